@@ -1,0 +1,210 @@
+//! What replicas contribute to a round, what they are told to do next, and what a round adds up to.
+
+use std::collections::BTreeMap;
+
+use retort_data::ranges::RangeSet;
+
+use crate::manifest::Merge;
+
+/// What all replicas of a group do until the next merge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoundPlan {
+    /// Rolled-back histories so far.
+    pub generation: u64,
+    /// Counts merges, from 0.
+    pub round: u64,
+    /// Optimizer steps before a contribution is due.
+    pub steps: u32,
+    /// Share of the soft loss after schedule and gate.
+    pub alpha: f64,
+    /// Why alpha is what it is; `None`: no gate.
+    pub gate: Option<Gate>,
+    /// Publish the state at the start of this round.
+    pub publish: bool,
+    /// Evaluate on the held-out samples before stepping.
+    pub evaluate: bool,
+    /// Contributions carry weights.
+    pub exchange: bool,
+}
+
+/// The teacher's measured lead, from held-out hard losses (nats).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gate {
+    /// Version of the teacher that was measured.
+    pub teacher_version: u64,
+    /// Its loss.
+    pub teacher_loss: f64,
+    /// The student's loss.
+    pub student_loss: f64,
+    /// `clamp((student - teacher) / student, 0, 1)`.
+    pub lead: f64,
+}
+
+impl Gate {
+    /// Smallest student loss that is divided by; below it nothing is left to learn from labels.
+    const EPSILON: f64 = 1e-9;
+
+    /// The lead of a teacher over a student.
+    pub fn new(teacher_version: u64, teacher_loss: f64, student_loss: f64) -> Self {
+        let lead = (student_loss - teacher_loss) / student_loss.max(Self::EPSILON);
+        // A loss that is not a number gives no lead.
+        let lead = if lead.is_finite() {
+            lead.clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
+        Self {
+            teacher_version,
+            teacher_loss,
+            student_loss,
+            lead,
+        }
+    }
+}
+
+/// How a replica begins.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Start {
+    /// Initial weights, a function of the seed.
+    Init,
+    /// The published version.
+    Restore(u64),
+    /// An empty contribution to the next merge; the optimizer state comes from this version, if any.
+    Join(Option<u64>),
+}
+
+/// Mean loss and accuracy on the held-out samples.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// Mean negative log-likelihood, nats.
+    pub loss: f64,
+    /// 0..=1.
+    pub accuracy: f64,
+    /// Samples evaluated.
+    pub samples: u64,
+}
+
+/// What one replica did since the last merge.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Work {
+    /// Rolled-back histories the replica knows of.
+    pub generation: u64,
+    /// Round it contributes to.
+    pub round: u64,
+    /// It holds no state yet; everything else is empty.
+    pub joining: bool,
+    /// Epoch of `trained`.
+    pub epoch: u32,
+    /// Positions trained exactly once.
+    pub trained: RangeSet,
+    /// Optimizer steps.
+    pub steps: u32,
+    /// Sums over the samples.
+    pub sums: Sums,
+    /// The evaluation that the plan asked for.
+    pub held_out: Option<Evaluation>,
+    /// Teacher -> version -> samples trained on it.
+    pub teacher_use: BTreeMap<String, BTreeMap<u64, u64>>,
+}
+
+/// Sums and counts over samples, so that means over replicas and rounds are right.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Sums {
+    /// Samples trained.
+    pub samples: u64,
+    /// Hard loss over `labelled`, nats.
+    pub hard_loss: f64,
+    /// Labelled samples.
+    pub labelled: u64,
+    /// KL at temperature T over `taught`, nats.
+    pub kl: f64,
+    /// Samples with soft targets.
+    pub taught: u64,
+    /// The teacher's share of the gradient, weighted by samples.
+    pub gradient_share: f64,
+    /// Seconds in optimizer steps.
+    pub step_seconds: f64,
+    /// Frames that reached the loss.
+    pub frames: u64,
+    /// Their payload bytes.
+    pub frame_bytes: u64,
+    /// Largest staleness trained on.
+    pub max_staleness: u64,
+}
+
+impl Sums {
+    /// Adds another replica's or round's.
+    pub fn add(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.hard_loss += other.hard_loss;
+        self.labelled += other.labelled;
+        self.kl += other.kl;
+        self.taught += other.taught;
+        self.gradient_share += other.gradient_share;
+        self.step_seconds += other.step_seconds;
+        self.frames += other.frames;
+        self.frame_bytes += other.frame_bytes;
+        self.max_staleness = self.max_staleness.max(other.max_staleness);
+    }
+}
+
+/// A merge that the shell carries out: average, then answer every parked contribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClosedRound {
+    /// Group it belongs to.
+    pub group: String,
+    /// Round that closed.
+    pub round: u64,
+    /// Members in merge order with their weights (samples); 0 holds no weights.
+    pub members: Vec<(String, u64)>,
+    /// Member that publishes the merged state, if one shall.
+    pub publisher: Option<String>,
+    /// What everybody does next (`publish` set for the publisher only).
+    pub plan: RoundPlan,
+}
+
+/// What a version about to be published contains; the shell writes it into the manifest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ticket {
+    /// Group.
+    pub group: String,
+    /// Number the version gets.
+    pub version: u64,
+    /// The state stands at the start of this round.
+    pub round: u64,
+    /// Optimizer steps in it.
+    pub steps: u64,
+    /// Positions in it.
+    pub positions: u64,
+    /// Epoch it stands in.
+    pub epoch: u32,
+    /// Merges since the parent.
+    pub merges: Vec<Merge>,
+    /// Positions taken out of this epoch so far.
+    pub quarantined: RangeSet,
+}
+
+/// Means over one round, for curves.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Point {
+    /// Optimizer steps so far.
+    pub step: u64,
+    /// Positions merged so far.
+    pub positions: u64,
+    /// Epoch.
+    pub epoch: u32,
+    /// Mean hard loss, nats.
+    pub hard_loss: Option<f64>,
+    /// Mean KL at T, nats.
+    pub kl: Option<f64>,
+    /// Held-out evaluation, where one was due.
+    pub held_out: Option<Evaluation>,
+    /// Alpha of the round.
+    pub alpha: Option<f64>,
+    /// Newest teacher version trained on.
+    pub teacher_version: Option<u64>,
+    /// Mean share of the teacher in the gradient.
+    pub gradient_share: Option<f64>,
+    /// Samples per second of all replicas.
+    pub samples_per_s: Option<f64>,
+}

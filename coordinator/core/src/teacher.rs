@@ -1,0 +1,252 @@
+//! One teacher: its published versions, who has staged them, and which one serves.
+//!
+//! publish -> stage on every server -> raise the floor with every student -> activate. A version
+//! becomes active only after all live students acknowledged the floor it brings, so no student
+//! trains on a frame older than `max_staleness` versions (P5), and a silent one is fenced first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::round::Evaluation;
+use crate::spec::TeacherSpec;
+
+/// A server of this teacher.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Server {
+    /// Where students reach it.
+    pub address: String,
+    /// Versions it can serve.
+    pub staged: BTreeSet<u64>,
+    /// Version it serves.
+    pub active: Option<u64>,
+    /// Versions it was asked to stage.
+    asked: BTreeSet<u64>,
+    /// Why it left the routing; empty: it serves.
+    pub drained: String,
+}
+
+impl Server {
+    /// Versions it was asked for and has not reported yet.
+    pub fn to_stage(&self) -> impl Iterator<Item = u64> + '_ {
+        self.asked.difference(&self.staged).copied()
+    }
+}
+
+/// State of one teacher.
+#[derive(Debug, Clone)]
+pub struct Teacher {
+    /// What it is.
+    pub spec: TeacherSpec,
+    /// Published versions with their held-out results.
+    versions: BTreeMap<u64, Option<Evaluation>>,
+    /// Lockstep: which version is the n-th of the timetable.
+    by_index: BTreeMap<u64, u64>,
+    /// Version that serves.
+    pub active: Option<u64>,
+    /// Oldest version a student may train on.
+    pub floor: u64,
+    /// Versions activated so far.
+    pub activations: u64,
+    /// Live servers by worker.
+    pub servers: BTreeMap<String, Server>,
+}
+
+/// What has to be told to whom before the next version can serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// These servers load the version.
+    Stage {
+        /// Workers to ask.
+        servers: Vec<String>,
+        /// Version to load.
+        version: u64,
+    },
+    /// All students of this teacher drop older frames.
+    RaiseFloor(u64),
+    /// The version serves from now on.
+    Activate {
+        /// Version to serve.
+        version: u64,
+        /// Older ones may be dropped.
+        keep_from: u64,
+    },
+}
+
+impl Teacher {
+    /// A teacher without versions.
+    pub fn new(spec: TeacherSpec) -> Self {
+        Self {
+            spec,
+            versions: BTreeMap::new(),
+            by_index: BTreeMap::new(),
+            active: None,
+            floor: 0,
+            activations: 0,
+            servers: BTreeMap::new(),
+        }
+    }
+
+    /// A version is durable; `index` is its place in the lockstep timetable.
+    pub fn publish(&mut self, version: u64, index: u64, held_out: Option<Evaluation>) {
+        self.versions.insert(version, held_out);
+        self.by_index.insert(index, version);
+    }
+
+    /// Newest published version.
+    pub fn newest(&self) -> Option<u64> {
+        self.versions.keys().next_back().copied()
+    }
+
+    /// Held-out result of the active version.
+    pub fn held_out(&self) -> Option<Evaluation> {
+        self.versions.get(&self.active?).copied().flatten()
+    }
+
+    /// The active version that stands at this place of the timetable.
+    pub fn at_index(&self, index: u64) -> Option<u64> {
+        let version = *self.by_index.get(&index)?;
+        (self.active >= Some(version)).then_some(version)
+    }
+
+    /// Live servers that students may use.
+    pub fn routed(&self) -> impl Iterator<Item = (&String, &Server)> {
+        self.servers.iter().filter(|(_, s)| s.drained.is_empty())
+    }
+
+    /// A server joined: what it loads first, and what serves.
+    pub fn join(&mut self, worker: &str, address: &str, max_staleness: u64) -> Vec<u64> {
+        let from = self.active.map_or(0, |a| a.saturating_sub(max_staleness));
+        let stage: Vec<u64> = self.versions.range(from..).map(|(v, _)| *v).collect();
+        let server = Server {
+            address: address.to_owned(),
+            asked: stage.iter().copied().collect(),
+            ..Server::default()
+        };
+        self.servers.insert(worker.to_owned(), server);
+        stage
+    }
+
+    /// The next step towards serving a newer version, if one can be taken. `floors` are what the
+    /// live students acknowledged; `in_turn`: no version is skipped (lockstep).
+    pub fn next_step(&mut self, floors: &[u64], max_staleness: u64, in_turn: bool) -> Option<Step> {
+        let candidate = match (in_turn, self.active) {
+            (true, Some(active)) => *self.versions.range(active + 1..).next()?.0,
+            (true, None) => *self.versions.keys().next()?,
+            (false, _) => self.newest()?,
+        };
+        if self.active >= Some(candidate) {
+            return None;
+        }
+        let ask: Vec<String> = self
+            .servers
+            .iter_mut()
+            .filter_map(|(name, s)| (s.drained.is_empty() && s.asked.insert(candidate)).then(|| name.clone()))
+            .collect();
+        if !ask.is_empty() {
+            return Some(Step::Stage {
+                servers: ask,
+                version: candidate,
+            });
+        }
+        let staged = self.routed().all(|(_, s)| s.staged.contains(&candidate));
+        if self.routed().next().is_none() || !staged {
+            return None;
+        }
+        let floor = candidate.saturating_sub(max_staleness);
+        if floor > self.floor {
+            self.floor = floor;
+            return Some(Step::RaiseFloor(floor));
+        }
+        if floors.iter().any(|f| *f < floor) {
+            return None;
+        }
+        self.active = Some(candidate);
+        self.activations += 1;
+        Some(Step::Activate {
+            version: candidate,
+            keep_from: floor,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn teacher() -> Teacher {
+        let mut t = Teacher::new(TeacherSpec {
+            name: "t".into(),
+            trained: true,
+            replicas: 1,
+        });
+        t.publish(0, 0, None);
+        assert_eq!(t.join("s", "http://a", 1), [0]);
+        t.servers.get_mut("s").unwrap().staged.insert(0);
+        t
+    }
+
+    #[test]
+    fn a_version_serves_only_once_staged_and_every_floor_is_acknowledged() {
+        let mut t = teacher();
+        assert_eq!(
+            t.next_step(&[0], 1, false),
+            Some(Step::Activate {
+                version: 0,
+                keep_from: 0
+            })
+        );
+        t.publish(1, 1, None);
+        t.publish(2, 2, None);
+        let stage = Step::Stage {
+            servers: vec!["s".into()],
+            version: 2,
+        };
+        assert_eq!(t.next_step(&[0], 1, false), Some(stage));
+        assert_eq!(t.next_step(&[0], 1, false), None, "not staged yet");
+        t.servers.get_mut("s").unwrap().staged.insert(2);
+        assert_eq!(t.next_step(&[0], 1, false), Some(Step::RaiseFloor(1)));
+        assert_eq!(
+            t.next_step(&[0], 1, false),
+            None,
+            "a student may still train on version 0"
+        );
+        assert_eq!(
+            t.next_step(&[1], 1, false),
+            Some(Step::Activate {
+                version: 2,
+                keep_from: 1
+            })
+        );
+        assert_eq!(t.next_step(&[1], 1, false), None);
+        assert_eq!(t.activations, 2);
+    }
+
+    #[test]
+    fn lockstep_skips_no_version() {
+        let mut t = teacher();
+        t.next_step(&[], 1, true);
+        t.publish(1, 1, None);
+        t.publish(2, 2, None);
+        t.servers.get_mut("s").unwrap().staged.extend([1, 2]);
+        assert!(matches!(
+            t.next_step(&[], 1, true),
+            Some(Step::Stage { version: 1, .. })
+        ));
+        assert_eq!(
+            t.next_step(&[], 1, true),
+            Some(Step::Activate {
+                version: 1,
+                keep_from: 0
+            })
+        );
+        assert_eq!(t.at_index(1), Some(1));
+        assert_eq!(t.at_index(2), None, "published, but not active");
+    }
+
+    #[test]
+    fn no_server_no_activation() {
+        let mut t = teacher();
+        t.servers.clear();
+        assert_eq!(t.next_step(&[], 1, false), None);
+        assert_eq!(t.active, None);
+    }
+}

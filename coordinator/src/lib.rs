@@ -1,0 +1,17 @@
+//! The coordinator: gRPC services around the pure core, and the store of published versions.
+//!
+//! One task owns all runs ([`brain`]); services ask it. It must never hold a model or a tensor:
+//! weights pass through as bytes, averaged as plain f32.
+
+mod average;
+mod brain;
+mod config;
+mod server;
+mod services;
+mod spec;
+mod status;
+mod store;
+
+pub use config::Config;
+pub use server::run;
+pub use store::checkpoint_dir;

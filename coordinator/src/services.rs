@@ -1,0 +1,40 @@
+//! The gRPC services. Each checks what it receives, asks the brain, and maps refusals to codes.
+
+mod fleet;
+mod reduce;
+mod runs;
+mod status;
+mod versions;
+
+pub(crate) use fleet::FleetService;
+pub(crate) use reduce::ReduceService;
+pub(crate) use runs::RunsService;
+pub(crate) use status::StatusService;
+pub(crate) use versions::VersionsService;
+
+use retort_coordinator_core::ids::Refusal;
+use tonic::Status;
+
+use crate::store;
+
+/// Why the core refused, as a code: FAILED_PRECONDITION and ABORTED mean "register again",
+/// RESOURCE_EXHAUSTED "ask again later", INVALID_ARGUMENT is a bug of the caller.
+pub(crate) fn refusal(refused: Refusal) -> Status {
+    match &refused {
+        Refusal::Fenced { .. } => Status::failed_precondition(refused.to_string()),
+        Refusal::Gone(_) => Status::aborted(refused.to_string()),
+        Refusal::Mismatch(_) => Status::permission_denied(refused.to_string()),
+        Refusal::NoPart { .. } => Status::resource_exhausted(refused.to_string()),
+        Refusal::Invalid(_) => Status::invalid_argument(refused.to_string()),
+    }
+}
+
+/// Errors of the store: DATA_LOSS is worth another upload, NOT_FOUND and INTERNAL are not.
+pub(crate) fn store_error(error: store::Error) -> Status {
+    match &error {
+        store::Error::Hash { .. } => Status::data_loss(error.to_string()),
+        store::Error::FileName(_) => Status::invalid_argument(error.to_string()),
+        store::Error::Absent { .. } => Status::not_found(error.to_string()),
+        store::Error::Io { .. } | store::Error::Manifest { .. } => Status::internal(error.to_string()),
+    }
+}

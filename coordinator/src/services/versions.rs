@@ -1,0 +1,146 @@
+use bytes::{Bytes, BytesMut};
+use retort_coordinator_core::ids::Session;
+use retort_coordinator_core::round::Evaluation;
+use retort_proto::{pb, required};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::brain::Handle;
+use crate::services::store_error;
+
+/// Largest file of a version.
+const MAX_FILE: u64 = 16 << 30;
+
+pub(crate) struct VersionsService {
+    pub(crate) brain: Handle,
+}
+
+#[tonic::async_trait]
+impl pb::versions_server::Versions for VersionsService {
+    async fn publish(
+        &self,
+        request: Request<Streaming<pb::PublishRequest>>,
+    ) -> Result<Response<pb::PublishReply>, Status> {
+        use pb::publish_header::By;
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|m| m.part);
+        let Some(pb::publish_request::Part::Header(header)) = first else {
+            return Err(Status::invalid_argument("the first message must be the header"));
+        };
+        let by = header
+            .by
+            .ok_or_else(|| Status::invalid_argument("by is required"))?;
+        let held_out = header.held_out.map(Evaluation::from);
+        let files = receive(&mut parts, &header.files).await?;
+        let (id, store) = self
+            .brain
+            .ask(|brain| (brain.upload_id(), brain.store.clone()))
+            .await?;
+        // Writing and syncing block: not on the runtime's own threads.
+        let staged = tokio::task::spawn_blocking(move || store.stage(id, &files))
+            .await
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(store_error)?;
+        let version = match by {
+            By::Round(round) => {
+                let session: Session = required(round.session, "session")?;
+                self.brain
+                    .ask(move |b| {
+                        b.commit_round((&session, round.generation, round.round), &staged, held_out)
+                    })
+                    .await??
+            }
+            By::Teacher(t) => {
+                self.brain
+                    .ask(move |b| b.commit_provided((&t.run, &t.teacher), &staged, held_out))
+                    .await??
+            }
+        };
+        Ok(Response::new(pb::PublishReply { version }))
+    }
+
+    type FetchStream = tokio_stream::Iter<std::vec::IntoIter<Result<pb::FetchReply, Status>>>;
+
+    async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let r = request.into_inner();
+        let store = self.brain.ask(|brain| brain.store.clone()).await?;
+        let read = move || store.read((&r.run, &r.group), r.version, &r.file);
+        let (version, bytes, blake3) = tokio::task::spawn_blocking(read)
+            .await
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(store_error)?;
+        let chunk = retort_client::CHUNK;
+        let mut replies: Vec<Result<pb::FetchReply, Status>> = (0..bytes.len())
+            .step_by(chunk)
+            .map(|start| {
+                Ok(pb::FetchReply {
+                    chunk: bytes.slice(start..bytes.len().min(start + chunk)),
+                    version,
+                    blake3: String::new(),
+                })
+            })
+            .collect();
+        replies.push(Ok(pb::FetchReply {
+            chunk: Bytes::new(),
+            version,
+            blake3,
+        }));
+        Ok(Response::new(tokio_stream::iter(replies)))
+    }
+
+    async fn list(
+        &self,
+        request: Request<pb::ListVersionsRequest>,
+    ) -> Result<Response<pb::ListVersionsReply>, Status> {
+        let r = request.into_inner();
+        let store = self.brain.ask(|brain| brain.store.clone()).await?;
+        let mut versions = Vec::new();
+        for version in store.versions(&r.run, &r.group) {
+            let (bytes, _) = store.manifest(&r.run, &r.group, version).map_err(store_error)?;
+            versions.push(pb::VersionInfo {
+                version,
+                manifest_json: String::from_utf8_lossy(&bytes).into_owned(),
+            });
+        }
+        Ok(Response::new(pb::ListVersionsReply { versions }))
+    }
+}
+
+/// Receives the announced files, each of exactly the announced size.
+async fn receive(
+    parts: &mut Streaming<pb::PublishRequest>,
+    headers: &[pb::FileHeader],
+) -> Result<Vec<(String, String, Bytes)>, Status> {
+    let mut pending = BytesMut::new();
+    let mut files = Vec::new();
+    for header in headers {
+        if header.bytes > MAX_FILE {
+            return Err(Status::invalid_argument(format!(
+                "files.bytes = {} of {}: at most {MAX_FILE}",
+                header.bytes, header.name
+            )));
+        }
+        let size = header.bytes as usize;
+        while pending.len() < size {
+            let part = parts.message().await?.and_then(|m| m.part);
+            let Some(pb::publish_request::Part::Chunk(chunk)) = part else {
+                return Err(Status::invalid_argument(format!(
+                    "{} ends after {} of {size} bytes",
+                    header.name,
+                    pending.len()
+                )));
+            };
+            pending.extend_from_slice(&chunk);
+        }
+        files.push((
+            header.name.clone(),
+            header.blake3.clone(),
+            pending.split_to(size).freeze(),
+        ));
+    }
+    if !pending.is_empty() || parts.message().await?.is_some() {
+        return Err(Status::invalid_argument(
+            "more bytes follow than the header announced",
+        ));
+    }
+    Ok(files)
+}

@@ -1,0 +1,146 @@
+//! The core's state as the status API shows it.
+
+use retort_coordinator_core::group::Group;
+use retort_coordinator_core::ids::{Millis, Role};
+use retort_coordinator_core::round::Point;
+use retort_coordinator_core::run::{Member, Run};
+use retort_coordinator_core::teacher::Teacher;
+use retort_proto::{pb, teacher_use};
+
+use crate::brain::Entry;
+
+pub(crate) fn run_status(entry: &Entry, curves: bool, now: Millis, term: u64) -> pb::RunStatus {
+    let run = &entry.run;
+    let (state, reason) = run.state();
+    let (accepted, started) = run.times();
+    let seconds = |at: Millis| at.since(accepted) as f64 / 1e3;
+    pb::RunStatus {
+        run: run.spec.id.clone(),
+        name: entry.name.clone(),
+        state: state.name().into(),
+        reason: reason.into(),
+        seed: entry.seed,
+        revision: run.revision(),
+        age_s: seconds(now),
+        dataset_digest: run.spec.dataset_digest.clone(),
+        positions_per_epoch: run.spec.positions,
+        groups: run
+            .groups()
+            .iter()
+            .map(|g| group_status(run, g, curves, now))
+            .collect(),
+        teachers: run
+            .teachers()
+            .iter()
+            .map(|t| teacher_status(run, t, now))
+            .collect(),
+        events: run
+            .events()
+            .map(|(at, text)| pb::Event {
+                at_s: seconds(*at),
+                text: text.clone(),
+            })
+            .collect(),
+        term,
+        started_s: started.map_or(0.0, seconds),
+    }
+}
+
+fn group_status(run: &Run, group: &Group, curves: bool, now: Millis) -> pb::GroupStatus {
+    let name = &group.spec.name;
+    let [available, leased, acked, committed, quarantined] = group.ledger.counts();
+    let plan = group.plan();
+    let of_group = |m: &&Member| m.session.role == Role::StudentWorker && m.part == *name;
+    pb::GroupStatus {
+        name: name.clone(),
+        kind: group.spec.kind.name().into(),
+        phase: group.phase().into(),
+        epoch: group.ledger.epoch(),
+        epochs: group.spec.epochs,
+        round: plan.round,
+        steps: group.steps,
+        ledger: Some(pb::LedgerStatus {
+            available,
+            leased,
+            acked,
+            committed,
+            quarantined,
+            total_committed: group.ledger.total_committed(),
+            total_quarantined: group.ledger.total_quarantined(),
+            redelivered: group.ledger.redelivered(),
+            rolled_back: group.ledger.rolled_back(),
+        }),
+        workers: run
+            .members()
+            .filter(of_group)
+            .map(|m| pb::WorkerStatus {
+                worker: m.session.worker.clone(),
+                incarnation: m.session.incarnation,
+                device: m.device.clone(),
+                samples_per_s: m.heartbeat.rate,
+                silent_ms: now.since(m.last_seen),
+                leased: group.ledger.held_by(&m.session.worker),
+            })
+            .collect(),
+        version: group.version(),
+        alpha: plan.alpha,
+        gate: plan.gate.map(Into::into),
+        last: group.curve.last().map(point),
+        curve: if curves {
+            group.curve.iter().map(point).collect()
+        } else {
+            Vec::new()
+        },
+        totals: Some((&group.totals).into()),
+        teacher_use: teacher_use(&group.teacher_use),
+        waiting_for: run.waiting_for(name).map(|r| r.to_string()).unwrap_or_default(),
+        rejected_frames: run.rejected_frames(name),
+    }
+}
+
+fn point(p: &Point) -> pb::CurvePoint {
+    pb::CurvePoint {
+        step: p.step,
+        positions: p.positions,
+        epoch: p.epoch,
+        hard_loss: p.hard_loss,
+        kl: p.kl,
+        held_out_loss: p.held_out.map(|e| e.loss),
+        held_out_accuracy: p.held_out.map(|e| e.accuracy),
+        alpha: p.alpha,
+        teacher_version: p.teacher_version,
+        gradient_share: p.gradient_share,
+        samples_per_s: p.samples_per_s,
+    }
+}
+
+fn teacher_status(run: &Run, teacher: &Teacher, now: Millis) -> pb::TeacherStatus {
+    let server = |m: &Member| {
+        let s = teacher.servers.get(&m.session.worker)?;
+        Some(pb::ServerStatus {
+            worker: m.session.worker.clone(),
+            address: s.address.clone(),
+            device: m.device.clone(),
+            samples_per_s: m.heartbeat.rate,
+            queued_samples: m.heartbeat.queued,
+            active: s.active,
+            staged: s.staged.iter().copied().collect(),
+            silent_ms: now.since(m.last_seen),
+            drained: s.drained.clone(),
+        })
+    };
+    pb::TeacherStatus {
+        name: teacher.spec.name.clone(),
+        source: if teacher.spec.trained {
+            "trained"
+        } else {
+            "checkpoint"
+        }
+        .into(),
+        published: teacher.newest(),
+        active: teacher.active,
+        activations: teacher.activations,
+        held_out_loss: teacher.held_out().map(|e| e.loss),
+        servers: run.members().filter_map(server).collect(),
+    }
+}

@@ -1,0 +1,210 @@
+//! Published versions on disk: `checkpoints/<run>/<group>/<version>/`, the manifest written last.
+//!
+//! A version becomes visible by renaming its folder, after every file in it was synced (P8).
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use retort_coordinator_core::manifest::{FILE_NAME, FileDigest, Manifest};
+
+/// Files that a version may hold.
+const FILES: [&str; 3] = ["model.safetensors", "model.json", "optimizer.bin"];
+
+/// Folder of one version below a data folder.
+pub fn checkpoint_dir(data_dir: &Path, run: &str, group: &str, version: u64) -> PathBuf {
+    group_dir(data_dir, run, group).join(format!("{version:08}"))
+}
+
+fn group_dir(data_dir: &Path, run: &str, group: &str) -> PathBuf {
+    data_dir.join("checkpoints").join(run).join(group)
+}
+
+/// Why the store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{action} {}: {source}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("file name {0:?} is not one of model.safetensors, model.json, optimizer.bin")]
+    FileName(String),
+    #[error("{name} arrived with hash {found} instead of {expected}: send it again")]
+    Hash {
+        name: String,
+        expected: String,
+        found: String,
+    },
+    #[error("no version of {group} in run {run} has a file {file}")]
+    Absent {
+        run: String,
+        group: String,
+        file: String,
+    },
+    #[error("manifest of version {version} of {group}: {source}")]
+    Manifest {
+        group: String,
+        version: u64,
+        source: retort_coordinator_core::manifest::Error,
+    },
+}
+
+/// Files received and synced, not yet visible.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    folder: PathBuf,
+    pub(crate) files: BTreeMap<String, FileDigest>,
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After `commit` the folder has another name and this finds nothing.
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// The store; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    data_dir: PathBuf,
+}
+
+impl Store {
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, Error> {
+        let incoming = data_dir.join("incoming");
+        // Uploads that a former life did not finish.
+        let _ = fs::remove_dir_all(&incoming);
+        fs::create_dir_all(&incoming).map_err(io("create", &incoming))?;
+        Ok(Self {
+            data_dir: data_dir.to_owned(),
+        })
+    }
+
+    /// Writes and syncs uploaded files; `id` must be unique among uploads of this process.
+    pub(crate) fn stage(&self, id: u64, files: &[(String, String, Bytes)]) -> Result<Staged, Error> {
+        let folder = self.data_dir.join("incoming").join(id.to_string());
+        fs::create_dir_all(&folder).map_err(io("create", &folder))?;
+        let mut staged = Staged {
+            folder,
+            files: BTreeMap::new(),
+        };
+        for (name, expected, bytes) in files {
+            if !FILES.contains(&name.as_str()) {
+                return Err(Error::FileName(name.clone()));
+            }
+            let found = blake3::hash(bytes).to_hex().to_string();
+            if found != *expected {
+                return Err(Error::Hash {
+                    name: name.clone(),
+                    expected: expected.clone(),
+                    found,
+                });
+            }
+            write_synced(&staged.folder.join(name), bytes)?;
+            staged.files.insert(
+                name.clone(),
+                FileDigest {
+                    bytes: bytes.len() as u64,
+                    blake3: found,
+                },
+            );
+        }
+        Ok(staged)
+    }
+
+    /// Makes a staged version visible under its manifest and returns the manifest's hash.
+    pub(crate) fn commit(&self, staged: &Staged, manifest: &Manifest) -> Result<String, Error> {
+        let bytes = manifest.to_bytes();
+        write_synced(&staged.folder.join(FILE_NAME), &bytes)?;
+        let group = group_dir(&self.data_dir, &manifest.run, &manifest.group);
+        fs::create_dir_all(&group).map_err(io("create", &group))?;
+        let target = checkpoint_dir(&self.data_dir, &manifest.run, &manifest.group, manifest.version);
+        fs::rename(&staged.folder, &target).map_err(io("rename to", &target))?;
+        File::open(&group)
+            .and_then(|d| d.sync_all())
+            .map_err(io("sync", &group))?;
+        Ok(retort_coordinator_core::manifest::hash(&bytes))
+    }
+
+    /// Versions of a group, ascending.
+    pub(crate) fn versions(&self, run: &str, group: &str) -> Vec<u64> {
+        let Ok(entries) = fs::read_dir(group_dir(&self.data_dir, run, group)) else {
+            return Vec::new();
+        };
+        let mut versions: Vec<u64> = entries
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        versions.sort_unstable();
+        versions
+    }
+
+    /// The manifest of a version, as bytes on disk and parsed.
+    pub(crate) fn manifest(
+        &self,
+        run: &str,
+        group: &str,
+        version: u64,
+    ) -> Result<(Vec<u8>, Manifest), Error> {
+        let path = checkpoint_dir(&self.data_dir, run, group, version).join(FILE_NAME);
+        let bytes = fs::read(&path).map_err(io("read", &path))?;
+        let manifest = Manifest::from_bytes(&bytes).map_err(|source| Error::Manifest {
+            group: group.to_owned(),
+            version,
+            source,
+        })?;
+        Ok((bytes, manifest))
+    }
+
+    /// One file of a version (`None`: the newest) with its hash.
+    pub(crate) fn read(
+        &self,
+        (run, group): (&str, &str),
+        version: Option<u64>,
+        file: &str,
+    ) -> Result<(u64, Bytes, String), Error> {
+        let absent = || Error::Absent {
+            run: run.to_owned(),
+            group: group.to_owned(),
+            file: file.to_owned(),
+        };
+        if !FILES.contains(&file) {
+            return Err(Error::FileName(file.to_owned()));
+        }
+        let version = version
+            .or_else(|| self.versions(run, group).last().copied())
+            .ok_or_else(absent)?;
+        let (_, manifest) = self.manifest(run, group, version).map_err(|_| absent())?;
+        let digest = manifest.files.get(file).ok_or_else(absent)?;
+        let path = checkpoint_dir(&self.data_dir, run, group, version).join(file);
+        let bytes = fs::read(&path).map_err(io("read", &path))?;
+        Ok((version, bytes.into(), digest.blake3.clone()))
+    }
+
+    /// Drops the files of versions below `keep_from`; their manifests stay for the audit.
+    pub(crate) fn prune(&self, run: &str, group: &str, keep_from: u64) {
+        for version in self.versions(run, group).into_iter().filter(|v| *v < keep_from) {
+            let folder = checkpoint_dir(&self.data_dir, run, group, version);
+            for file in FILES {
+                let _ = fs::remove_file(folder.join(file));
+            }
+        }
+    }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut file = File::create(path).map_err(io("create", path))?;
+    file.write_all(bytes).map_err(io("write", path))?;
+    file.sync_all().map_err(io("sync", path))
+}
+
+fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |source| Error::Io {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,288 @@
+//! The `[dataset]` part of a job and what can be wrong with it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dataset::Shape;
+use crate::{digits, idx, mnist1d};
+
+/// Which data set, how much of it, and how training sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetConfig {
+    /// A known set: `digits`, `mnist1d` or `fashion-mnist`. Either this or `format`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The format of a set of your own; wants `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
+    /// The folder with the files: a path relative to the job file, or a `file://` URL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Training samples that keep their label, chosen by the run's seed and balanced over the classes. Unset: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labelled: Option<u32>,
+    /// Use only this many training samples. Unset: all that validation leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<u32>,
+    /// Samples held out from the training part. Unset: 200 of `digits`, 500 of `mnist1d`, else 5,000 but at most a
+    /// tenth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<u32>,
+    /// Use only this many test samples. Unset: all (300 of `digits`, 1,000 of `mnist1d`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<u32>,
+    /// Positions per block, the unit of leases: a multiple of the batch size. Unset: one batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_samples: Option<u32>,
+    /// Random changes to each training sample. Unset: none.
+    #[serde(default)]
+    pub views: Views,
+}
+
+/// Formats of data sets that Retort does not know by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// The four files of MNIST, plain or gzipped, under their usual names.
+    Idx,
+}
+
+/// Random changes to each training sample, drawn anew from each view seed. The default changes nothing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Views {
+    /// Move by up to this many pixels along each axis; what comes in is 0.
+    pub shift: u32,
+    /// Mirror left and right, half of the time.
+    pub flip: bool,
+    /// Cut up to this many pixels off each axis and enlarge the rest to the old size.
+    pub crop: u32,
+    /// Add Gaussian noise of this standard deviation, in units of pixels from 0 to 1 (of the signal for `mnist1d`).
+    pub noise: f32,
+}
+
+impl Views {
+    /// Whether a view is the sample itself.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One thing wrong with a [`DatasetConfig`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// The key within the `[dataset]` table, such as `views.shift`.
+    pub key: String,
+    /// Its value as written, or `unset`.
+    pub value: String,
+    /// What it should be, and what to do.
+    pub expected: String,
+}
+
+/// `labelled = 2000: expected at most 1297, ...`.
+impl fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}: expected {}", self.key, self.value, self.expected)
+    }
+}
+
+/// Where the samples come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    Digits,
+    Mnist1d,
+    FashionMnist,
+    Idx,
+}
+
+/// How large a set is before it is split.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    pub(crate) shape: Shape,
+    /// Samples that training and validation share.
+    pub(crate) pool: u32,
+    pub(crate) test: u32,
+}
+
+/// How many samples each part gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) train: u32,
+    pub(crate) validation: u32,
+    pub(crate) test: u32,
+    pub(crate) labelled: u32,
+}
+
+#[derive(Default)]
+struct Problems(Vec<ConfigProblem>);
+
+impl Problems {
+    fn push(&mut self, key: &str, value: impl fmt::Display, expected: impl Into<String>) {
+        self.0.push(ConfigProblem {
+            key: key.to_owned(),
+            value: value.to_string(),
+            expected: expected.into(),
+        });
+    }
+}
+
+impl DatasetConfig {
+    /// All that can be found wrong without reading a file; empty if nothing is.
+    pub fn problems(&self) -> Vec<ConfigProblem> {
+        let mut problems = Problems::default();
+        let source = self.check_source(&mut problems);
+        self.check_counts(&mut problems);
+        self.check_views(source, &mut problems);
+        if problems.0.is_empty()
+            && let Some(source) = source
+            && let Some(extent) = source.extent()
+            && let Err(misfits) = self.fit(source, extent)
+        {
+            problems.0.extend(misfits);
+        }
+        problems.0
+    }
+
+    /// The source that `name` or `format` stands for, if exactly one is given and known.
+    pub(crate) fn source(&self) -> Option<Source> {
+        match (self.name.as_deref(), self.format) {
+            (Some("digits"), None) => Some(Source::Digits),
+            (Some("mnist1d"), None) => Some(Source::Mnist1d),
+            (Some("fashion-mnist"), None) => Some(Source::FashionMnist),
+            (None, Some(Format::Idx)) => Some(Source::Idx),
+            _ => None,
+        }
+    }
+
+    /// The sizes of the parts, or which keys ask for more than there is.
+    pub(crate) fn fit(&self, source: Source, extent: Extent) -> Result<Sizes, Vec<ConfigProblem>> {
+        let mut problems = Problems::default();
+        let Extent { shape, pool, test } = extent;
+        let validation = self.validation.unwrap_or(match source {
+            Source::Digits => digits::VALIDATION,
+            Source::Mnist1d => mnist1d::VALIDATION,
+            Source::FashionMnist | Source::Idx => idx::VALIDATION.min(pool / 10),
+        });
+        let left = pool.saturating_sub(validation);
+        if left == 0 {
+            let expected = format!("less than {pool}, the samples that training shares with it");
+            problems.push("validation", validation, expected);
+        }
+        let train = self.train.unwrap_or(left);
+        if train > left {
+            let expected =
+                format!("at most {left}, what is left of {pool} after {validation} for validation");
+            problems.push("train", train, expected);
+        }
+        let labelled = self.labelled.unwrap_or(train);
+        if labelled > train {
+            let expected = format!("at most {train}, the training samples; leave it out for all");
+            problems.push("labelled", labelled, expected);
+        }
+        let wanted = self.test.unwrap_or(test);
+        if wanted > test {
+            let expected = format!("at most {test}, the test samples there are");
+            problems.push("test", wanted, expected);
+        }
+        let sides = [shape.height, shape.width];
+        let side = sides.into_iter().filter(|&side| side > 1).min();
+        let side = side.unwrap_or(1) as u64;
+        for (key, value) in [("views.shift", self.views.shift), ("views.crop", self.views.crop)] {
+            if u64::from(value) >= side && value > 0 {
+                let expected = format!("less than {side}, the shorter side of a {shape} sample");
+                problems.push(key, value, expected);
+            }
+        }
+        if !problems.0.is_empty() {
+            return Err(problems.0);
+        }
+        Ok(Sizes {
+            train,
+            validation,
+            test: wanted,
+            labelled,
+        })
+    }
+
+    fn check_source(&self, problems: &mut Problems) -> Option<Source> {
+        const NAMES: &str = "\"digits\", \"mnist1d\" or \"fashion-mnist\"";
+        let source = self.source();
+        match (&self.name, self.format) {
+            (Some(name), None) if source.is_none() => {
+                let expected = format!("{NAMES}; for files of your own set format and path");
+                problems.push("name", format_args!("{name:?}"), expected);
+            }
+            (Some(name), Some(_)) => problems.push(
+                "name",
+                format_args!("{name:?}"),
+                "either name or format, not both: remove one",
+            ),
+            (None, None) => problems.push("name", "unset", format!("{NAMES}, or format and path")),
+            _ => {}
+        }
+        match (&self.path, source) {
+            (None, Some(Source::Idx)) => problems.push(
+                "path",
+                "unset",
+                "the folder that holds train-images-idx3-ubyte and the other three files",
+            ),
+            (Some(path), Some(Source::Digits | Source::Mnist1d)) => problems.push(
+                "path",
+                format_args!("{path:?}"),
+                "no path: this set is part of the program",
+            ),
+            (Some(path), _) => {
+                if let Err(expected) = idx::local_path(path) {
+                    problems.push("path", format_args!("{path:?}"), expected);
+                }
+            }
+            (None, _) => {}
+        }
+        source
+    }
+
+    fn check_counts(&self, problems: &mut Problems) {
+        for (key, value) in [
+            ("labelled", self.labelled),
+            ("train", self.train),
+            ("test", self.test),
+            ("block_samples", self.block_samples),
+        ] {
+            if value == Some(0) {
+                problems.push(key, 0, "at least 1, or leave it out");
+            }
+        }
+    }
+
+    fn check_views(&self, source: Option<Source>, problems: &mut Problems) {
+        let reason = match source {
+            Some(Source::Digits) => Some("false: a mirrored digit is not that digit"),
+            Some(Source::Mnist1d) => Some("false: a mirrored signal is of no class"),
+            _ => None,
+        };
+        if let Some(expected) = reason.filter(|_| self.views.flip) {
+            problems.push("views.flip", true, expected);
+        }
+        let noise = self.views.noise;
+        if !noise.is_finite() || noise < 0.0 {
+            problems.push("views.noise", noise, "a finite number of at least 0");
+        }
+    }
+}
+
+impl Source {
+    /// The sizes of a set that is known without reading it.
+    fn extent(self) -> Option<Extent> {
+        match self {
+            Self::Digits => Some(digits::EXTENT),
+            Self::Mnist1d => Some(mnist1d::EXTENT),
+            Self::FashionMnist => Some(idx::FASHION_MNIST),
+            Self::Idx => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

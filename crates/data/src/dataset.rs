@@ -1,0 +1,339 @@
+//! A loaded data set.
+
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{ConfigProblem, DatasetConfig, Extent, Source, Views};
+use crate::rng::Rng;
+use crate::split::{Pixels, Samples, labelled, split};
+use crate::{digits, idx, mnist1d, view};
+
+/// Domain of the random numbers of views.
+const VIEW: u64 = 4;
+
+/// Why a data set cannot be loaded. All of it is the operator's to mend; trying again does not help.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration asks for what is not there.
+    #[error("dataset: {}", join(.0))]
+    Config(Vec<ConfigProblem>),
+    /// A file is missing or wrong.
+    #[error(transparent)]
+    Idx(#[from] idx::Error),
+}
+
+fn join(problems: &[ConfigProblem]) -> String {
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    problems.join("; ")
+}
+
+/// The sizes of one sample: channels, rows, columns, in this order in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// 1 for grey images and signals.
+    pub channels: usize,
+    /// Rows; 1 for signals.
+    pub height: usize,
+    /// Columns, or the length of a signal.
+    pub width: usize,
+}
+
+impl Shape {
+    /// Number of values of a sample.
+    pub const fn len(self) -> usize {
+        self.channels * self.height * self.width
+    }
+
+    /// Whether a sample has no values.
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// `1x28x28`.
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}x{}", self.channels, self.height, self.width)
+    }
+}
+
+/// A part of a data set; they share no samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// What is trained on.
+    Train,
+    /// Held out from training: measures the gate, chooses settings.
+    Validation,
+    /// Measures the result, and nothing else.
+    Test,
+}
+
+/// A data set, split, with the labels of the run. A sample id counts from 0 within its part.
+pub struct Dataset {
+    name: String,
+    shape: Shape,
+    class_names: Vec<String>,
+    digest: String,
+    views: Views,
+    /// Sorted ids of training samples.
+    labelled: Vec<u32>,
+    /// In the order of [`Part`].
+    parts: [Samples; 3],
+}
+
+/// Reads and splits a data set. `base` is the folder that relative paths start from, `seed` the run's, which only
+/// chooses the samples that keep their label.
+pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, Error> {
+    let problems = config.problems();
+    let Some(source) = config.source().filter(|_| problems.is_empty()) else {
+        return Err(Error::Config(problems));
+    };
+    let raw = Raw::read(config, source, base)?;
+    let extent = Extent {
+        shape: raw.shape,
+        pool: raw.pool.len(),
+        test: raw.test.len(),
+    };
+    let sizes = config.fit(source, extent).map_err(Error::Config)?;
+    let parts = split(&raw.pool, &raw.test, sizes);
+    let classes = raw.class_names.len();
+    Ok(Dataset {
+        name: raw.name,
+        shape: raw.shape,
+        digest: digest(raw.shape, classes, &parts),
+        views: config.views.clone(),
+        labelled: labelled(&parts[0].labels, classes, sizes.labelled, seed),
+        class_names: raw.class_names,
+        parts,
+    })
+}
+
+/// A set as its source has it.
+struct Raw {
+    name: String,
+    shape: Shape,
+    class_names: Vec<String>,
+    pool: Samples,
+    test: Samples,
+}
+
+impl Raw {
+    fn read(config: &DatasetConfig, source: Source, base: &Path) -> Result<Self, Error> {
+        let folder = match config.path.as_deref().map(idx::local_path) {
+            Some(Ok(path)) => base.join(path),
+            _ => idx::FASHION_MNIST_FOLDER.into(), // a wrong path was a problem before
+        };
+        let named = |name: &str, extent: Extent, (pool, test): (Samples, Samples)| Self {
+            name: name.to_owned(),
+            shape: extent.shape,
+            class_names: numbers(10),
+            pool,
+            test,
+        };
+        let of_folder = |name: &str, class_names: Option<Vec<String>>, folder: idx::Folder| Self {
+            name: name.to_owned(),
+            shape: folder.shape,
+            class_names: class_names.unwrap_or_else(|| numbers(folder.classes)),
+            pool: folder.pool,
+            test: folder.test,
+        };
+        Ok(match source {
+            Source::Digits => named("digits", digits::EXTENT, digits::load()),
+            Source::Mnist1d => named("mnist1d", mnist1d::EXTENT, mnist1d::load()),
+            Source::FashionMnist => {
+                let names = FASHION.iter().map(|&name| name.to_owned()).collect();
+                of_folder("fashion-mnist", Some(names), idx::load_fashion_mnist(&folder)?)
+            }
+            Source::Idx => of_folder("idx", None, idx::load(&folder)?),
+        })
+    }
+}
+
+const FASHION: [&str; 10] = [
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+];
+
+fn numbers(classes: usize) -> Vec<String> {
+    (0..classes).map(|class| class.to_string()).collect()
+}
+
+/// Over all that a sample id means: sizes, contents, labels, and which sample is where.
+fn digest(shape: Shape, classes: usize, parts: &[Samples; 3]) -> String {
+    let mut hash = blake3::Hasher::new_derive_key("retort data set v1");
+    for number in [shape.channels, shape.height, shape.width, classes] {
+        hash.update(&(number as u64).to_le_bytes());
+    }
+    let mut scratch = Vec::new();
+    for part in parts {
+        hash.update(&u64::from(part.len()).to_le_bytes());
+        match &part.pixels {
+            Pixels::Bytes { data, white } => {
+                hash.update(&[*white]).update(data);
+            }
+            Pixels::Floats(data) => {
+                scratch.clear();
+                scratch.extend(data.iter().flat_map(|value| value.to_le_bytes()));
+                hash.update(&[0]).update(&scratch);
+            }
+        }
+        scratch.clear();
+        scratch.extend(part.labels.iter().flat_map(|label| label.to_le_bytes()));
+        hash.update(&scratch);
+    }
+    hash.finalize().to_hex().to_string()
+}
+
+impl Dataset {
+    /// The known name, or the format.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.class_names.len()
+    }
+
+    /// One name per class; numbers where there are no better ones.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// The sizes of one sample.
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// BLAKE3 in hexadecimal of contents, labels and split: two workers with the same digest mean the same by a
+    /// sample id. Which labels are hidden, the seed and the views do not enter.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Number of training samples.
+    pub fn train_len(&self) -> u32 {
+        self.parts[0].len()
+    }
+
+    /// The training samples that keep their label, ascending.
+    pub fn labelled(&self) -> &[u32] {
+        &self.labelled
+    }
+
+    /// The label of a training sample, if it keeps it.
+    pub fn label(&self, sample: u32) -> Option<u32> {
+        let visible = self.labelled.binary_search(&sample).is_ok();
+        visible.then(|| self.parts[0].labels[sample as usize])
+    }
+
+    /// Mean and standard deviation of the training part's plain values, per channel. The deviation is at least 1e-6,
+    /// so that one can divide by it. Goes through all samples: call it once.
+    pub fn pixel_stats(&self) -> (Vec<f32>, Vec<f32>) {
+        const LEAST_DEVIATION: f64 = 1e-6;
+        let train = &self.parts[0];
+        let plane = self.shape.height * self.shape.width;
+        let channels = self.shape.channels;
+        let mut sums = vec![(0.0f64, 0.0f64); channels];
+        let mut values = vec![0.0; self.shape.len()];
+        for sample in 0..train.len() {
+            train.write(sample, &mut values);
+            for (sums, plane) in sums.iter_mut().zip(values.chunks_exact(plane)) {
+                for value in plane.iter().map(|&value| f64::from(value)) {
+                    sums.0 += value;
+                    sums.1 += value * value;
+                }
+            }
+        }
+        let count = f64::from(train.len()) * plane as f64;
+        let stats = sums.into_iter().map(|(sum, squares)| {
+            let mean = sum / count;
+            let variance = squares / count - mean * mean;
+            (mean as f32, variance.max(0.0).sqrt().max(LEAST_DEVIATION) as f32)
+        });
+        stats.unzip()
+    }
+
+    /// A part, with its true labels.
+    pub fn split(&self, part: Part) -> SplitRef<'_> {
+        SplitRef {
+            samples: &self.parts[part as usize],
+        }
+    }
+
+    /// Writes the view of a training sample that `view_seed` selects: the configured random changes on the plain
+    /// values, before any model's own preprocessing. A function of sample and seed, bit for bit, on every machine.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such sample, or `out` is not as long as [`Shape::len`] says.
+    pub fn view(&self, sample: u32, view_seed: u64, out: &mut [f32]) {
+        if self.views.is_none() {
+            return self.parts[0].write(sample, out);
+        }
+        let mut plain = vec![0.0; out.len()];
+        self.parts[0].write(sample, &mut plain);
+        let mut rng = Rng::keyed(&[VIEW, view_seed, u64::from(sample)]);
+        view::apply(&self.views, self.shape, &mut rng, &plain, out);
+    }
+}
+
+impl fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dataset")
+            .field("name", &self.name)
+            .field("shape", &self.shape)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One part of a [`Dataset`], as it is: all labels, no views.
+#[derive(Clone, Copy)]
+pub struct SplitRef<'a> {
+    samples: &'a Samples,
+}
+
+impl SplitRef<'_> {
+    /// Number of samples.
+    pub fn len(&self) -> u32 {
+        self.samples.len()
+    }
+
+    /// Whether the part has no samples.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The true label of a sample.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such sample.
+    pub fn label(&self, sample: u32) -> u32 {
+        self.samples.labels[sample as usize]
+    }
+
+    /// Writes a sample's plain values: pixels from 0 to 1, or the signal of `mnist1d`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such sample, or `out` is not as long as [`Shape::len`] says.
+    pub fn write(&self, sample: u32, out: &mut [f32]) {
+        self.samples.write(sample, out);
+    }
+}
+
+#[cfg(test)]
+mod tests;

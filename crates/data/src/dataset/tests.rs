@@ -1,0 +1,191 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn config(name: &str) -> DatasetConfig {
+    DatasetConfig {
+        name: Some(name.to_owned()),
+        ..DatasetConfig::default()
+    }
+}
+
+fn loaded(config: &DatasetConfig, seed: u64) -> Dataset {
+    load(config, Path::new("."), seed).expect("load")
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+fn row(part: SplitRef<'_>, sample: u32, shape: Shape) -> Vec<u32> {
+    let mut out = vec![0.0; shape.len()];
+    part.write(sample, &mut out);
+    bits(&out)
+}
+
+#[test]
+fn digits_is_split_as_documented() {
+    let set = loaded(&config("digits"), 1);
+    assert_eq!((set.name(), set.classes()), ("digits", 10));
+    assert_eq!(set.shape().to_string(), "1x8x8");
+    let len = |part| set.split(part).len();
+    let lens = (len(Part::Train), len(Part::Validation), len(Part::Test));
+    assert_eq!(lens, (1_297, 200, 300));
+}
+
+#[test]
+fn parts_share_no_samples_and_ignore_each_others_size() {
+    let whole = loaded(&config("digits"), 1);
+    let mut small = config("digits");
+    small.validation = Some(50);
+    small.train = Some(100);
+    small.test = Some(10);
+    let small = loaded(&small, 1);
+    assert_eq!(small.train_len(), 100);
+    for (part, samples) in [(Part::Train, 100), (Part::Test, 10)] {
+        for sample in 0..samples {
+            let (a, b) = (whole.split(part), small.split(part));
+            assert_eq!(row(a, sample, whole.shape()), row(b, sample, whole.shape()));
+            assert_eq!(a.label(sample), b.label(sample));
+        }
+    }
+    let mut rows = BTreeSet::new();
+    let mut count = 0;
+    for part in [Part::Train, Part::Validation, Part::Test] {
+        let part = whole.split(part);
+        count += part.len() as usize;
+        rows.extend((0..part.len()).map(|sample| row(part, sample, whole.shape())));
+    }
+    assert_eq!((rows.len(), count), (1_797, 1_797), "no image occurs twice");
+}
+
+#[test]
+fn the_digest_covers_the_split_and_nothing_of_the_run() {
+    let set = loaded(&config("digits"), 1);
+    let mut run = config("digits");
+    run.labelled = Some(100);
+    run.views.shift = 1;
+    run.block_samples = Some(64);
+    assert_eq!(loaded(&run, 2).digest(), set.digest());
+    for change in [
+        |c: &mut DatasetConfig| c.train = Some(1_000),
+        |c: &mut DatasetConfig| c.validation = Some(100),
+        |c: &mut DatasetConfig| c.test = Some(100),
+        |c: &mut DatasetConfig| c.name = Some("mnist1d".to_owned()),
+    ] {
+        let mut changed = config("digits");
+        change(&mut changed);
+        assert_ne!(loaded(&changed, 1).digest(), set.digest());
+    }
+    let digests = [set.digest(), loaded_mnist1d().digest()].map(|digest| digest[..16].to_owned());
+    assert_eq!(
+        digests,
+        ["2b93430da457d38d", "9b6b792f4ac88ab5"],
+        "recorded runs name these"
+    );
+}
+
+fn loaded_mnist1d() -> &'static Dataset {
+    static SET: std::sync::OnceLock<Dataset> = std::sync::OnceLock::new();
+    SET.get_or_init(|| loaded(&config("mnist1d"), 1))
+}
+
+#[test]
+fn labels_are_hidden_by_seed() {
+    let mut few = config("digits");
+    few.labelled = Some(100);
+    let set = loaded(&few, 1);
+    assert_eq!(set.labelled().len(), 100);
+    let visible: Vec<u32> = (0..set.train_len()).filter(|&s| set.label(s).is_some()).collect();
+    assert_eq!(visible, set.labelled());
+    let mut counts = [0; 10];
+    for &sample in set.labelled() {
+        let label = set.label(sample).expect("visible");
+        assert_eq!(label, set.split(Part::Train).label(sample));
+        counts[label as usize] += 1;
+    }
+    assert_eq!(counts, [10; 10]);
+    assert_ne!(loaded(&few, 2).labelled(), set.labelled());
+    assert_eq!(loaded(&config("digits"), 1).labelled().len(), 1_297);
+}
+
+#[test]
+fn views_are_a_function_of_sample_and_seed() {
+    let mut with_views = config("digits");
+    with_views.views = Views {
+        shift: 1,
+        crop: 1,
+        noise: 0.05,
+        flip: false,
+    };
+    let (a, b) = (loaded(&with_views, 1), loaded(&with_views, 2));
+    let view = |set: &Dataset, sample, seed| {
+        let mut out = [f32::NAN; 64];
+        set.view(sample, seed, &mut out);
+        assert!(out.iter().all(|value| value.is_finite()));
+        bits(&out)
+    };
+    assert_eq!(view(&a, 7, 3), view(&b, 7, 3));
+    assert_ne!(view(&a, 7, 3), view(&a, 7, 4));
+    assert_ne!(view(&a, 7, 3), view(&a, 8, 3));
+    let plain = loaded(&config("digits"), 1);
+    assert_eq!(
+        view(&plain, 7, 3),
+        row(plain.split(Part::Train), 7, plain.shape())
+    );
+    let hash = blake3::hash(
+        &view(&a, 7, 3)
+            .iter()
+            .flat_map(|b| b.to_le_bytes())
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(
+        hash.to_hex()[..16],
+        *"955c8396ecfd2998",
+        "every machine must get these bits"
+    );
+}
+
+#[test]
+fn mnist1d_has_its_sizes_and_statistics() {
+    let set = loaded_mnist1d();
+    assert_eq!(set.shape().to_string(), "1x1x40");
+    assert_eq!((set.train_len(), set.classes()), (4_000, 10));
+    let parts = [Part::Validation, Part::Test].map(|part| set.split(part).len());
+    assert_eq!(parts, [500, 1_000]);
+    let (mean, deviation) = set.pixel_stats();
+    assert!(
+        mean[0].abs() < 0.02 && (deviation[0] - 1.0).abs() < 0.02,
+        "{mean:?} {deviation:?}"
+    );
+}
+
+#[test]
+fn fashion_mnist_is_the_published_one_where_installed() {
+    let folder = Path::new(idx::FASHION_MNIST_FOLDER);
+    if !folder.exists() {
+        let error = load(&config("fashion-mnist"), Path::new("."), 1).expect_err("absent");
+        assert!(error.to_string().contains("dataset-fashion-mnist"), "{error}");
+        return;
+    }
+    let set = loaded(&config("fashion-mnist"), 1);
+    assert_eq!(set.shape().to_string(), "1x28x28");
+    assert_eq!(set.class_names()[9], "ankle boot");
+    let parts = [Part::Train, Part::Validation, Part::Test].map(|part| set.split(part).len());
+    assert_eq!(parts, [55_000, 5_000, 10_000]);
+    let (mean, deviation) = set.pixel_stats();
+    assert!((mean[0] - 0.286).abs() < 0.002, "{mean:?}");
+    assert!((deviation[0] - 0.353).abs() < 0.002, "{deviation:?}");
+    let mut own = DatasetConfig {
+        format: Some(crate::Format::Idx),
+        path: Some(format!("file://{}", folder.display())),
+        ..DatasetConfig::default()
+    };
+    assert_eq!(loaded(&own, 1).digest(), set.digest());
+    own.train = Some(60_000);
+    let error = load(&own, Path::new("."), 1).expect_err("too many");
+    assert_eq!(
+        error.to_string(),
+        "dataset: train = 60000: expected at most 55000, what is left of 60000 after 5000 for validation"
+    );
+}

@@ -1,0 +1,28 @@
+//! Data sets, their splits and views, and the order in which training goes through them.
+//!
+//! Teachers and students read the same data set on different machines and name samples instead of shipping them. That
+//! works because everything here is a function of its arguments: the same configuration gives the same
+//! [`Dataset::digest`], the same [`order::Order`] and, from one view seed, bit for bit the same view
+//! ([`Dataset::view`]) on every machine. Random numbers come from [`rng`], which uses no platform mathematics.
+//!
+//! * [`DatasetConfig`] is the `[dataset]` part of a job; [`load`] turns it into a [`Dataset`].
+//! * [`order`] maps the positions of an epoch to samples without a table and cuts them into blocks.
+//! * [`ranges`] holds exact sets of positions: what is leased, acknowledged, merged or durable.
+//!
+//! It reads local files and nothing else, and must never depend on an async runtime, a network stack or a tensor
+//! library: the pure cores and the tests build on it.
+
+mod config;
+mod dataset;
+mod digits;
+mod idx;
+mod mnist1d;
+pub mod order;
+pub mod ranges;
+pub mod rng;
+mod split;
+mod view;
+
+pub use config::{ConfigProblem, DatasetConfig, Format, Views};
+pub use dataset::{Dataset, Error, Part, Shape, SplitRef, load};
+pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};

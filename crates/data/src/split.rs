@@ -1,0 +1,141 @@
+//! Storage of samples, and how a set is cut into parts. All choices but that of labels ignore the run's seed.
+
+use crate::config::Sizes;
+use crate::order::permute;
+use crate::rng::{key, mix};
+
+/// Keys the cut between training and validation; a constant, so that all runs share their parts.
+const SPLIT_KEY: u64 = 0x5eed_0001;
+/// Domain of the choice of labels.
+const LABELLED: u64 = 3;
+
+/// The values of many samples, one after the other.
+#[derive(Clone)]
+pub(crate) enum Pixels {
+    /// Bytes that stand for `byte / white`.
+    Bytes { data: Vec<u8>, white: u8 },
+    /// The values themselves.
+    Floats(Vec<f32>),
+}
+
+/// Values and labels; `values` per sample.
+#[derive(Clone)]
+pub(crate) struct Samples {
+    pub(crate) values: usize,
+    pub(crate) pixels: Pixels,
+    pub(crate) labels: Vec<u32>,
+}
+
+impl Samples {
+    /// Number of samples. The loaders keep it within `u32`.
+    pub(crate) fn len(&self) -> u32 {
+        self.labels.len() as u32
+    }
+
+    /// Writes one sample's values.
+    pub(crate) fn write(&self, sample: u32, out: &mut [f32]) {
+        assert_eq!(out.len(), self.values, "values of a sample");
+        let from = sample as usize * self.values;
+        let range = from..from + self.values;
+        match &self.pixels {
+            Pixels::Bytes { data, white } => {
+                let white = f32::from(*white);
+                for (out, &byte) in out.iter_mut().zip(&data[range]) {
+                    *out = f32::from(byte) / white;
+                }
+            }
+            Pixels::Floats(data) => out.copy_from_slice(&data[range]),
+        }
+    }
+
+    /// The samples at these rows, in this order.
+    pub(crate) fn gather(&self, rows: impl Iterator<Item = u32> + Clone) -> Self {
+        let ranges = rows.clone().map(|row| {
+            let from = row as usize * self.values;
+            from..from + self.values
+        });
+        let pixels = match &self.pixels {
+            Pixels::Bytes { data, white } => Pixels::Bytes {
+                data: ranges.flat_map(|range| &data[range]).copied().collect(),
+                white: *white,
+            },
+            Pixels::Floats(data) => Pixels::Floats(ranges.flat_map(|range| &data[range]).copied().collect()),
+        };
+        Self {
+            values: self.values,
+            pixels,
+            labels: rows.map(|row| self.labels[row as usize]).collect(),
+        }
+    }
+}
+
+/// A fixed permutation of `0..len`.
+pub(crate) fn shuffled(len: u32) -> impl Iterator<Item = u32> + Clone {
+    (0..len).map(move |index| permute(len.into(), SPLIT_KEY, index.into()) as u32)
+}
+
+/// Training, validation and test part. Training comes from the front of a fixed permutation and validation from its
+/// end, so that changing the size of one leaves the members of the other.
+pub(crate) fn split(pool: &Samples, test: &Samples, sizes: Sizes) -> [Samples; 3] {
+    let order = shuffled(pool.len());
+    let held_out = (pool.len() - sizes.validation) as usize;
+    [
+        pool.gather(order.clone().take(sizes.train as usize)),
+        pool.gather(order.skip(held_out)),
+        test.gather(0..sizes.test),
+    ]
+}
+
+/// Which `count` samples keep their label: the classes take turns, each giving its sample with the lowest hash of
+/// seed and id. Sorted. A larger count keeps all that a smaller one chose.
+pub(crate) fn labelled(labels: &[u32], classes: usize, count: u32, seed: u64) -> Vec<u32> {
+    let seed = key(&[LABELLED, seed]);
+    let mut queues: Vec<Vec<u32>> = vec![Vec::new(); classes];
+    for (id, &label) in (0u32..).zip(labels) {
+        queues[label as usize].push(id);
+    }
+    for queue in &mut queues {
+        // Taken from the end, hence descending.
+        queue.sort_unstable_by_key(|&id| std::cmp::Reverse(mix(seed ^ u64::from(id))));
+    }
+    queues.sort_by_key(|queue| queue.last().map(|&id| mix(seed ^ u64::from(id))));
+    let mut chosen = Vec::with_capacity(count as usize);
+    while chosen.len() < count as usize {
+        let before = chosen.len();
+        let wanted = count as usize - before;
+        chosen.extend(queues.iter_mut().filter_map(Vec::pop).take(wanted));
+        assert!(chosen.len() > before, "more labels wanted than samples");
+    }
+    chosen.sort_unstable();
+    chosen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_balanced_nested_and_seeded() {
+        let labels: Vec<u32> = (0..1_000).map(|i| i % 7).collect();
+        let choice = labelled(&labels, 7, 100, 1);
+        assert_eq!(choice.len(), 100);
+        assert!(choice.windows(2).all(|pair| pair[0] < pair[1]));
+        let mut counts = [0; 7];
+        for &id in &choice {
+            counts[labels[id as usize] as usize] += 1;
+        }
+        assert!(counts.iter().all(|n| (14..=15).contains(n)), "{counts:?}");
+        let more = labelled(&labels, 7, 200, 1);
+        assert!(choice.iter().all(|id| more.contains(id)));
+        assert_ne!(labelled(&labels, 7, 100, 2), choice);
+    }
+
+    #[test]
+    fn a_scarce_class_gives_all_it_has() {
+        let labels = [0, 0, 0, 0, 1, 2, 2, 2];
+        let choice = labelled(&labels, 3, 7, 1);
+        assert!(choice.contains(&4));
+        assert_eq!(labelled(&labels, 3, 8, 1), (0..8).collect::<Vec<_>>());
+        assert_eq!(labelled(&labels, 3, 2, 1).len(), 2);
+    }
+}

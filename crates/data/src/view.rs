@@ -1,0 +1,170 @@
+//! Random views of a sample. Only additions, multiplications and square roots: the same bits on every machine.
+
+use crate::config::Views;
+use crate::dataset::Shape;
+use crate::rng::Rng;
+
+/// Where one output coordinate lies on the source axis: the index below it and the share of the next one.
+type Place = (isize, f32);
+
+/// Writes a view of `source` into `out`. Which numbers are drawn does not depend on which views are on, so switching
+/// one on leaves what the others do.
+pub(crate) fn apply(views: &Views, shape: Shape, rng: &mut Rng, source: &[f32], out: &mut [f32]) {
+    let mirrored = rng.next_u64() >> 63 == 1 && views.flip;
+    let rows = axis(shape.height, views, false, rng);
+    let columns = axis(shape.width, views, mirrored, rng);
+    let plane = shape.height * shape.width;
+    for (source, out) in source.chunks_exact(plane).zip(out.chunks_exact_mut(plane)) {
+        let at = |y: isize, x: isize| {
+            let inside = (0..shape.height as isize).contains(&y) && (0..shape.width as isize).contains(&x);
+            if inside {
+                source[y as usize * shape.width + x as usize]
+            } else {
+                0.0
+            }
+        };
+        for (out, &(y, below)) in out.chunks_exact_mut(shape.width).zip(&rows) {
+            for (out, &(x, right)) in out.iter_mut().zip(&columns) {
+                let upper = blend(at(y, x), at(y, x + 1), right);
+                let lower = blend(at(y + 1, x), at(y + 1, x + 1), right);
+                *out = blend(upper, lower, below);
+            }
+        }
+    }
+    if views.noise > 0.0 {
+        for out in out {
+            *out += views.noise * rng.gaussian() as f32;
+        }
+    }
+}
+
+/// Exactly `a` for a share of 0.
+fn blend(a: f32, b: f32, share: f32) -> f32 {
+    a * (1.0 - share) + b * share
+}
+
+/// Draws crop and shift of one axis. An axis of a single value stays as it is.
+fn axis(side: usize, views: &Views, mirrored: bool, rng: &mut Rng) -> Vec<Place> {
+    let crop = rng.below(u64::from(views.crop) + 1) as usize;
+    let offset = rng.below(crop as u64 + 1) as isize;
+    let shift = rng.below(2 * u64::from(views.shift) + 1) as isize - views.shift as isize;
+    if side == 1 {
+        return vec![(0, 0.0)];
+    }
+    let place = |i: usize| {
+        let i = if mirrored { side - 1 - i } else { i };
+        let scaled = i * (side - 1 - crop);
+        let share = (scaled % (side - 1)) as f32 / (side - 1) as f32;
+        ((scaled / (side - 1)) as isize + offset - shift, share)
+    };
+    (0..side).map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape {
+        channels: 2,
+        height: 5,
+        width: 4,
+    };
+
+    fn source() -> Vec<f32> {
+        (1..=SHAPE.len()).map(|i| i as f32).collect()
+    }
+
+    fn view(views: &Views, seed: u64) -> Vec<f32> {
+        let mut out = vec![f32::NAN; SHAPE.len()];
+        apply(views, SHAPE, &mut Rng::new(seed), &source(), &mut out);
+        out
+    }
+
+    #[test]
+    fn no_views_change_nothing() {
+        assert_eq!(view(&Views::default(), 1), source());
+    }
+
+    #[test]
+    fn flips_are_mirror_images_half_of_the_time() {
+        let views = Views {
+            flip: true,
+            ..Views::default()
+        };
+        let mirror: Vec<f32> = source()
+            .chunks(4)
+            .flat_map(|row| row.iter().rev().copied())
+            .collect();
+        let flipped = (0..1_000)
+            .map(|seed| view(&views, seed))
+            .inspect(|got| assert!(*got == source() || *got == mirror))
+            .filter(|got| *got == mirror)
+            .count();
+        assert!((440..560).contains(&flipped), "{flipped}");
+    }
+
+    #[test]
+    fn shifts_move_and_fill_with_zero_over_the_whole_range() {
+        let views = Views {
+            shift: 2,
+            ..Views::default()
+        };
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..500 {
+            let got = view(&views, seed);
+            let moved = (-2isize..=2)
+                .flat_map(|dy| (-2isize..=2).map(move |dx| (dy, dx)))
+                .find(|&(dy, dx)| {
+                    let expected: Vec<f32> = (0..2)
+                        .flat_map(|c| {
+                            (0..5isize).flat_map(move |y| (0..4isize).map(move |x| (c, y - dy, x - dx)))
+                        })
+                        .map(|(c, y, x)| match (0..5).contains(&y) && (0..4).contains(&x) {
+                            true => (c * 20 + y * 4 + x + 1) as f32,
+                            false => 0.0,
+                        })
+                        .collect();
+                    got == expected
+                });
+            seen.insert(moved.expect("a shift of the source"));
+        }
+        assert_eq!(seen.len(), 25);
+    }
+
+    #[test]
+    fn crops_stay_inside_the_sample() {
+        let views = Views {
+            crop: 2,
+            ..Views::default()
+        };
+        let mut distinct = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let got = view(&views, seed);
+            assert!(
+                got[..20].iter().all(|value| (1.0..=20.0).contains(value)),
+                "{got:?}"
+            );
+            distinct.insert(got.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
+        }
+        assert!(distinct.len() > 20);
+    }
+
+    #[test]
+    fn noise_has_its_deviation_and_leaves_the_rest() {
+        let quiet = Views {
+            shift: 1,
+            ..Views::default()
+        };
+        let noisy = Views {
+            noise: 0.1,
+            ..quiet.clone()
+        };
+        let mut square = 0.0;
+        for seed in 0..500 {
+            let pairs = view(&quiet, seed).into_iter().zip(view(&noisy, seed));
+            square += pairs.map(|(a, b)| (b - a) * (b - a)).sum::<f32>();
+        }
+        let deviation = (square / (500.0 * SHAPE.len() as f32)).sqrt();
+        assert!((deviation - 0.1).abs() < 0.003, "{deviation}");
+    }
+}

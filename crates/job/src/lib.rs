@@ -1,0 +1,320 @@
+//! The job file: what a user asks for, in the vocabulary of the field.
+//!
+//! A job names a data set, teachers, students and how to distil. This crate parses it, fills in
+//! the defaults, and says everything that is wrong with it at once (file, key, value, bound).
+//! It must never depend on a runtime, a wire format or a tensor library: every role reads jobs.
+
+mod group;
+mod model;
+mod parse;
+mod schedule;
+mod validate;
+
+pub use group::{Group, GroupKind, Optimizer, OptimizerKind};
+pub use model::{Architecture, Model};
+pub use parse::{Error, Problem, parse, read};
+pub use schedule::Schedule;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use retort_data::DatasetConfig;
+use serde::{Deserialize, Serialize};
+
+/// One job, as written in `JOB.toml`. Unknown keys are errors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    pub run: Run,
+    pub dataset: DatasetConfig,
+    #[serde(default)]
+    pub teachers: Vec<Teacher>,
+    #[serde(default)]
+    pub students: Vec<Student>,
+    #[serde(default)]
+    pub distillation: Distillation,
+    #[serde(default)]
+    pub sync: Sync,
+    #[serde(default)]
+    pub fleet: Fleet,
+}
+
+/// What a run is called and how long it lasts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    pub name: String,
+    /// Everything random derives from it: order, views, initial weights, which samples are labelled.
+    #[serde(default = "one")]
+    pub seed: u64,
+    /// Passes of every student over its positions (at least 1).
+    pub epochs: u32,
+    /// Samples of one optimizer step of one replica (1..=65536).
+    #[serde(default = "Run::batch_size")]
+    pub batch_size: u32,
+    /// Also train each student alone: the same steps, drawn from the labelled samples.
+    #[serde(default)]
+    pub baseline: bool,
+}
+
+impl Run {
+    fn batch_size() -> u32 {
+        64
+    }
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// A teacher: a name for a stream of weight versions, and who serves them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Teacher {
+    pub name: String,
+    /// Required unless the source brings its own (a checkpoint's model card does).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<Model>,
+    pub source: Source,
+    /// Teacher servers that answer for it (at least 1).
+    #[serde(default = "Teacher::replicas")]
+    pub replicas: u32,
+    #[serde(default)]
+    pub device: Device,
+}
+
+impl Teacher {
+    fn replicas() -> u32 {
+        1
+    }
+}
+
+/// Where a teacher's weight versions come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Source {
+    /// One fixed version: a folder with `model.safetensors` and `model.json` (offline distillation).
+    Checkpoint { path: PathBuf },
+    /// Trains on the labelled samples while it teaches, and publishes as it learns (online).
+    Trained {
+        #[serde(default = "default_learning_rate")]
+        learning_rate: f64,
+        #[serde(default)]
+        optimizer: OptimizerKind,
+        #[serde(default)]
+        weight_decay: f64,
+        /// Optimizer steps between two published versions (at least 1).
+        #[serde(default = "default_publish_every")]
+        publish_every: u32,
+        /// The teacher's own epochs; the run's unless given. Afterwards its last version serves.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        epochs: Option<u32>,
+    },
+}
+
+fn default_learning_rate() -> f64 {
+    0.002
+}
+
+fn default_publish_every() -> u32 {
+    50
+}
+
+/// A student: one model, trained by one or more replicas.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Student {
+    pub name: String,
+    pub model: Model,
+    #[serde(default = "Student::replicas")]
+    pub replicas: u32,
+    /// Whom it learns from; several are mixed by weight in probability space.
+    #[serde(default)]
+    pub teachers: Vec<Mixture>,
+    #[serde(default)]
+    pub optimizer: OptimizerKind,
+    #[serde(default = "default_learning_rate")]
+    pub learning_rate: f64,
+    /// The baseline's learning rate where it was tuned on its own; the student's unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_learning_rate: Option<f64>,
+    #[serde(default)]
+    pub weight_decay: f64,
+    #[serde(default)]
+    pub device: Device,
+}
+
+impl Student {
+    fn replicas() -> u32 {
+        1
+    }
+}
+
+/// One teacher in a student's mixture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mixture {
+    pub name: String,
+    /// Relative weight (> 0); weights are normalised over the mixture.
+    #[serde(default = "Mixture::weight")]
+    pub weight: f64,
+}
+
+impl Mixture {
+    fn weight() -> f64 {
+        1.0
+    }
+}
+
+/// How students learn from their teachers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Distillation {
+    pub loss: Loss,
+    /// Softens teacher and student alike, > 0; an exported model always runs at 1.
+    pub temperature: f64,
+    /// Share of the soft loss in `(1 - alpha) CE + alpha T² KL`, within 0..=1.
+    pub alpha: Schedule,
+    /// Unset: `lead` where a teacher is still learning, `none` where all are fixed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+    /// Oldest version a student may train on, in versions behind the active one.
+    pub max_staleness: u32,
+    pub pace: Pace,
+    pub encoding: Encoding,
+}
+
+impl Default for Distillation {
+    fn default() -> Self {
+        Self {
+            loss: Loss::Kd,
+            temperature: 4.0,
+            alpha: Schedule::Constant(0.9),
+            gate: None,
+            max_staleness: 2,
+            pace: Pace::Students,
+            encoding: Encoding::Auto,
+        }
+    }
+}
+
+/// The soft loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Hinton, Vinyals and Dean 2015: forward KL at temperature T, times T².
+    Kd,
+}
+
+/// Whether alpha follows the teacher's measured lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gate {
+    /// `alpha · clamp((L_student - L_teacher) / L_student, 0, 1)`, held-out hard losses.
+    Lead,
+    None,
+}
+
+/// How a teacher group's progress is tied to its students'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// Teacher and slowest student stay within one publishing interval of each other's share of work.
+    Students,
+    /// Version v teaches exactly the positions assigned to it: reproducible bit for bit.
+    Lockstep,
+    /// Nobody waits for progress; publishes are coalesced.
+    Free,
+}
+
+/// How soft targets travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encoding {
+    /// f16 (log-probabilities of a few hundred classes lose less than 1e-3 relative).
+    Auto,
+    F32,
+    F16,
+}
+
+/// How the replicas of one student stay one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sync {
+    pub strategy: Strategy,
+    /// Optimizer steps of each replica between two rounds (at least 1).
+    pub every: u32,
+}
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::LocalSgd,
+            every: 16,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Each replica steps on its own; every round averages weights by samples.
+    LocalSgd,
+    /// No exchange: allowed for one replica only.
+    None,
+}
+
+/// Timing of the fleet; defaults suit a laptop and a cluster alike.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fleet {
+    /// A silent session keeps its leases this long ("5s"; 200ms..=10min).
+    #[serde(with = "duration")]
+    pub lease: Duration,
+    /// Pause between two heartbeats (at most half of `lease`).
+    #[serde(with = "duration")]
+    pub heartbeat: Duration,
+    /// A student's merged state is made durable at least this often ("10s"; 100ms..=1h).
+    #[serde(with = "duration")]
+    pub checkpoint: Duration,
+    /// Blocks whose soft targets a student asks for ahead of training (1..=1024).
+    pub prefetch: u32,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(5),
+            heartbeat: Duration::from_millis(500),
+            checkpoint: Duration::from_secs(10),
+            prefetch: 8,
+        }
+    }
+}
+
+/// `flex | libtorch | libtorch:cuda:N | cuda:N | wgpu | auto`, as text until a model is built on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Device(pub String);
+
+impl Default for Device {
+    fn default() -> Self {
+        Self("auto".into())
+    }
+}
+
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(value: &Duration, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&humantime::format_duration(*value).to_string())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(input)?;
+        humantime::parse_duration(&text)
+            .map_err(|e| D::Error::custom(format!("{text:?} is no duration like \"5s\" or \"500ms\": {e}")))
+    }
+}

@@ -1,0 +1,191 @@
+//! From text to a job, with every problem named at once.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::Job;
+
+/// One thing wrong with a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted path into the job file, as `--set` takes it (`students.0.replicas`).
+    pub key: String,
+    pub value: String,
+    /// What would be valid.
+    pub expected: String,
+}
+
+impl Problem {
+    pub fn new(key: impl Into<String>, value: impl fmt::Display, expected: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            value: value.to_string(),
+            expected: expected.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} = {}: expected {}", self.key, self.value, self.expected)
+    }
+}
+
+/// A job that can't be started. Its `Display` names the file and lists every problem.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("read job {}: {source}", file.display())]
+    Read { file: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", file.display())]
+    Syntax { file: PathBuf, message: String },
+    #[error("--set {setting}: {message}")]
+    Setting { setting: String, message: String },
+    #[error("{}:{}", file.display(), problems.iter().map(|p| format!("\n  {p}")).collect::<String>())]
+    Invalid { file: PathBuf, problems: Vec<Problem> },
+}
+
+/// Reads and checks a job file; `settings` are `KEY=VALUE` overrides with dotted keys.
+pub fn read(file: &Path, settings: &[String]) -> Result<Job, Error> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    parse(&text, file, settings)
+}
+
+/// Parses and checks a job; `file` is named in errors only.
+pub fn parse(text: &str, file: &Path, settings: &[String]) -> Result<Job, Error> {
+    let syntax = |e: toml::de::Error| Error::Syntax {
+        file: file.to_owned(),
+        message: e.to_string(),
+    };
+    // Straight from the text first: its errors carry line and column.
+    let mut job: Job = toml::from_str(text).map_err(syntax)?;
+    if !settings.is_empty() {
+        let mut table: toml::Value = toml::from_str(text).map_err(syntax)?;
+        for setting in settings {
+            apply(&mut table, setting).map_err(|message| Error::Setting {
+                setting: setting.clone(),
+                message,
+            })?;
+        }
+        job = table.try_into().map_err(|e| Error::Setting {
+            setting: settings.join(" --set "),
+            message: e.to_string(),
+        })?;
+    }
+    let problems = job.problems();
+    if problems.is_empty() {
+        Ok(job)
+    } else {
+        Err(Error::Invalid {
+            file: file.to_owned(),
+            problems,
+        })
+    }
+}
+
+fn apply(root: &mut toml::Value, setting: &str) -> Result<(), String> {
+    let (key, text) = setting
+        .split_once('=')
+        .ok_or("expected KEY=VALUE, such as students.0.replicas=4")?;
+    let value = toml::from_str::<toml::Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut t| t.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let mut at = root;
+    let mut parts = key.trim().split('.').peekable();
+    while let Some(part) = parts.next() {
+        let last = parts.peek().is_none();
+        at = match at {
+            toml::Value::Array(items) => {
+                let len = items.len();
+                let index: usize = part
+                    .parse()
+                    .map_err(|_| format!("{part:?} is no index of a list of {len}"))?;
+                items
+                    .get_mut(index)
+                    .ok_or_else(|| format!("index {index} is outside a list of {len}"))?
+            }
+            toml::Value::Table(table) if last => {
+                table.insert(part.to_owned(), value);
+                return Ok(());
+            }
+            toml::Value::Table(table) => table
+                .entry(part.to_owned())
+                .or_insert_with(|| toml::Value::Table(toml::Table::new())),
+            other => return Err(format!("{part:?} lies below {other}, which has no keys")),
+        };
+        if last {
+            *at = value;
+            return Ok(());
+        }
+    }
+    Err("the key is empty".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JOB: &str = r#"
+        [run]
+        name = "t"
+        epochs = 2
+        [dataset]
+        name = "digits"
+        [[teachers]]
+        name = "big"
+        model = { architecture = "mlp", hidden = [64] }
+        source = { kind = "trained", learning_rate = 0.01 }
+        [[students]]
+        name = "small"
+        model = { architecture = "mlp", hidden = [8] }
+        teachers = [{ name = "big" }]
+    "#;
+
+    fn problems(edit: &[&str]) -> String {
+        let edit: Vec<String> = edit.iter().map(|s| (*s).to_owned()).collect();
+        parse(JOB, Path::new("j.toml"), &edit)
+            .expect_err("must be refused")
+            .to_string()
+    }
+
+    #[test]
+    fn a_small_job_is_accepted_and_settings_apply() {
+        let job = parse(JOB, Path::new("j.toml"), &["students.0.replicas=4".into()]).unwrap();
+        assert_eq!(job.students[0].replicas, 4);
+        assert_eq!(job.groups().len(), 2);
+    }
+
+    #[test]
+    fn every_problem_is_named_with_key_value_and_bound() {
+        let text = problems(&[
+            "distillation.temperature=0.0",
+            "distillation.alpha=1.5",
+            "students.0.replicas=0",
+        ]);
+        for part in [
+            "j.toml",
+            "distillation.temperature = 0",
+            "distillation.alpha = 1.5",
+            "students.0.replicas = 0",
+        ] {
+            assert!(text.contains(part), "{part} missing in {text}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_and_teachers_are_refused() {
+        assert!(problems(&["distillation.temprature=3"]).contains("temprature"));
+        let text = problems(&["students.0.teachers.0.name=bog"]);
+        assert!(text.contains("bog") && text.contains("big"), "{text}");
+        assert!(problems(&["distillation.temperature=nan"]).contains("distillation.temperature"));
+    }
+
+    #[test]
+    fn settings_outside_the_job_say_so() {
+        assert!(problems(&["students.7.replicas=1"]).contains("outside a list of 1"));
+        assert!(problems(&["run.name.x=1"]).contains("no keys"));
+    }
+}

@@ -1,0 +1,320 @@
+//! What a job must satisfy before anything starts.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::group::BASELINE_SUFFIX;
+use crate::{Device, Job, Pace, Problem, Schedule, Source, Strategy, Teacher};
+
+/// Largest batch of one replica's step.
+const MAX_BATCH: u32 = 65_536;
+/// Largest number of processes of one part; more than this on one job is a typing error.
+const MAX_REPLICAS: u32 = 1_024;
+
+impl Job {
+    /// Everything that is wrong with the job by itself, without reading data or models.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut out = Vec::new();
+        self.check_run(&mut out);
+        self.check_names(&mut out);
+        for (i, teacher) in self.teachers.iter().enumerate() {
+            check_teacher(i, teacher, &mut out);
+        }
+        self.check_students(&mut out);
+        self.check_distillation(&mut out);
+        self.check_fleet(&mut out);
+        for p in self.dataset.problems() {
+            out.push(Problem::new(format!("dataset.{}", p.key), p.value, p.expected));
+        }
+        out
+    }
+
+    fn check_run(&self, out: &mut Vec<Problem>) {
+        let run = &self.run;
+        let named = !run.name.is_empty()
+            && run.name.len() <= 64
+            && run
+                .name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && !run.name.starts_with('.');
+        if !named {
+            out.push(Problem::new(
+                "run.name",
+                format!("{:?}", run.name),
+                "1 to 64 letters, digits, '-', '_' or '.'",
+            ));
+        }
+        range(out, "run.epochs", run.epochs, 1, 1_000_000);
+        range(out, "run.batch_size", run.batch_size, 1, MAX_BATCH);
+        if let Some(block) = self.dataset.block_samples
+            && (block == 0 || block % run.batch_size.max(1) != 0)
+        {
+            out.push(Problem::new(
+                "dataset.block_samples",
+                block,
+                format!("a multiple of run.batch_size ({})", run.batch_size),
+            ));
+        }
+    }
+
+    fn check_names(&self, out: &mut Vec<Problem>) {
+        if self.teachers.is_empty() && self.students.is_empty() {
+            out.push(Problem::new("students", "[]", "at least one teacher or student"));
+        }
+        let mut seen = BTreeSet::new();
+        let teachers = self
+            .teachers
+            .iter()
+            .enumerate()
+            .map(|(i, t)| (format!("teachers.{i}.name"), &t.name));
+        let students = self
+            .students
+            .iter()
+            .enumerate()
+            .map(|(i, s)| (format!("students.{i}.name"), &s.name));
+        for (key, name) in teachers.chain(students) {
+            let plain = !name.is_empty()
+                && name.len() <= 64
+                && name
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+            if !plain {
+                out.push(Problem::new(
+                    &key,
+                    format!("{name:?}"),
+                    format!("1 to 64 letters, digits, '-' or '_' ({BASELINE_SUFFIX:?} marks baselines)"),
+                ));
+            }
+            if !seen.insert(name.as_str()) {
+                out.push(Problem::new(
+                    key,
+                    format!("{name:?}"),
+                    "a name that no other teacher or student has",
+                ));
+            }
+        }
+    }
+
+    fn check_students(&self, out: &mut Vec<Problem>) {
+        let known: Vec<&str> = self.teachers.iter().map(|t| t.name.as_str()).collect();
+        for (i, s) in self.students.iter().enumerate() {
+            let key = |k: &str| format!("students.{i}.{k}");
+            range(out, &key("replicas"), s.replicas, 1, MAX_REPLICAS);
+            if self.sync.strategy == Strategy::None && s.replicas > 1 {
+                out.push(Problem::new(
+                    key("replicas"),
+                    s.replicas,
+                    "1 with sync.strategy = \"none\"; several replicas need \"local-sgd\"",
+                ));
+            }
+            learning_rate(out, &key("learning_rate"), s.learning_rate);
+            if let Some(rate) = s.baseline_learning_rate {
+                learning_rate(out, &key("baseline_learning_rate"), rate);
+            }
+            weight_decay(out, &key("weight_decay"), s.weight_decay);
+            check_device(out, key("device"), &s.device);
+            check_model(out, &key("model"), &s.model);
+            let mut named = BTreeSet::new();
+            for (j, m) in s.teachers.iter().enumerate() {
+                let key = format!("students.{i}.teachers.{j}");
+                if !known.contains(&m.name.as_str()) {
+                    let expected = format!("the name of a teacher of this job ({})", known.join(", "));
+                    out.push(Problem::new(
+                        format!("{key}.name"),
+                        format!("{:?}", m.name),
+                        expected,
+                    ));
+                }
+                if !named.insert(m.name.as_str()) {
+                    out.push(Problem::new(
+                        format!("{key}.name"),
+                        format!("{:?}", m.name),
+                        "each teacher once",
+                    ));
+                }
+                if !(m.weight.is_finite() && m.weight > 0.0) {
+                    out.push(Problem::new(
+                        format!("{key}.weight"),
+                        m.weight,
+                        "a finite number > 0",
+                    ));
+                }
+            }
+        }
+        let taught = |t: &Teacher| {
+            self.students
+                .iter()
+                .any(|s| s.teachers.iter().any(|m| m.name == t.name))
+        };
+        for (i, t) in self.teachers.iter().enumerate() {
+            if !self.students.is_empty() && !taught(t) {
+                out.push(Problem::new(
+                    format!("teachers.{i}.name"),
+                    format!("{:?}", t.name),
+                    "a teacher that some student names in its `teachers`",
+                ));
+            }
+        }
+    }
+
+    fn check_distillation(&self, out: &mut Vec<Problem>) {
+        let d = &self.distillation;
+        if !(d.temperature.is_finite() && d.temperature > 0.0 && d.temperature <= 1e4) {
+            out.push(Problem::new(
+                "distillation.temperature",
+                d.temperature,
+                "a finite number, 0 < T <= 10000",
+            ));
+        }
+        let (low, high) = d.alpha.bounds();
+        if !(low.is_finite() && high.is_finite() && low >= 0.0 && high <= 1.0) {
+            let value = if low == high {
+                low.to_string()
+            } else {
+                format!("{low}..{high}")
+            };
+            out.push(Problem::new(
+                "distillation.alpha",
+                value,
+                "a number within 0..=1, at every point of its ramp",
+            ));
+        }
+        if let Schedule::Ramp(r) = d.alpha
+            && !(r.over > 0.0 && r.over <= 1.0)
+        {
+            out.push(Problem::new(
+                "distillation.alpha.over",
+                r.over,
+                "a share of the run, 0 < over <= 1",
+            ));
+        }
+        range(out, "distillation.max_staleness", d.max_staleness, 0, 1_000);
+        range(out, "sync.every", self.sync.every, 1, 1_000_000);
+        let trained = self
+            .teachers
+            .iter()
+            .filter(|t| matches!(t.source, Source::Trained { .. }))
+            .count();
+        if d.pace == Pace::Lockstep && trained > 1 {
+            out.push(Problem::new(
+                "distillation.pace",
+                "\"lockstep\"",
+                "at most one teacher with source \"trained\"",
+            ));
+        }
+    }
+
+    fn check_fleet(&self, out: &mut Vec<Problem>) {
+        let fleet = &self.fleet;
+        let lease = fleet.lease;
+        if lease < Duration::from_millis(200) || lease > Duration::from_secs(600) {
+            out.push(Problem::new(
+                "fleet.lease",
+                humantime::format_duration(lease),
+                "200ms to 10min",
+            ));
+        }
+        if fleet.heartbeat < Duration::from_millis(10) || fleet.heartbeat * 2 > lease {
+            let value = humantime::format_duration(fleet.heartbeat);
+            out.push(Problem::new(
+                "fleet.heartbeat",
+                value,
+                "10ms to half of fleet.lease",
+            ));
+        }
+        let checkpoint = fleet.checkpoint;
+        if checkpoint < Duration::from_millis(100) || checkpoint > Duration::from_secs(3_600) {
+            out.push(Problem::new(
+                "fleet.checkpoint",
+                humantime::format_duration(checkpoint),
+                "100ms to 1h",
+            ));
+        }
+        range(out, "fleet.prefetch", fleet.prefetch, 1, 1_024);
+    }
+}
+
+fn check_teacher(i: usize, t: &Teacher, out: &mut Vec<Problem>) {
+    let key = |k: &str| format!("teachers.{i}.{k}");
+    range(out, &key("replicas"), t.replicas, 1, MAX_REPLICAS);
+    check_device(out, key("device"), &t.device);
+    if let Some(model) = &t.model {
+        check_model(out, &key("model"), model);
+    }
+    match &t.source {
+        Source::Trained {
+            learning_rate: rate,
+            weight_decay: decay,
+            publish_every,
+            epochs,
+            ..
+        } => {
+            if t.model.is_none() {
+                out.push(Problem::new(
+                    key("model"),
+                    "nothing",
+                    "a model, since source \"trained\" starts from none",
+                ));
+            }
+            learning_rate(out, &key("source.learning_rate"), *rate);
+            weight_decay(out, &key("source.weight_decay"), *decay);
+            range(out, &key("source.publish_every"), *publish_every, 1, 1_000_000);
+            if let Some(epochs) = epochs {
+                range(out, &key("source.epochs"), *epochs, 1, 1_000_000);
+            }
+        }
+        Source::Checkpoint { .. } => {
+            if t.model.is_some() {
+                out.push(Problem::new(
+                    key("model"),
+                    "a model",
+                    "none: a checkpoint's model card names its own",
+                ));
+            }
+        }
+    }
+}
+
+fn check_model(out: &mut Vec<Problem>, key: &str, model: &crate::Model) {
+    for (k, value, expected) in model.problems() {
+        out.push(Problem::new(format!("{key}.{k}"), value, expected));
+    }
+}
+
+fn check_device(out: &mut Vec<Problem>, key: String, device: &Device) {
+    let text = device.0.as_str();
+    let ordinal = |t: &str| t.parse::<u32>().is_ok();
+    let known = matches!(text, "auto" | "flex" | "libtorch" | "wgpu")
+        || text.strip_prefix("libtorch:cuda:").is_some_and(ordinal)
+        || text.strip_prefix("cuda:").is_some_and(ordinal);
+    if !known {
+        out.push(Problem::new(
+            key,
+            format!("{text:?}"),
+            "flex, libtorch, libtorch:cuda:N, cuda:N, wgpu or auto",
+        ));
+    }
+}
+
+fn learning_rate(out: &mut Vec<Problem>, key: &str, rate: f64) {
+    if !(rate.is_finite() && rate > 0.0) {
+        out.push(Problem::new(key, rate, "a finite number > 0"));
+    }
+}
+
+fn weight_decay(out: &mut Vec<Problem>, key: &str, decay: f64) {
+    if !(decay.is_finite() && decay >= 0.0) {
+        out.push(Problem::new(key, decay, "a finite number >= 0"));
+    }
+}
+
+fn range(out: &mut Vec<Problem>, key: &str, value: u32, low: u32, high: u32) {
+    if !(low..=high).contains(&value) {
+        out.push(Problem::new(
+            key,
+            value,
+            format!("a whole number from {low} to {high}"),
+        ));
+    }
+}

@@ -1,0 +1,22 @@
+//! Distillation losses, one file each: formula, reference, shapes.
+//!
+//! Everything works on tensors of any device, with or without autodiff, and never reads one back to the host: a caller
+//! collects the scalars of a step and transfers them together. This crate knows burn and must never depend on a
+//! runtime or a wire format.
+//!
+//! * [`CrossEntropy`]: the hard loss, over the labelled samples of a step.
+//! * [`Distillation`]: the soft loss of Hinton et al., over all samples.
+//! * [`Combined`]: `(1 - alpha) CE + alpha T² KL`, and what share of the gradient came from the teacher.
+
+#![warn(missing_docs)]
+
+mod combined;
+mod hard;
+mod kd;
+
+pub use combined::{Combined, Loss};
+pub use hard::{CrossEntropy, Labels};
+pub use kd::Distillation;
+
+#[cfg(test)]
+mod reference;

@@ -1,0 +1,292 @@
+//! Export folders: `model.safetensors` with the weights, `model.json` with everything needed to use them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use retort_data::Shape;
+use retort_job::Model;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{Preprocessing, Spec};
+
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+pub const CARD_FILE: &str = "model.json";
+
+/// Version of the card's format that this code writes, and the newest that it reads.
+const FORMAT: u32 = 1;
+
+/// The card of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Card {
+    /// Version of this format.
+    pub format: u32,
+    pub name: String,
+    pub model: Model,
+    pub input: Shape,
+    pub classes: usize,
+    /// One name for each class, or none at all.
+    #[serde(default)]
+    pub class_names: Vec<String>,
+    pub preprocessing: Preprocessing,
+    /// What logits are divided by before the softmax; always 1, since only training softens.
+    pub temperature: u32,
+    /// Numbers that the weights are.
+    pub parameters: usize,
+    pub dataset: DatasetReference,
+    #[serde(default)]
+    pub metrics: BTreeMap<String, f64>,
+    /// Version of Retort that wrote the folder.
+    pub retort: String,
+    /// BLAKE3 of the weights file, in hexadecimal. A hand-written card may leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_blake3: Option<String>,
+}
+
+/// What a model was trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetReference {
+    pub name: String,
+    pub digest: String,
+}
+
+/// The content of an export folder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Export {
+    pub card: Card,
+    /// A safetensors file.
+    pub weights: Vec<u8>,
+}
+
+/// Why an export folder cannot be written or read.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error("{action} {}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is no model card", path.display())]
+    Card {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("{}: {key} is {value}, expected {expected}", path.display())]
+    Inconsistent {
+        path: PathBuf,
+        key: &'static str,
+        value: String,
+        expected: String,
+    },
+}
+
+impl Card {
+    /// A card for a network of this specification, still without class names, data set and metrics.
+    pub fn new(name: impl Into<String>, spec: &Spec, parameters: usize, dataset: DatasetReference) -> Self {
+        Self {
+            format: FORMAT,
+            name: name.into(),
+            model: spec.model.clone(),
+            input: spec.input,
+            classes: spec.classes,
+            class_names: Vec::new(),
+            preprocessing: spec.preprocessing.clone(),
+            temperature: 1,
+            parameters,
+            dataset,
+            metrics: BTreeMap::new(),
+            retort: env!("CARGO_PKG_VERSION").into(),
+            weights_blake3: None,
+        }
+    }
+
+    /// What it says about the network.
+    pub fn spec(&self) -> Spec {
+        Spec {
+            model: self.model.clone(),
+            input: self.input,
+            classes: self.classes,
+            preprocessing: self.preprocessing.clone(),
+        }
+    }
+
+    /// The first thing that is wrong with it: key, value, what is expected.
+    fn problem(&self) -> Option<(&'static str, String, String)> {
+        if self.format == 0 || self.format > FORMAT {
+            Some(("format", self.format.to_string(), format!("1..={FORMAT}")))
+        } else if self.temperature != 1 {
+            Some(("temperature", self.temperature.to_string(), "1".into()))
+        } else if !self.class_names.is_empty() && self.class_names.len() != self.classes {
+            let names = format!("{} names", self.class_names.len());
+            Some(("class_names", names, format!("{}", self.classes)))
+        } else {
+            self.spec()
+                .validate()
+                .err()
+                .map(|error| ("model", error.to_string(), "a sound model".into()))
+        }
+    }
+}
+
+impl Export {
+    /// Writes the folder. Each file appears whole or not at all; the card comes last and names the weights by their hash,
+    /// so that a folder with old and new halves is noticed.
+    pub fn save(&self, folder: &Path) -> Result<(), Error> {
+        fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+        let card = Card {
+            weights_blake3: Some(digest(&self.weights)),
+            ..self.card.clone()
+        };
+        let path = folder.join(CARD_FILE);
+        let mut text = serde_json::to_vec_pretty(&card).map_err(|source| Error::Card {
+            path: path.clone(),
+            source,
+        })?;
+        text.push(b'\n');
+        replace(&folder.join(WEIGHTS_FILE), &self.weights)?;
+        replace(&path, &text)?;
+        // Makes the renames durable too.
+        File::open(folder)
+            .and_then(|f| f.sync_all())
+            .map_err(io_error("sync", folder))
+    }
+
+    /// Reads a folder, and refuses one whose card and weights do not belong together.
+    pub fn load(folder: &Path) -> Result<Self, Error> {
+        let read = |path: &Path| fs::read(path).map_err(io_error("read", path));
+        let path = folder.join(CARD_FILE);
+        let card: Card = serde_json::from_slice(&read(&path)?).map_err(|source| Error::Card {
+            path: path.clone(),
+            source,
+        })?;
+        let inconsistent = |(key, value, expected)| Error::Inconsistent {
+            path: path.clone(),
+            key,
+            value,
+            expected,
+        };
+        if let Some(problem) = card.problem() {
+            return Err(inconsistent(problem));
+        }
+        let weights = read(&folder.join(WEIGHTS_FILE))?;
+        let found = digest(&weights);
+        match &card.weights_blake3 {
+            Some(named) if *named != found => {
+                let expected = format!("{found}, the hash of {WEIGHTS_FILE}");
+                Err(inconsistent(("weights_blake3", named.clone(), expected)))
+            }
+            _ => Ok(Self { card, weights }),
+        }
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Io {
+        action,
+        path: path.into(),
+        source,
+    }
+}
+
+/// Writes beside `path`, flushes to disk, and renames over it.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}.tmp", std::process::id()));
+    let draft = PathBuf::from(draft);
+    let write = || {
+        let mut file = File::create(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    };
+    write().map_err(|source| {
+        // Best effort: the failure to report is the first one.
+        let _ = fs::remove_file(&draft);
+        io_error("write", path)(source)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::{Classifier, Net};
+
+    fn export() -> Export {
+        let spec = crate::net::fixture("architecture = 'mlp'\nhidden = [4]", [1, 2, 3], 5);
+        let net = Net::new(&spec, 1, &Device::flex()).unwrap();
+        let dataset = DatasetReference {
+            name: "digits".into(),
+            digest: "00".into(),
+        };
+        let mut card = Card::new("small", &spec, net.parameters(), dataset);
+        card.metrics
+            .insert("test_accuracy".into(), 0.123_456_789_012_345_67);
+        Export {
+            card,
+            weights: net.to_safetensors(),
+        }
+    }
+
+    #[test]
+    fn a_folder_round_trips_and_leaves_nothing_else_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let export = export();
+        for _ in 0..2 {
+            export.save(folder.path()).unwrap();
+        }
+        let mut loaded = Export::load(folder.path()).unwrap();
+        assert!(loaded.card.weights_blake3.take().is_some());
+        assert_eq!(loaded, export);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        let classifier = Classifier::load(folder.path(), &Device::flex()).unwrap();
+        assert_eq!(classifier.spec(), &export.card.spec());
+    }
+
+    #[test]
+    fn errors_name_the_file_and_what_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = Export::load(folder.path()).unwrap_err();
+        assert!(missing.to_string().ends_with("model.json"), "{missing}");
+        let export = export();
+        let refused = |change: &dyn Fn(&mut Export)| {
+            let mut export = export.clone();
+            change(&mut export);
+            export.save(folder.path()).unwrap();
+            let error = Classifier::load(folder.path(), &Device::flex()).unwrap_err();
+            format!("{:#}", anyhow::Error::from(error))
+        };
+        for (change, expected) in [
+            (
+                (&|e: &mut Export| e.card.format = 9) as &dyn Fn(&mut Export),
+                "format is 9, expected 1..=1",
+            ),
+            (&|e| e.card.temperature = 4, "temperature is 4, expected 1"),
+            (
+                &|e| e.card.class_names = vec!["a".into()],
+                "class_names is 1 names, expected 5",
+            ),
+            (&|e| e.card.model.hidden = None, "model.hidden is (absent)"),
+            (&|e| e.card.classes = 4, "classifier.bias is [5], expected [4]"),
+            (&|e| e.card.parameters = 4, "parameters is 4, expected 53"),
+            (&|e| e.weights.truncate(100), "not a safetensors file"),
+        ] {
+            let message = refused(change);
+            assert!(message.contains(expected), "{message}");
+        }
+        export.save(folder.path()).unwrap();
+        fs::write(folder.path().join(WEIGHTS_FILE), b"other").unwrap();
+        let message = Export::load(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("weights_blake3"), "{message}");
+    }
+}

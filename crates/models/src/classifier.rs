@@ -1,0 +1,212 @@
+//! Evaluation with plain data: inputs and logits are slices, tensors stay inside.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use retort_data::Shape;
+use thiserror::Error;
+
+use crate::{CardError, Export, Net, Spec, SpecError, WeightsError};
+
+/// Samples of every forward pass; a last partial one is filled up with zeros. Matrix products may sum in an order that
+/// depends on the number of rows, so only a fixed number makes a sample's logits independent of its company. 64 is the
+/// usual size of a batch, and costs a single sample milliseconds.
+const BATCH: usize = 64;
+
+/// Why a classifier cannot be built or used.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error(transparent)]
+    Card(#[from] CardError),
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error("model card: parameters is {found}, expected {expected}")]
+    Parameters { found: usize, expected: usize },
+    #[error("{what}: {found} values, expected {expected}")]
+    Size {
+        what: &'static str,
+        found: usize,
+        expected: usize,
+    },
+    #[error("read logits from the device")]
+    Device(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A network that evaluates, on a device without autodiff.
+#[derive(Debug)]
+pub struct Classifier {
+    net: Net,
+}
+
+impl Classifier {
+    /// The classifier of an export folder.
+    pub fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
+        let Export { card, weights } = Export::load(folder)?;
+        let classifier = Self::from_parts(&card.spec(), &weights, device)?;
+        let (found, expected) = (card.parameters, classifier.net.parameters());
+        if found == expected {
+            Ok(classifier)
+        } else {
+            Err(Error::Parameters { found, expected })
+        }
+    }
+
+    /// The classifier with the weights of a safetensors file.
+    pub fn from_parts(spec: &Spec, weights: &[u8], device: &Device) -> Result<Self, Error> {
+        let net = Net::new(spec, 0, &device.clone().without_autodiff())?;
+        Ok(Self {
+            net: net.with_safetensors(weights)?,
+        })
+    }
+
+    pub fn spec(&self) -> &Spec {
+        self.net.spec()
+    }
+
+    pub fn classes(&self) -> usize {
+        self.spec().classes
+    }
+
+    /// Logits, row by row. They depend on the sample alone, not on what it is evaluated with.
+    pub fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error> {
+        let expected = samples * self.spec().input_len();
+        if inputs.len() != expected {
+            return Err(Error::Size {
+                what: "inputs",
+                found: inputs.len(),
+                expected,
+            });
+        }
+        self.net.logits(inputs)
+    }
+
+    /// Loss and accuracy over labelled samples.
+    pub fn evaluate(&mut self, inputs: &[f32], labels: &[u32]) -> Result<Evaluation, Error> {
+        let logits = self.logits(inputs, labels.len())?;
+        Ok(Evaluation::new(&logits, labels, self.classes()))
+    }
+}
+
+impl From<&Net> for Classifier {
+    /// A classifier with the present weights of a network, which may be in training.
+    fn from(net: &Net) -> Self {
+        Self { net: net.valid() }
+    }
+}
+
+impl Net {
+    /// Logits of whole samples, in passes of [`BATCH`].
+    fn logits(&self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
+        let Shape {
+            channels,
+            height,
+            width,
+        } = self.spec().input;
+        let device = self.device();
+        let (len, classes) = (self.spec().input_len(), self.spec().classes);
+        let mut logits = Vec::with_capacity(inputs.len() / len * classes);
+        for chunk in inputs.chunks(BATCH * len) {
+            let mut batch = chunk.to_vec();
+            batch.resize(BATCH * len, 0.0);
+            let data = TensorData::new(batch, [BATCH, channels, height, width]);
+            let output = self.forward(Tensor::from_data(data, &device), None);
+            let values = output
+                .try_into_vec_as::<f32>()
+                .map_err(|e| Error::Device(Box::new(e)))?;
+            logits.extend_from_slice(&values[..chunk.len() / len * classes]);
+        }
+        Ok(logits)
+    }
+}
+
+/// How well logits match labels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// Mean negative log-likelihood at temperature 1.
+    pub loss: f64,
+    /// Share of samples whose greatest logit (the first one among equals) is that of the label.
+    pub accuracy: f64,
+    pub samples: usize,
+}
+
+impl Evaluation {
+    /// Compares `labels.len()` rows of logits with their labels, in `f64`; both measures are 0 for no sample. A label
+    /// beyond the classes, which no data set has, counts as never met.
+    pub fn new(logits: &[f32], labels: &[u32], classes: usize) -> Self {
+        assert_eq!(
+            logits.len(),
+            labels.len() * classes,
+            "one row of logits for each label"
+        );
+        let (mut loss, mut hits) = (0.0, 0_usize);
+        for (row, &label) in logits.chunks_exact(classes).zip(labels) {
+            let label = label as usize;
+            let best = (1..classes).fold(0, |best, c| if row[c] > row[best] { c } else { best });
+            hits += usize::from(best == label);
+            let top = f64::from(row[best]);
+            let sum: f64 = row.iter().map(|&z| (f64::from(z) - top).exp()).sum();
+            let own = row.get(label).map_or(f64::NEG_INFINITY, |&z| f64::from(z));
+            loss += top + sum.ln() - own;
+        }
+        let count = labels.len().max(1) as f64;
+        Self {
+            loss: loss / count,
+            accuracy: hits as f64 / count,
+            samples: labels.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use retort_data::rng::Rng;
+
+    use super::*;
+    use crate::net::fixture;
+
+    #[test]
+    fn logits_do_not_depend_on_the_company() {
+        let specs = [
+            fixture("architecture = 'mlp'\nhidden = [33]", [1, 8, 8], 10),
+            fixture("architecture = 'cnn'\nwidth = 5", [1, 1, 40], 3),
+            fixture("architecture = 'resnet'\nwidth = 4", [3, 8, 8], 7),
+        ];
+        let mut rng = Rng::new(5);
+        for spec in specs {
+            let net = Net::new(&spec, 3, &Device::flex().autodiff()).unwrap();
+            let mut classifier = Classifier::from(&net);
+            let len = spec.input_len();
+            let inputs: Vec<f32> = (0..150 * len).map(|_| rng.uniform_f32()).collect();
+            let together = classifier.logits(&inputs, 150).unwrap();
+            assert_eq!(together.len(), 150 * spec.classes);
+            for sample in [0, 1, 63, 64, 100, 149] {
+                let input = &inputs[sample * len..(sample + 1) * len];
+                let alone = classifier.logits(input, 1).unwrap();
+                let row = &together[sample * spec.classes..(sample + 1) * spec.classes];
+                assert_eq!(alone, row, "sample {sample} of {:?}", spec.model.architecture);
+            }
+        }
+    }
+
+    #[test]
+    fn inputs_of_the_wrong_size_are_refused() {
+        let spec = fixture("architecture = 'mlp'\nhidden = []", [1, 2, 2], 2);
+        let net = Net::new(&spec, 0, &Device::flex()).unwrap();
+        let mut classifier = Classifier::from(&net);
+        assert!(classifier.logits(&[], 0).unwrap().is_empty());
+        let error = classifier.logits(&[0.0; 7], 2).unwrap_err();
+        assert_eq!(error.to_string(), "inputs: 7 values, expected 8");
+    }
+
+    #[test]
+    fn evaluation_by_hand() {
+        let evaluation = Evaluation::new(&[0.0, 0.0, 1e4, -1e4, 2.0, 1.0], &[0, 1, 0], 2);
+        let expected = (std::f64::consts::LN_2 + 2e4 + (1.0 + (-1f64).exp()).ln()) / 3.0;
+        assert!((evaluation.loss - expected).abs() < 1e-9);
+        assert_eq!((evaluation.accuracy, evaluation.samples), (2.0 / 3.0, 3));
+        assert_eq!(Evaluation::new(&[], &[], 3).loss, 0.0);
+    }
+}

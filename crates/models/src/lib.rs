@@ -1,0 +1,24 @@
+//! Networks that Retort trains and serves, the devices they run on, and their exports.
+//!
+//! * [`Choice`] is a device by name; [`Choice::open`] makes it usable.
+//! * [`Spec`] says everything about a network but its weights; [`Net`] is the network, a burn module.
+//! * Weights travel as safetensors ([`Net::to_safetensors`]) or as one flat vector ([`Net::flat`]), always in the order of
+//!   their names.
+//! * [`Export`] is a folder with `model.safetensors` and its [`Card`]; [`Classifier`] evaluates one with plain data.
+//!
+//! This crate knows burn and must never depend on a runtime or a wire format.
+
+mod card;
+mod classifier;
+pub mod device;
+mod net;
+mod weights;
+
+pub use card::{CARD_FILE, Card, DatasetReference, Error as CardError, Export, WEIGHTS_FILE};
+pub use classifier::{Classifier, Error as ClassifierError, Evaluation};
+pub use device::Choice;
+pub use net::{Net, Preprocessing, Spec, SpecError};
+pub use weights::Error as WeightsError;
+
+/// The device that tensors live on.
+pub use burn::tensor::Device;

@@ -1,0 +1,90 @@
+//! Layers with initial weights.
+
+use burn::module::{Param, ParamId};
+use burn::nn::conv::Conv2d;
+use burn::nn::{GroupNorm, Linear, PaddingConfig2d};
+use burn::tensor::{Device, Tensor, TensorData};
+use retort_data::rng::Rng;
+
+/// Channels of one group of a norm, at least (the paper's comparison finds 16 and 8 alike).
+const CHANNELS_PER_GROUP: usize = 8;
+
+/// Makes layers. Each weight is drawn from the seed and its own number, so that no draw depends on another one or on
+/// the device. The number is also its identity for the optimizer, whose saved state then fits a network built anew.
+pub(crate) struct Init<'a> {
+    seed: u64,
+    next: u64,
+    device: &'a Device,
+}
+
+impl<'a> Init<'a> {
+    pub(crate) fn new(seed: u64, device: &'a Device) -> Self {
+        Self {
+            seed,
+            next: 0,
+            device,
+        }
+    }
+
+    pub(crate) fn linear(&mut self, inputs: usize, outputs: usize) -> Linear {
+        Linear {
+            weight: self.uniform([inputs, outputs], inputs),
+            bias: Some(self.uniform([outputs], inputs)),
+        }
+    }
+
+    /// A convolution that keeps the extent of its input, up to the stride.
+    pub(crate) fn conv(
+        &mut self,
+        channels: [usize; 2],
+        kernel: [usize; 2],
+        stride: [usize; 2],
+        bias: bool,
+    ) -> Conv2d {
+        let fan_in = channels[0] * kernel[0] * kernel[1];
+        let [vertical, horizontal] = kernel.map(|size| size / 2);
+        Conv2d {
+            weight: self.uniform([channels[1], channels[0], kernel[0], kernel[1]], fan_in),
+            bias: bias.then(|| self.uniform([channels[1]], fan_in)),
+            stride,
+            kernel_size: kernel,
+            dilation: [1, 1],
+            groups: 1,
+            padding: PaddingConfig2d::Explicit(vertical, horizontal, vertical, horizontal),
+        }
+    }
+
+    pub(crate) fn norm(&mut self, channels: usize) -> GroupNorm {
+        let most = (channels / CHANNELS_PER_GROUP).max(1);
+        let groups = (1..=most).rev().find(|groups| channels % groups == 0);
+        GroupNorm {
+            gamma: Some(self.constant(channels, 1.0)),
+            beta: Some(self.constant(channels, 0.0)),
+            num_groups: groups.unwrap_or(1),
+            num_channels: channels,
+            epsilon: 1e-5,
+            affine: true,
+        }
+    }
+
+    /// Kaiming-uniform with a = sqrt(5), that is within 1 / sqrt(fan-in): the default of PyTorch and burn alike.
+    fn uniform<const D: usize>(&mut self, shape: [usize; D], fan_in: usize) -> Param<Tensor<D>> {
+        let bound = (1.0 / (fan_in as f64).sqrt()) as f32;
+        let mut rng = Rng::keyed(&[self.seed, self.next]);
+        let values = (0..shape.iter().product())
+            .map(|_| (2.0 * rng.uniform_f32() - 1.0) * bound)
+            .collect();
+        self.param(values, shape)
+    }
+
+    fn constant(&mut self, len: usize, value: f32) -> Param<Tensor<1>> {
+        self.param(vec![value; len], [len])
+    }
+
+    fn param<const D: usize>(&mut self, values: Vec<f32>, shape: [usize; D]) -> Param<Tensor<D>> {
+        let id = ParamId::from(self.next);
+        self.next += 1;
+        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
+        Param::initialized(id, tensor.require_grad())
+    }
+}

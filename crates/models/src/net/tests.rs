@@ -1,0 +1,250 @@
+use burn::optim::{AdamConfig, GradientsParams};
+use retort_losses::{CrossEntropy, Labels};
+
+use super::*;
+use crate::{Classifier, WeightsError};
+
+/// A specification from the model's TOML, for the tests of this crate.
+pub(crate) fn fixture(model: &str, input: [usize; 3], classes: usize) -> Spec {
+    let [channels, height, width] = input;
+    Spec {
+        model: toml::from_str(model).unwrap(),
+        input: Shape {
+            channels,
+            height,
+            width,
+        },
+        classes,
+        preprocessing: Preprocessing::none(channels),
+    }
+}
+
+const MODELS: [&str; 7] = [
+    "architecture = 'mlp'\nhidden = []",
+    "architecture = 'mlp'\nhidden = [9, 7]\ndropout = 0.3",
+    "architecture = 'cnn'\nwidth = 3\ndepth = 1",
+    "architecture = 'cnn'\nwidth = 2\ndepth = 6\ndropout = 0.3",
+    "architecture = 'resnet'\nwidth = 3\ndepth = 8",
+    "architecture = 'resnet'\nwidth = 16\ndepth = 8",
+    "architecture = 'resnet'\nwidth = 2\ndepth = 14\ndropout = 0.3",
+];
+
+fn random(spec: &Spec, samples: usize, seed: u64, device: &Device) -> Tensor<4> {
+    let mut rng = Rng::new(seed);
+    let values: Vec<f32> = (0..samples * spec.input_len())
+        .map(|_| rng.uniform_f32())
+        .collect();
+    let Shape {
+        channels,
+        height,
+        width,
+    } = spec.input;
+    Tensor::from_data(
+        TensorData::new(values, [samples, channels, height, width]),
+        device,
+    )
+}
+
+fn values(logits: Tensor<2>) -> Vec<f32> {
+    logits.try_into_vec_as::<f32>().unwrap()
+}
+
+#[test]
+fn every_architecture_takes_every_shape() {
+    let device = Device::flex();
+    for model in MODELS {
+        for input in [[1, 8, 8], [1, 28, 28], [1, 1, 40], [3, 32, 32], [1, 1, 1]] {
+            let spec = fixture(model, input, 10);
+            let net = Net::new(&spec, 1, &device).unwrap();
+            let logits = net.forward(random(&spec, 2, 1, &device), None);
+            assert_eq!(logits.dims(), [2, 10], "{model} {input:?}");
+            assert!(values(logits).iter().all(|z| z.is_finite()), "{model} {input:?}");
+        }
+    }
+}
+
+#[test]
+fn initial_weights_are_a_function_of_the_seed() {
+    for model in MODELS {
+        let spec = fixture(model, [2, 5, 6], 4);
+        let flat = |seed, device: &Device| Net::new(&spec, seed, device).unwrap().flat();
+        let plain = flat(7, &Device::flex());
+        assert_eq!(plain, flat(7, &Device::flex().autodiff()));
+        assert_ne!(plain, flat(8, &Device::flex()));
+    }
+    let spec = fixture("architecture = 'mlp'\nhidden = []", [1, 1, 4], 1);
+    let bits: Vec<u32> = Net::new(&spec, 7, &Device::flex())
+        .unwrap()
+        .flat()
+        .iter()
+        .map(|w| w.to_bits())
+        .collect();
+    assert_eq!(
+        bits, PINNED,
+        "runs are reproducible across releases only if these stay"
+    );
+}
+
+const PINNED: [u32; 5] = [0; 5];
+
+#[test]
+fn layers_have_the_customary_initial_range() {
+    let spec = fixture("architecture = 'mlp'\nhidden = []", [1, 10, 10], 50);
+    let flat = Net::new(&spec, 1, &Device::flex()).unwrap().flat();
+    let variance = flat.iter().map(|w| w * w).sum::<f32>() / flat.len() as f32;
+    assert!(flat.iter().all(|w| w.abs() <= 0.1));
+    assert!((variance * 300.0 - 1.0).abs() < 0.05, "{variance}");
+}
+
+#[test]
+fn weights_round_trip_flat_and_as_safetensors() {
+    for model in MODELS {
+        let spec = fixture(model, [1, 4, 6], 3);
+        let device = Device::flex();
+        let net = Net::new(&spec, 1, &device).unwrap();
+        let flat = net.flat();
+        assert_eq!(flat.len(), net.parameters());
+        let names: Vec<String> = net.layout().into_iter().map(|(name, _)| name).collect();
+        assert!(
+            names.is_sorted() && names.contains(&"classifier.weight".into()),
+            "{names:?}"
+        );
+        let bytes = net.to_safetensors();
+        let other = || Net::new(&spec, 2, &device.clone().autodiff()).unwrap();
+        let loaded = other().with_safetensors(&bytes).unwrap();
+        assert_eq!(loaded.flat(), flat);
+        assert_eq!(loaded.to_safetensors(), bytes);
+        assert_eq!(other().with_flat(&flat).unwrap().flat(), flat);
+        let inputs = random(&spec, 3, 2, &device);
+        let expected = values(net.forward(inputs.clone(), None));
+        assert_eq!(values(loaded.forward(inputs.autodiff(), None)), expected);
+    }
+}
+
+#[test]
+fn weights_of_another_network_are_refused_by_name() {
+    let device = Device::flex();
+    let build = |model, classes| Net::new(&fixture(model, [1, 2, 2], classes), 1, &device).unwrap();
+    let small = build("architecture = 'mlp'\nhidden = [3]", 2);
+    let refuse = |other: Net| {
+        small
+            .clone()
+            .with_safetensors(&other.to_safetensors())
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        refuse(build("architecture = 'mlp'\nhidden = [3]", 4)),
+        "weight classifier.bias is [4], expected [2]"
+    );
+    assert_eq!(
+        refuse(build("architecture = 'mlp'\nhidden = []", 2)),
+        "weight classifier.weight is [4, 2], expected [3, 2]"
+    );
+    assert_eq!(
+        refuse(build("architecture = 'mlp'\nhidden = [3, 3]", 2)),
+        "weight hidden.1.bias is not part of this network"
+    );
+    assert_eq!(
+        refuse(build("architecture = 'cnn'\nwidth = 3\ndepth = 1", 2)),
+        "weight hidden.0.bias is missing"
+    );
+    assert!(matches!(
+        small.clone().with_safetensors(b"no"),
+        Err(WeightsError::Format(_))
+    ));
+    assert_eq!(
+        small.with_flat(&[0.0]).unwrap_err().to_string(),
+        "1 weights, expected 23"
+    );
+}
+
+#[test]
+fn a_spec_that_cannot_be_built_says_why() {
+    let sound = fixture("architecture = 'mlp'\nhidden = [3]", [1, 2, 2], 2);
+    let refuse = |change: &dyn Fn(&mut Spec)| {
+        let mut spec = sound.clone();
+        change(&mut spec);
+        Net::new(&spec, 1, &Device::flex()).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refuse(&|s| s.model.hidden = Some(vec![0])),
+        "model.hidden.0 is 0, expected 1..=65536 units"
+    );
+    assert_eq!(
+        refuse(&|s| s.input.width = 0),
+        "an input of 1 x 2 x 0 holds nothing"
+    );
+    assert_eq!(refuse(&|s| s.classes = 0), "a classifier needs at least 1 class");
+    assert_eq!(
+        refuse(&|s| s.preprocessing.mean = vec![]),
+        "preprocessing has 0 means and 1 deviations for 1 channels"
+    );
+    assert!(refuse(&|s| s.preprocessing.std = vec![0.0]).contains("greater than 0"));
+}
+
+#[test]
+fn preprocessing_comes_first() {
+    let device = Device::flex();
+    let plain = fixture("architecture = 'cnn'\nwidth = 2", [2, 4, 4], 3);
+    let mut scaled = plain.clone();
+    scaled.preprocessing = Preprocessing {
+        mean: vec![0.5, -1.0],
+        std: vec![2.0, 4.0],
+    };
+    let raw = random(&plain, 2, 3, &device);
+    let by_channel = |v: [f32; 2]| Tensor::<1>::from_floats(v, &device).reshape([1, 2, 1, 1]);
+    let prepared = (raw.clone() - by_channel([0.5, -1.0])) / by_channel([2.0, 4.0]);
+    let net = |spec: &Spec| Net::new(spec, 1, &device).unwrap();
+    assert_eq!(
+        values(net(&scaled).forward(raw, None)),
+        values(net(&plain).forward(prepared, None))
+    );
+}
+
+#[test]
+fn dropout_is_a_function_of_its_generator_and_only_there_in_training() {
+    let device = Device::flex().autodiff();
+    for model in [MODELS[1], MODELS[3], MODELS[6]] {
+        let spec = fixture(model, [1, 4, 4], 5);
+        let net = Net::new(&spec, 1, &device).unwrap();
+        let inputs = random(&spec, 8, 4, &device);
+        let noisy = |seed| values(net.forward(inputs.clone(), Some(&mut Rng::new(seed))));
+        let quiet = values(net.forward(inputs.clone(), None));
+        assert_eq!(noisy(1), noisy(1));
+        assert_ne!(noisy(1), noisy(2));
+        assert_ne!(noisy(1), quiet);
+        assert_eq!(
+            quiet,
+            values(net.valid().forward(inputs.clone().without_autodiff(), None))
+        );
+    }
+}
+
+#[test]
+fn every_architecture_can_learn() {
+    let device = Device::flex().autodiff();
+    for model in [
+        "architecture = 'mlp'\nhidden = [16]",
+        "architecture = 'cnn'\nwidth = 4",
+        "architecture = 'resnet'\nwidth = 4",
+    ] {
+        let spec = fixture(model, [1, 6, 6], 3);
+        let mut net = Net::new(&spec, 1, &device).unwrap();
+        let mut optimizer = AdamConfig::new().init();
+        let inputs = random(&spec, 12, 9, &device);
+        let labels: Vec<u32> = (0..12).map(|i| i % 3).collect();
+        let targets: Vec<Option<u32>> = labels.iter().copied().map(Some).collect();
+        let targets = Labels::new(&targets, &device);
+        let plain = inputs.clone().try_into_vec_as::<f32>().unwrap();
+        let evaluate = |net: &Net| Classifier::from(net).evaluate(&plain, &labels).unwrap();
+        let before = evaluate(&net);
+        for _ in 0..150 {
+            let loss = CrossEntropy.forward(net.forward(inputs.clone(), None), &targets);
+            let grads = GradientsParams::from_grads(loss.backward(), &net);
+            net = optimizer.step(0.02, net, grads);
+        }
+        let after = evaluate(&net);
+        assert!(after.loss < 0.3 * before.loss, "{model}: {before:?} {after:?}");
+    }
+}

@@ -1,0 +1,74 @@
+//! Typed clients: endpoint settings, message limits and file transfer in one place.
+//!
+//! Every connection of the fleet is made here, so that call sites can't choose other limits.
+
+mod backoff;
+mod files;
+
+use std::time::Duration;
+
+use retort_proto::pb;
+use tonic::transport::{Channel, Endpoint};
+
+pub use backoff::Backoff;
+pub use files::{CHUNK, Error as FileError, FetchedFile, fetch, publish};
+
+/// Largest message either side takes. Chunks and frames stay far below; a larger one is a mistake.
+pub const MAX_MESSAGE: usize = 64 << 20;
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// HTTP/2 windows: the stream's for one reader's frames, the connection's for all of them.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+/// Pings find a dead peer; far longer than heartbeats, which are the first line.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// The address is no `http://host:port`.
+#[derive(Debug, thiserror::Error)]
+#[error("{address:?} is no address like http://127.0.0.1:7300: {source}")]
+pub struct BadAddress {
+    address: String,
+    source: tonic::transport::Error,
+}
+
+/// A lazy connection: it is made at the first call and made again after it broke.
+pub fn connect(address: &str) -> Result<Channel, BadAddress> {
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|source| BadAddress {
+        address: address.to_owned(),
+        source,
+    })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true)
+        .connect_lazy())
+}
+
+macro_rules! clients {
+    ($($(#[$doc:meta])* $name:ident: $module:ident :: $client:ident;)*) => {
+        $($(#[$doc])*
+        pub fn $name(channel: Channel) -> pb::$module::$client<Channel> {
+            pb::$module::$client::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE)
+        })*
+    };
+}
+
+clients! {
+    /// Membership, leases, control.
+    fleet: fleet_client::FleetClient;
+    /// Synchronisation rounds.
+    reduce: reduce_client::ReduceClient;
+    /// Published versions.
+    versions: versions_client::VersionsClient;
+    /// Soft targets.
+    teacher: teacher_client::TeacherClient;
+    /// Submitting and stopping runs.
+    runs: runs_client::RunsClient;
+    /// Status.
+    status: status_client::StatusClient;
+}

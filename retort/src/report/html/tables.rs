@@ -1,0 +1,324 @@
+//! The tables of the page, and how numbers are written in them.
+
+use super::super::svg::escape;
+use super::super::{Metric, Report, Student};
+
+/// Every model on the test data.
+pub(super) fn results(report: &Report) -> String {
+    let teachers = report.teachers.iter().map(|t| {
+        let [accuracy, parameters, size] = [percent(&t.test_accuracy), count(t.parameters), bytes(t.bytes)];
+        row(
+            &t.name,
+            ["teacher", &accuracy, NONE, NONE, NONE, NONE, &parameters, &size],
+        )
+    });
+    let students = report.students.iter().map(|s| {
+        let alone = report.baseline_of(&s.name).map(|alone| model(alone, "alone"));
+        format!("{}{}", model(s, "student"), alone.unwrap_or_default())
+    });
+    let heads = [
+        "model",
+        "role",
+        "accuracy",
+        "NLL",
+        "ECE",
+        "agreement",
+        "KL",
+        "parameters",
+        "size",
+    ];
+    let rows = teachers.chain(students).collect::<String>();
+    let note = "Mean ± standard deviation over seeds, on test data, at temperature 1. NLL: negative log-likelihood of the \
+                labels, in nats. ECE: expected calibration error. Agreement: how often model and teacher name the same class. \
+                KL: divergence from the teacher, in nats. Lower is better for NLL, ECE and KL.";
+    format!(
+        "{}<p class=\"note\">{note}</p>\n",
+        table("Results on test data", &heads, &rows)
+    )
+}
+
+fn model(student: &Student, role: &str) -> String {
+    let optional = |metric: &Option<Metric>, write: fn(&Metric) -> String| {
+        metric.as_ref().map_or_else(|| NONE.to_owned(), write)
+    };
+    let cells = [
+        role.to_owned(),
+        percent(&student.test_accuracy),
+        decimal(&student.test_nll),
+        decimal(&student.ece),
+        optional(&student.agreement_with_teacher, percent),
+        optional(&student.kl_to_teacher, decimal),
+        count(student.parameters),
+        bytes(student.bytes),
+    ];
+    row(&student.name, cells.each_ref().map(String::as_str))
+}
+
+/// All classes of one student, folded away.
+pub(super) fn classes(student: &Student, alone: Option<&Student>) -> String {
+    let optional = |metric: Option<&Metric>| metric.map_or_else(|| NONE.to_owned(), percent);
+    let rows: String = student
+        .per_class
+        .iter()
+        .enumerate()
+        .map(|(i, class)| {
+            let without = alone.and_then(|a| a.per_class.get(i)?.accuracy.as_ref());
+            let cells = [
+                optional(class.accuracy.as_ref()),
+                optional(without),
+                optional(class.agreement.as_ref()),
+                count(class.support),
+            ];
+            row(&class.class, cells.each_ref().map(String::as_str))
+        })
+        .collect();
+    let title = format!("{}: classes", student.name);
+    let heads = ["class", "accuracy", "alone", "agreement", "test samples"];
+    format!(
+        "<details>\n<summary>{} as a table</summary>\n{}</details>\n",
+        escape(&title),
+        table(&title, &heads, &rows)
+    )
+}
+
+/// What teachers sent; nothing for a job in which none did.
+pub(super) fn soft_targets(report: &Report) -> String {
+    let sent = &report.soft_targets;
+    if sent.samples == 0 && report.students.is_empty() {
+        return String::new();
+    }
+    let optional = |value: Option<String>| value.unwrap_or_else(|| NONE.to_owned());
+    let versions = report.teachers.iter().map(|t| {
+        let name = format!("Versions of {}, summed over seeds", t.name);
+        (
+            name,
+            format!(
+                "{} activated, {} trained on",
+                count(t.versions),
+                count(t.versions_trained_on)
+            ),
+        )
+    });
+    let each = if sent.samples > 0 {
+        format!(" ({:.0} bytes a sample)", sent.bytes as f64 / sent.samples as f64)
+    } else {
+        String::new()
+    };
+    let facts = [
+        ("Samples trained on with soft targets", count(sent.samples)),
+        (
+            "Frames",
+            format!(
+                "{}, {} of them rejected",
+                count(sent.frames),
+                count(sent.rejected)
+            ),
+        ),
+        ("On the wire", format!("{}{each}", bytes(sent.bytes))),
+        ("Encoding", optional(sent.encoding.as_deref().map(escape))),
+        ("Temperature", optional(sent.temperature.map(|t| t.to_string()))),
+        (
+            "Greatest staleness seen",
+            optional(sent.max_staleness_seen.map(|v| counted(v, "version"))),
+        ),
+        (
+            "Teacher's share of the gradient",
+            optional(sent.teacher_gradient_share.map(|s| format!("{:.0} %", 100.0 * s))),
+        ),
+    ];
+    pairs(
+        "Soft targets",
+        facts.map(|(k, v)| (k.to_owned(), v)).into_iter().chain(versions),
+    )
+}
+
+/// What became of the samples.
+pub(super) fn ledger(report: &Report) -> String {
+    let ledger = &report.ledger;
+    if ledger.samples == 0 {
+        return String::new();
+    }
+    let sound =
+        ledger.duplicates == 0 && ledger.lost == 0 && ledger.committed + ledger.quarantined == ledger.samples;
+    let (class, result) = match sound {
+        true => (
+            "good",
+            "Every sample of every epoch is in the final weights exactly once, or is listed as quarantined.",
+        ),
+        false => (
+            "bad",
+            "The final weights do not contain every sample exactly once.",
+        ),
+    };
+    let facts = [
+        (
+            "Samples, over all epochs, student groups and seeds",
+            ledger.samples,
+        ),
+        ("Committed", ledger.committed),
+        ("Quarantined", ledger.quarantined),
+        ("Duplicates", ledger.duplicates),
+        ("Lost", ledger.lost),
+        ("Leased again after a lease was revoked", ledger.redelivered),
+        ("Rolled back to an older checkpoint", ledger.rolled_back),
+    ];
+    let rate = report
+        .throughput
+        .samples_per_s
+        .map(|r| ("Samples per second".to_owned(), count(r.round() as u64)));
+    let facts = facts
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), count(v)))
+        .chain(rate);
+    let note = "Recomputed from the manifests on disk, along the lineage of the final weights; <code>retort audit</code> repeats it.";
+    format!(
+        "<p class=\"{class}\">{result}</p>\n{}<p class=\"note\">{note}</p>\n",
+        pairs("Samples", facts)
+    )
+}
+
+/// What it takes to get this page again.
+pub(super) fn origin(report: &Report) -> String {
+    let (run, data) = (&report.run, &report.dataset);
+    let seeds: Vec<String> = run.seeds.iter().map(u64::to_string).collect();
+    let facts = [
+        ("Command", format!("<code>{}</code>", escape(&run.command))),
+        ("Seeds", seeds.join(", ")),
+        ("Data", escape(&data.name)),
+        (
+            "Digest of the data",
+            format!("<code>{}</code>", escape(&data.digest)),
+        ),
+        (
+            "Split",
+            format!(
+                "{} training, {} validation, {} test",
+                count(data.train),
+                count(data.validation),
+                count(data.test)
+            ),
+        ),
+        ("Retort", escape(&run.retort)),
+    ];
+    pairs(
+        "Origin of this report",
+        facts.into_iter().map(|(k, v)| (k.to_owned(), v)),
+    )
+}
+
+/// Where a value does not exist.
+const NONE: &str = "<span class=\"none\" aria-label=\"not available\">&ndash;</span>";
+
+/// The first cell is a name and escaped; the others are HTML already.
+fn row<const N: usize>(name: &str, cells: [&str; N]) -> String {
+    let cells: String = cells.iter().map(|c| format!("<td>{c}</td>")).collect();
+    format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", escape(name))
+}
+
+/// A table that scrolls by itself where the page is too narrow for it.
+fn table(label: &str, heads: &[&str], rows: &str) -> String {
+    let heads: String = heads
+        .iter()
+        .map(|h| format!("<th scope=\"col\">{h}</th>"))
+        .collect();
+    format!(
+        "<div class=\"scroll\" role=\"region\" aria-label=\"{}\" tabindex=\"0\">\n<table>\n<thead><tr>{heads}</tr></thead>\n\
+         <tbody>\n{rows}</tbody>\n</table>\n</div>\n",
+        escape(label)
+    )
+}
+
+/// Facts one below the other; names are escaped, values are HTML already.
+fn pairs(label: &str, facts: impl Iterator<Item = (String, String)>) -> String {
+    let rows: String = facts
+        .map(|(name, value)| format!("<div><dt>{}</dt><dd>{value}</dd></div>\n", escape(&name)))
+        .collect();
+    format!("<dl aria-label=\"{label}\">\n{rows}</dl>\n")
+}
+
+fn percent(metric: &Metric) -> String {
+    with_sd(metric, |v| format!("{:.1}", 100.0 * v), " %")
+}
+
+fn decimal(metric: &Metric) -> String {
+    with_sd(metric, |v| format!("{v:.3}"), "")
+}
+
+fn with_sd(metric: &Metric, write: impl Fn(f64) -> String, unit: &str) -> String {
+    match metric.sd {
+        Some(sd) => format!(
+            "{} <span class=\"sd\">± {}{unit}</span>",
+            write(metric.mean),
+            write(sd)
+        ),
+        None => format!("{}{unit}", write(metric.mean)),
+    }
+}
+
+/// With thousands set apart.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .filter_map(|g| std::str::from_utf8(g).ok())
+        .collect();
+    groups.join(",")
+}
+
+pub(super) fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
+fn bytes(number: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = number as f64;
+    let mut unit = "bytes";
+    for larger in units {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, larger);
+    }
+    if unit == "bytes" {
+        format!("{number} bytes")
+    } else {
+        format!("{value:.1} {unit}")
+    }
+}
+
+pub(super) fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m} min {s} s"),
+        (h, m, _) => format!("{h} h {m} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(
+            [0, 999, 1_000, 1_234_567].map(count),
+            ["0", "999", "1,000", "1,234,567"]
+        );
+        assert_eq!(
+            [0, 1023, 1024, 5 << 20].map(bytes),
+            ["0 bytes", "1023 bytes", "1.0 KiB", "5.0 MiB"]
+        );
+        assert_eq!(
+            [0.4, 71.4, 3725.0].map(duration),
+            ["0 s", "1 min 11 s", "1 h 2 min"]
+        );
+        assert_eq!(
+            (counted(1, "seed"), counted(5, "seed")),
+            ("1 seed".to_owned(), "5 seeds".to_owned())
+        );
+        assert_eq!(percent(&vec![0.5].into()), "50.0 %");
+    }
+}

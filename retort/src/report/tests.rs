@@ -1,0 +1,196 @@
+use super::*;
+
+/// A student or baseline with this accuracy by seed.
+pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Student {
+    let metric = |f: fn(f64) -> f64| Metric::from(accuracies.iter().map(|a| f(*a)).collect::<Vec<_>>());
+    let row = |class: u32| ClassRow {
+        class: class.to_string(),
+        accuracy: Some(metric(|a| a)),
+        agreement: Some(metric(|a| a * 0.9)),
+        support: 36,
+    };
+    Student {
+        name: name.to_owned(),
+        parameters,
+        bytes: 4 * parameters + 300,
+        test_accuracy: metric(|a| a),
+        test_nll: metric(|a| -a.ln()),
+        ece: metric(|a| 0.2 * (1.0 - a)),
+        agreement_with_teacher: Some(metric(|a| a * 0.95)),
+        kl_to_teacher: Some(metric(|a| 1.0 - a)),
+        validation_accuracy: Some(metric(|a| a * 0.99)),
+        per_class: (0..10).map(row).collect(),
+    }
+}
+
+pub(super) fn teacher(name: &str, parameters: u64, accuracies: &[f64]) -> Teacher {
+    Teacher {
+        name: name.to_owned(),
+        parameters,
+        bytes: 4 * parameters + 300,
+        test_accuracy: accuracies.to_vec().into(),
+        versions: 40,
+        versions_trained_on: 38,
+    }
+}
+
+pub(super) fn report(seeds: u64) -> Report {
+    let spread = |accuracy: f64| -> Vec<f64> {
+        (0..seeds)
+            .map(|s| accuracy + 0.006 * ((s * 7 % 5) as f64 - 2.0))
+            .collect()
+    };
+    let teachers = vec![teacher("wide", 101_770, &spread(0.947))];
+    let students = vec![student("small", 2_410, &spread(0.841))];
+    let baselines = vec![Student {
+        agreement_with_teacher: Some(spread(0.77).into()),
+        ..student(
+            "small@alone",
+            2_410,
+            &spread(0.79).into_iter().rev().collect::<Vec<_>>(),
+        )
+    }];
+    let samples = 1_297 * 20 * seeds;
+    Report {
+        run: Run {
+            name: "digits-online".into(),
+            seeds: (1..=seeds).collect(),
+            wall_s: 71.4,
+            command: "retort run examples/digits-online.toml --seeds 5".into(),
+            retort: "0.0.0".into(),
+        },
+        dataset: Dataset {
+            name: "digits".into(),
+            digest: "5f0c0e3a9d1b7c42a4c6e0d81f4ab2c3".into(),
+            train: 1_297,
+            labelled: 100,
+            validation: 140,
+            test: 360,
+            classes: 10,
+        },
+        verdict: Verdict::new(&teachers, &students, &baselines),
+        teachers,
+        students,
+        baselines,
+        soft_targets: SoftTargets {
+            samples,
+            frames: samples / 32,
+            bytes: samples * 24,
+            encoding: Some("f16".into()),
+            temperature: Some(4.0),
+            max_staleness_seen: Some(1),
+            teacher_gradient_share: Some(0.62),
+            rejected: 0,
+        },
+        ledger: Ledger {
+            epochs: 20,
+            samples,
+            committed: samples - 2,
+            quarantined: 2,
+            redelivered: 64,
+            ..Ledger::default()
+        },
+        throughput: Throughput {
+            samples_per_s: Some(18_345.6),
+        },
+    }
+}
+
+/// The smallest report: a teacher and nothing to teach.
+fn teacher_only() -> Report {
+    Report {
+        students: Vec::new(),
+        baselines: Vec::new(),
+        soft_targets: SoftTargets::default(),
+        ledger: Ledger::default(),
+        throughput: Throughput { samples_per_s: None },
+        ..report(1)
+    }
+}
+
+#[test]
+fn a_report_follows_its_schema_and_reads_back() {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../../docs/report.schema.json")).unwrap();
+    let validator = jsonschema::draft202012::new(&schema).unwrap();
+    let without_teacher = Student {
+        agreement_with_teacher: None,
+        kl_to_teacher: None,
+        ..student("s", 1, &[0.5])
+    };
+    for report in [
+        report(5),
+        report(1),
+        teacher_only(),
+        Report {
+            students: vec![without_teacher],
+            ..teacher_only()
+        },
+    ] {
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).unwrap();
+        let errors: Vec<String> = validator
+            .iter_errors(&json)
+            .map(|e| format!("{}: {e}", e.instance_path()))
+            .collect();
+        assert!(errors.is_empty(), "{errors:#?}");
+        assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
+    }
+}
+
+#[test]
+fn the_schema_refuses_an_unknown_field() {
+    let schema: serde_json::Value =
+        serde_json::from_str(include_str!("../../../docs/report.schema.json")).unwrap();
+    let mut json = serde_json::to_value(report(2)).unwrap();
+    json["students"][0]["test_accuracy"]["median"] = 0.5.into();
+    assert!(!jsonschema::draft202012::is_valid(&schema, &json));
+}
+
+#[test]
+fn a_metric_is_its_values_and_what_follows_from_them() {
+    let metric = Metric::from(vec![0.25, 0.75]);
+    assert_eq!((metric.mean, metric.sd), (0.5, Some(0.125_f64.sqrt())));
+    assert_eq!(
+        serde_json::to_string(&Metric::from(vec![0.5])).unwrap(),
+        r#"{"mean":0.5,"sd":null,"values":[0.5]}"#
+    );
+    assert_eq!(Metric::of([Some(0.5), None]), None);
+    assert_eq!(Metric::of([]), None);
+    assert_eq!(Metric::of([Some(0.5)]), Some(vec![0.5].into()));
+}
+
+#[test]
+fn the_ledger_counts_students_only() {
+    let group = |kind: &str, committed| audit::GroupAudit {
+        kind: kind.to_owned(),
+        epochs: vec![audit::EpochAudit {
+            counts: audit::Counts {
+                samples: 10,
+                committed,
+                lost: 10 - committed,
+                ..Default::default()
+            },
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let audit = Audit {
+        groups: vec![
+            group("student", 10),
+            group("student", 9),
+            group("baseline", 5),
+            group("teacher", 5),
+        ],
+    };
+    let ledger = Ledger::new(&audit, 3, 4);
+    let expected = Ledger {
+        epochs: 1,
+        samples: 20,
+        committed: 19,
+        lost: 1,
+        redelivered: 3,
+        rolled_back: 4,
+        ..Ledger::default()
+    };
+    assert_eq!(ledger, expected);
+}

@@ -1,0 +1,132 @@
+//! Leased blocks in order, with the frames that have arrived for them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use retort_data::order::Grid;
+use retort_data::ranges::RangeSet;
+
+/// Names a block of an epoch on the run's grid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BlockId {
+    /// Epoch, from 0.
+    pub epoch: u32,
+    /// Index on the grid.
+    pub block: u64,
+}
+
+/// One optimizer step's worth of positions, within one block.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch<F> {
+    /// Block it was cut from.
+    pub id: BlockId,
+    /// Positions to train.
+    pub positions: Range<u64>,
+    /// Row of the block's frames that the first position has.
+    pub first_row: u64,
+    /// Teacher, version and frame, in the order of the mixture.
+    pub frames: Vec<(String, u64, F)>,
+    /// First batch of its block: the frames' bytes count once.
+    pub first_of_block: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Block<F> {
+    pub(crate) id: BlockId,
+    /// The block's own positions; what is leased of it may be less.
+    whole: Range<u64>,
+    batches: VecDeque<Range<u64>>,
+    fresh: bool,
+    pub(crate) exact: BTreeMap<String, u64>,
+    pub(crate) wanted: BTreeMap<String, bool>,
+    pub(crate) frames: BTreeMap<String, (u64, F)>,
+}
+
+/// All leased and untrained positions, in the order of the lease.
+#[derive(Debug, Clone)]
+pub(crate) struct Queue<F> {
+    grid: Grid,
+    batch: u64,
+    pub(crate) blocks: VecDeque<Block<F>>,
+}
+
+impl<F: Clone> Queue<F> {
+    pub(crate) fn new(grid: Grid, batch: u32) -> Self {
+        Self {
+            grid,
+            batch: u64::from(batch),
+            blocks: VecDeque::new(),
+        }
+    }
+
+    /// Cuts a lease into blocks and batches on the grid.
+    pub(crate) fn push(&mut self, epoch: u32, positions: Range<u64>, exact: &BTreeMap<String, u64>) {
+        let mut at = positions.start;
+        while at < positions.end {
+            let block = self.grid.block_of(at);
+            let whole = self.grid.range(block);
+            let end = whole.end.min(positions.end);
+            let mut batches = VecDeque::new();
+            while at < end {
+                // Batches lie on the grid whatever the lease begins with.
+                let next = (whole.start + ((at - whole.start) / self.batch + 1) * self.batch).min(end);
+                batches.push_back(at..next);
+                at = next;
+            }
+            self.blocks.push_back(Block {
+                id: BlockId { epoch, block },
+                whole,
+                batches,
+                fresh: true,
+                exact: exact.clone(),
+                wanted: BTreeMap::new(),
+                frames: BTreeMap::new(),
+            });
+        }
+    }
+
+    /// The next batch, if every teacher's frame for it has come.
+    pub(crate) fn next(&mut self, teachers: &[String]) -> Option<Batch<F>> {
+        let block = self.blocks.front_mut()?;
+        let frames: Option<Vec<(String, u64, F)>> = teachers
+            .iter()
+            .map(|t| {
+                block
+                    .frames
+                    .get(t)
+                    .map(|(version, frame)| (t.clone(), *version, frame.clone()))
+            })
+            .collect();
+        let frames = frames?;
+        let positions = block.batches.pop_front()?;
+        let batch = Batch {
+            id: block.id,
+            first_row: positions.start - block.whole.start,
+            positions,
+            frames,
+            first_of_block: std::mem::take(&mut block.fresh),
+        };
+        if block.batches.is_empty() {
+            self.blocks.pop_front();
+        }
+        Some(batch)
+    }
+
+    pub(crate) fn find(&mut self, id: BlockId) -> Option<&mut Block<F>> {
+        self.blocks.iter_mut().find(|b| b.id == id)
+    }
+
+    /// Gives up everything that was not trained.
+    pub(crate) fn drain(&mut self) -> Option<(u32, RangeSet)> {
+        let epoch = self.blocks.front()?.id.epoch;
+        let mut left = RangeSet::new();
+        for positions in self.blocks.drain(..).flat_map(|b| b.batches) {
+            left.insert(positions);
+        }
+        Some((epoch, left))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+}
