@@ -1,1 +1,19 @@
+//! The command line: checks jobs, starts local fleets, follows runs, and writes what they leave.
+//!
+//! It stands on every role's library but adds no protocol of its own: what it does to a run it
+//! does over the same gRPC services that any client may use.
 
+mod check;
+mod cli;
+mod collect;
+mod export;
+mod failure;
+mod fleet;
+mod follow;
+mod predict;
+pub mod report;
+mod run;
+mod status;
+mod submit;
+
+pub use cli::main;

@@ -1,1 +1,18 @@
+//! The student worker: trains any group (a student, a baseline, an online teacher).
+//!
+//! `membership` joins runs; [`part`] says what one session trains; `session` drives the worker's
+//! pure machine between the coordinator, the teachers (`frames`) and the trainer thread
+//! (`thread`). burn is named in [`trainer`] only.
 
+mod config;
+mod frames;
+mod membership;
+mod part;
+mod rpc;
+mod server;
+mod session;
+mod thread;
+pub mod trainer;
+
+pub use config::Config;
+pub use server::run;

@@ -161,7 +161,7 @@ mod tests {
         let teacher = Distillation { temperature: 1.0 }.soften(logits.clone());
         let same = combined.forward(logits.clone(), &unlabelled, teacher);
         assert_eq!(scalar(same.teacher_share), 0.0);
-        let flat = matrix(&[-0.693_147_2, -0.693_147_2], 2, &device);
+        let flat = matrix(&[-std::f64::consts::LN_2; 2], 2, &device);
         let off = Combined {
             alpha: 0.0,
             ..combined

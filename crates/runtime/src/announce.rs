@@ -22,3 +22,12 @@ pub fn announce(path: &Path, address: &str) -> anyhow::Result<()> {
     file.write_all(address.as_bytes()).context("write address")?;
     std::fs::rename(&partial, path).with_context(|| format!("rename to {}", path.display()))
 }
+
+/// Where others reach a listener: its address, or the host's name where it listens on all of them.
+pub fn own_address(listener: SocketAddr) -> String {
+    if !listener.ip().is_unspecified() {
+        return format!("http://{listener}");
+    }
+    let host = crate::shutdown::host_name();
+    format!("http://{host}:{}", listener.port())
+}

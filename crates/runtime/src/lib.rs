@@ -7,7 +7,7 @@ pub mod logging;
 mod shutdown;
 mod tasks;
 
-pub use announce::{announce, listen};
+pub use announce::{announce, listen, own_address};
 pub use shutdown::{Shutdown, default_name};
 pub use tasks::{OnError, TaskGroup};
 

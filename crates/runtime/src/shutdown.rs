@@ -73,10 +73,14 @@ fn watch_parent(tasks: &TaskGroup) {
     });
 }
 
-/// A name for a process that was given none: the host's (a container's id) and the process id.
-pub fn default_name(role: &str) -> String {
+/// The host's name (in a container: its id).
+pub(crate) fn host_name() -> String {
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let host = host.trim();
-    let host = if host.is_empty() { "host" } else { host };
-    format!("{role}-{host}-{}", std::process::id())
+    if host.is_empty() { "localhost".into() } else { host.into() }
+}
+
+/// A name for a process that was given none.
+pub fn default_name(role: &str) -> String {
+    format!("{role}-{}-{}", host_name(), std::process::id())
 }

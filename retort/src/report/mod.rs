@@ -66,8 +66,8 @@ pub struct Dataset {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
     pub mean: f64,
-    /// Standard deviation of the sample; null of a single seed, which shows no spread.
-    pub sd: Option<f64>,
+    /// Standard deviation of the sample; 0 of a single seed, which shows no spread.
+    pub sd: f64,
     pub values: Vec<f64>,
 }
 
@@ -176,7 +176,7 @@ impl From<Vec<f64>> for Metric {
         );
         Self {
             mean,
-            sd: stats::sample_sd(&values),
+            sd: stats::sample_sd(&values).unwrap_or(0.0),
             values,
         }
     }

@@ -149,10 +149,10 @@ fn the_schema_refuses_an_unknown_field() {
 #[test]
 fn a_metric_is_its_values_and_what_follows_from_them() {
     let metric = Metric::from(vec![0.25, 0.75]);
-    assert_eq!((metric.mean, metric.sd), (0.5, Some(0.125_f64.sqrt())));
+    assert_eq!((metric.mean, metric.sd), (0.5, 0.125_f64.sqrt()));
     assert_eq!(
         serde_json::to_string(&Metric::from(vec![0.5])).unwrap(),
-        r#"{"mean":0.5,"sd":null,"values":[0.5]}"#
+        r#"{"mean":0.5,"sd":0.0,"values":[0.5]}"#
     );
     assert_eq!(Metric::of([Some(0.5), None]), None);
     assert_eq!(Metric::of([]), None);

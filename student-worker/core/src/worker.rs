@@ -74,6 +74,8 @@ pub enum Command<F> {
 /// One step's result.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepDone {
+    /// Samples of the batch.
+    pub samples: u64,
     /// Mean hard loss over `labelled`; 0 if there are none.
     pub hard_loss: f64,
     /// Labelled samples in the batch.

@@ -56,7 +56,7 @@ impl<'a> Init<'a> {
 
     pub(crate) fn norm(&mut self, channels: usize) -> GroupNorm {
         let most = (channels / CHANNELS_PER_GROUP).max(1);
-        let groups = (1..=most).rev().find(|groups| channels % groups == 0);
+        let groups = (1..=most).rev().find(|groups| channels.is_multiple_of(*groups));
         GroupNorm {
             gamma: Some(self.constant(channels, 1.0)),
             beta: Some(self.constant(channels, 0.0)),
@@ -85,6 +85,6 @@ impl<'a> Init<'a> {
         let id = ParamId::from(self.next);
         self.next += 1;
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
-        Param::initialized(id, tensor.require_grad())
+        Param::initialized(id, tensor.set_require_grad(self.device.is_autodiff()))
     }
 }

@@ -245,14 +245,14 @@ fn decimal(metric: &Metric) -> String {
 }
 
 fn with_sd(metric: &Metric, write: impl Fn(f64) -> String, unit: &str) -> String {
-    match metric.sd {
-        Some(sd) => format!(
-            "{} <span class=\"sd\">± {}{unit}</span>",
-            write(metric.mean),
-            write(sd)
-        ),
-        None => format!("{}{unit}", write(metric.mean)),
+    if metric.values.len() == 1 {
+        return format!("{}{unit}", write(metric.mean));
     }
+    format!(
+        "{} <span class=\"sd\">± {}{unit}</span>",
+        write(metric.mean),
+        write(metric.sd)
+    )
 }
 
 /// With thousands set apart.

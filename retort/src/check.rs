@@ -1,0 +1,149 @@
+//! Everything that can be known to be wrong before a process starts.
+
+use std::path::{Path, PathBuf};
+
+use retort_data::{Dataset, Shape};
+use retort_job::{Job, Problem, Source};
+use retort_models::{Choice, Export, Preprocessing, Spec};
+
+use crate::cli::JobArgs;
+use crate::failure::Failure;
+
+/// A job that can start, with what was read to know it.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) job: Job,
+    pub(crate) dataset: Dataset,
+    /// Folder that the job's relative paths start from.
+    pub(crate) base: PathBuf,
+    /// Fixed teachers by name.
+    pub(crate) fixed: Vec<(String, Export)>,
+}
+
+impl Checked {
+    /// Network of a group of this job.
+    pub(crate) fn spec(&self, model: retort_job::Model) -> Spec {
+        let (mean, std) = self.dataset.pixel_stats();
+        Spec {
+            model,
+            input: self.dataset.shape(),
+            classes: self.dataset.classes(),
+            preprocessing: Preprocessing { mean, std },
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) fn command(args: &JobArgs) -> Result<(), Failure> {
+    let checked = file(args)?;
+    let job = &checked.job;
+    println!(
+        "{}: fine ({} on {}: {} samples of {}, {} labelled; {} teachers, {} students)",
+        args.job.display(),
+        job.run.name,
+        checked.dataset.name(),
+        checked.dataset.train_len(),
+        checked.dataset.shape(),
+        checked.dataset.labelled().len(),
+        job.teachers.len(),
+        job.students.len(),
+    );
+    Ok(())
+}
+
+/// Reads and checks a job file.
+pub(crate) fn file(args: &JobArgs) -> Result<Checked, Failure> {
+    let job = retort_job::read(&args.job, &args.settings).map_err(Failure::input)?;
+    let base = args.job.parent().unwrap_or(Path::new(".")).to_owned();
+    job_in(job, base, &args.job)
+}
+
+/// Checks a job against its data, models and devices; `file` is named in errors.
+pub(crate) fn job_in(job: Job, base: PathBuf, file: &Path) -> Result<Checked, Failure> {
+    let dataset = retort_data::load(&job.dataset, &base, job.run.seed)
+        .map_err(|e| Failure::input(format!("{}: dataset: {e}", file.display())))?;
+    let mut checked = Checked {
+        job,
+        dataset,
+        base,
+        fixed: Vec::new(),
+    };
+    let mut problems = models(&checked);
+    problems.extend(devices(&checked.job));
+    for (i, teacher) in checked.job.teachers.iter().enumerate() {
+        let Source::Checkpoint { path } = &teacher.source else {
+            continue;
+        };
+        let key = format!("teachers.{i}.source.path");
+        let folder = checked.base.join(path);
+        match Export::load(&folder) {
+            Ok(export) => {
+                problems.extend(mismatch(&key, &export, &checked.dataset));
+                checked.fixed.push((teacher.name.clone(), export));
+            }
+            Err(e) => problems.push(Problem::new(key, format!("{:?}", path.display().to_string()), e.to_string())),
+        }
+    }
+    if checked.dataset.split(retort_data::Part::Validation).is_empty() && gated(&checked.job) {
+        problems.push(Problem::new(
+            "dataset.validation",
+            0,
+            "at least 1 with distillation.gate = \"lead\", which measures on held-out samples",
+        ));
+    }
+    if problems.is_empty() {
+        Ok(checked)
+    } else {
+        let file = file.to_owned();
+        Err(Failure::input(retort_job::Error::Invalid { file, problems }))
+    }
+}
+
+fn gated(job: &Job) -> bool {
+    let trained = job.teachers.iter().any(|t| matches!(t.source, Source::Trained { .. }));
+    match job.distillation.gate {
+        Some(gate) => gate == retort_job::Gate::Lead,
+        None => trained && !job.students.is_empty(),
+    }
+}
+
+fn models(checked: &Checked) -> Vec<Problem> {
+    let job = &checked.job;
+    let teachers = job.teachers.iter().enumerate().map(|(i, t)| (format!("teachers.{i}.model"), t.model.clone()));
+    let students = job.students.iter().enumerate().map(|(i, s)| (format!("students.{i}.model"), Some(s.model.clone())));
+    teachers
+        .chain(students)
+        .filter_map(|(key, model)| {
+            let e = checked.spec(model?).validate().err()?;
+            Some(Problem::new(key, "this model", format!("one for inputs of {}: {e}", checked.dataset.shape())))
+        })
+        .collect()
+}
+
+fn devices(job: &Job) -> Vec<Problem> {
+    let teachers = job.teachers.iter().enumerate().map(|(i, t)| (format!("teachers.{i}.device"), &t.device));
+    let students = job.students.iter().enumerate().map(|(i, s)| (format!("students.{i}.device"), &s.device));
+    teachers
+        .chain(students)
+        .filter_map(|(key, device)| {
+            let e = device.0.parse::<Choice>().and_then(Choice::check).err()?;
+            Some(Problem::new(key, format!("{:?}", device.0), e.to_string()))
+        })
+        .collect()
+}
+
+/// Class counts and input shapes must agree between data, teacher and student.
+fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Problem> {
+    let card = &export.card;
+    let mut problems = Vec::new();
+    if card.classes != dataset.classes() {
+        let expected = format!("a teacher of {} classes like the data set {}", dataset.classes(), dataset.name());
+        problems.push(Problem::new(key, format!("a model of {} classes", card.classes), expected));
+    }
+    let (has, needs): (Shape, Shape) = (card.input, dataset.shape());
+    if has != needs {
+        let expected = format!("a teacher for inputs of {needs} like the data set {}", dataset.name());
+        problems.push(Problem::new(key, format!("a model for inputs of {has}"), expected));
+    }
+    problems
+}

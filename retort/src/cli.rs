@@ -1,0 +1,145 @@
+//! Commands and their flags.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use retort_runtime::logging::{self, Format};
+use retort_runtime::{Shutdown, TaskGroup, announce, listen};
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::Failure;
+use crate::{check, export, predict, report, run, status, submit};
+
+/// Retort distils knowledge from teacher models into small students, as a service.
+#[derive(Debug, Parser)]
+#[command(name = "retort", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines look (they go to stderr; RUST_LOG chooses what is logged).
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Distil on the embedded digits: a coordinator, a teacher and students as local processes.
+    Quickstart(run::Output),
+    /// Run a job file as local processes.
+    Run(run::Args),
+    /// Give a job to a standing fleet and follow it.
+    Submit(submit::Args),
+    /// Say everything that is wrong with a job, and start nothing.
+    Check(JobArgs),
+    /// What the status API says of a run.
+    Status(status::Args),
+    /// Recompute from the manifests which samples a run's final states contain.
+    Audit(AuditArgs),
+    /// Accuracy of an exported model on its test data (temperature 1).
+    Evaluate(export::EvaluateArgs),
+    /// Classify files with an exported model (temperature 1).
+    Predict(predict::Args),
+    /// Export one version of a group from a run's checkpoints.
+    Export(export::Args),
+    /// Be the coordinator of a fleet.
+    Coordinator(retort_coordinator::Config),
+    /// Be a teacher server.
+    TeacherServer(retort_teacher_server::Config),
+    /// Be a student worker.
+    StudentWorker(retort_student_worker::Config),
+}
+
+/// A job file and changes to it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct JobArgs {
+    /// The job file.
+    pub(crate) job: PathBuf,
+    /// Change one key, such as students.0.replicas=4; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct AuditArgs {
+    /// A run's folder.
+    dir: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Parses the command line, does what it says, and gives the exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let role = matches!(
+        cli.command,
+        Command::Coordinator(_) | Command::TeacherServer(_) | Command::StudentWorker(_)
+    );
+    logging::init(cli.log_format, if role { "info" } else { "warn" });
+    match obey(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn obey(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Quickstart(output) => run::quickstart(output),
+        Command::Run(args) => run::run(args),
+        Command::Submit(args) => submit::submit(args),
+        Command::Check(args) => check::command(&args),
+        Command::Status(args) => status::command(args),
+        Command::Audit(args) => audit(&args),
+        Command::Evaluate(args) => export::evaluate(&args),
+        Command::Predict(args) => predict::command(&args),
+        Command::Export(args) => export::export(&args),
+        Command::Coordinator(config) => role(async {
+            let (listener, tasks) = start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
+            retort_coordinator::run(config, listener, tasks).await
+        }),
+        Command::TeacherServer(config) => role(async {
+            let (listener, tasks) = start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
+            retort_teacher_server::run(config, listener, tasks).await
+        }),
+        Command::StudentWorker(config) => role(async {
+            let (listener, tasks) = start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
+            retort_student_worker::run(config, listener, tasks).await
+        }),
+    }
+}
+
+fn role(role: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failure> {
+    Ok(retort_runtime::block_on(role)?)
+}
+
+/// What every role does before it runs: bind, say where, watch for the end.
+async fn start(
+    address: std::net::SocketAddr,
+    announced: Option<&std::path::Path>,
+    exit_with_parent: bool,
+) -> anyhow::Result<(tokio::net::TcpListener, TaskGroup)> {
+    let listener = listen(address).await?;
+    if let Some(path) = announced {
+        announce(path, &format!("http://{}", listener.local_addr()?))?;
+    }
+    let tasks = TaskGroup::new(CancellationToken::new());
+    Shutdown::install(&tasks, exit_with_parent)?;
+    Ok((listener, tasks))
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn audit(args: &AuditArgs) -> Result<(), Failure> {
+    let audit = report::audit(&args.dir).map_err(Failure::input)?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&audit).map_err(anyhow::Error::from)?;
+        println!("{json}");
+    } else {
+        println!("{audit}");
+    }
+    if audit.ok() {
+        Ok(())
+    } else {
+        Err(Failure::Run(anyhow::anyhow!("the audit of {} found faults", args.dir.display())))
+    }
+}

@@ -1,0 +1,289 @@
+//! A fleet of local processes: this very program in its roles, supervised.
+//!
+//! A process that dies is started again with back-off and told apart from one that was asked to
+//! leave. Each child holds the other end of a pipe, so that it notices when the supervisor is gone.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use retort_client::Backoff;
+use retort_runtime::logging::Format;
+use retort_runtime::{OnError, TaskGroup};
+use serde::Serialize;
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// A child that was asked to leave and did not is killed after this.
+const LEAVE_GRACE: Duration = Duration::from_secs(15);
+/// How long a child may take to listen.
+const START_LIMIT: Duration = Duration::from_secs(30);
+const START_POLL: Duration = Duration::from_millis(5);
+/// A child that lived this long starts its back-off anew.
+const STABLE: Duration = Duration::from_secs(10);
+/// The file that says which processes a fleet consists of.
+pub(crate) const PROCESSES: &str = "processes.json";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Role {
+    Coordinator,
+    TeacherServer,
+    StudentWorker,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::TeacherServer => "teacher-server",
+            Self::StudentWorker => "student-worker",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct Process {
+    role: Role,
+    name: String,
+    pid: u32,
+    addresses: Vec<String>,
+}
+
+/// How many of each, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) out: PathBuf,
+    pub(crate) teacher_servers: usize,
+    pub(crate) student_workers: usize,
+    pub(crate) log_format: Format,
+}
+
+/// The running fleet.
+pub(crate) struct Fleet {
+    pub(crate) coordinator: String,
+    /// Cancelled when the coordinator is lost, which ends the run.
+    pub(crate) lost: CancellationToken,
+    tasks: TaskGroup,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    plan: Plan,
+    threads: usize,
+    // A lock: written by each child's task, never across an await.
+    processes: Mutex<Vec<Process>>,
+}
+
+impl Fleet {
+    /// Starts the coordinator, then everything else.
+    pub(crate) async fn start(plan: Plan) -> anyhow::Result<Self> {
+        for folder in ["logs", "run"] {
+            let folder = plan.out.join(folder);
+            std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        }
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let computing = plan.teacher_servers + plan.student_workers;
+        let shared = Arc::new(Shared {
+            // Processes that all use every core only get in each other's way.
+            threads: (cores / computing.max(1)).max(1),
+            plan,
+            processes: Mutex::default(),
+        });
+        let tasks = TaskGroup::new(CancellationToken::new());
+        let lost = CancellationToken::new();
+        let mut coordinator = Supervised::new(shared.clone(), Role::Coordinator, "coordinator".into());
+        let mut child = coordinator.spawn("")?;
+        let address = coordinator.listening(&mut child).await?;
+        let (token, ended) = (tasks.token().clone(), lost.clone());
+        tasks.spawn("coordinator", OnError::Log, async move {
+            coordinator.watch_once(child, &token).await;
+            ended.cancel();
+            Ok(())
+        });
+        let fleet = Self {
+            coordinator: address,
+            lost,
+            tasks,
+            shared,
+        };
+        for i in 1..=fleet.shared.plan.teacher_servers {
+            fleet.supervise(Role::TeacherServer, format!("teacher-server-{i}"));
+        }
+        for i in 1..=fleet.shared.plan.student_workers {
+            fleet.supervise(Role::StudentWorker, format!("student-worker-{i}"));
+        }
+        Ok(fleet)
+    }
+
+    fn supervise(&self, role: Role, name: String) {
+        let child = Supervised::new(self.shared.clone(), role, name);
+        let (coordinator, token) = (self.coordinator.clone(), self.tasks.token().clone());
+        self.tasks.spawn("supervise", OnError::Log, child.keep(coordinator, token));
+    }
+
+    /// Asks every process to leave, and waits for it.
+    pub(crate) async fn stop(self) -> anyhow::Result<()> {
+        self.tasks.end(LEAVE_GRACE * 2).await
+    }
+}
+
+impl Shared {
+    /// Replaces a process in the list and rewrites `processes.json` atomically.
+    fn record(&self, process: Process) -> anyhow::Result<()> {
+        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        processes.retain(|p| p.name != process.name);
+        processes.push(process);
+        processes.sort_by(|a, b| a.name.cmp(&b.name));
+        let json = serde_json::json!({ "processes": &*processes });
+        let path = self.plan.out.join(PROCESSES);
+        let partial = path.with_extension("partial");
+        std::fs::write(&partial, format!("{json:#}\n")).with_context(|| format!("write {}", partial.display()))?;
+        std::fs::rename(&partial, &path).with_context(|| format!("rename to {}", path.display()))
+    }
+}
+
+/// One child over all its lives.
+struct Supervised {
+    shared: Arc<Shared>,
+    role: Role,
+    name: String,
+    /// Kept over restarts, so that others find it again.
+    address: Option<String>,
+}
+
+impl Supervised {
+    fn new(shared: Arc<Shared>, role: Role, name: String) -> Self {
+        Self {
+            shared,
+            role,
+            name,
+            address: None,
+        }
+    }
+
+    fn announced(&self) -> PathBuf {
+        self.shared.plan.out.join("run").join(format!("{}.address", self.name))
+    }
+
+    fn spawn(&self, coordinator: &str) -> anyhow::Result<Child> {
+        let plan = &self.shared.plan;
+        let log = plan.out.join("logs").join(format!("{}.log", self.name));
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("open {}", log.display()))?;
+        let _ = std::fs::remove_file(self.announced());
+        let listen = match &self.address {
+            Some(address) => address.trim_start_matches("http://").to_owned(),
+            None => "127.0.0.1:0".into(),
+        };
+        let program = std::env::current_exe().context("path of this program")?;
+        let mut command = Command::new(program);
+        command.arg(self.role.name()).args(["--listen", &listen, "--exit-with-parent", "--announce"]);
+        command.arg(self.announced());
+        match self.role {
+            Role::Coordinator => {
+                command.arg("--data-dir").arg(&plan.out);
+            }
+            Role::TeacherServer | Role::StudentWorker => {
+                command.args(["--coordinator", coordinator, "--name", &self.name]);
+                command.env("RAYON_NUM_THREADS", self.shared.threads.to_string());
+            }
+        }
+        if plan.log_format == Format::Json {
+            command.args(["--log-format", "json"]);
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log)
+            // Ctrl-C is for the supervisor, which stops the others in order.
+            .process_group(0)
+            .kill_on_drop(true);
+        command.spawn().with_context(|| format!("start {}", self.name))
+    }
+
+    /// Waits until the child listens, and records it.
+    async fn listening(&mut self, child: &mut Child) -> anyhow::Result<String> {
+        let path = self.announced();
+        let wait = async {
+            loop {
+                if let Ok(address) = std::fs::read_to_string(&path) {
+                    return Ok(address);
+                }
+                if let Some(status) = child.try_wait()? {
+                    anyhow::bail!("{} ended at its start ({status}): see {}", self.name, self.log().display());
+                }
+                tokio::time::sleep(START_POLL).await;
+            }
+        };
+        let address = tokio::time::timeout(START_LIMIT, wait)
+            .await
+            .with_context(|| format!("{} does not listen", self.name))??;
+        self.address = Some(address.clone());
+        self.shared.record(Process {
+            role: self.role,
+            name: self.name.clone(),
+            pid: child.id().unwrap_or(0),
+            addresses: vec![address.clone()],
+        })?;
+        Ok(address)
+    }
+
+    fn log(&self) -> PathBuf {
+        Path::new("logs").join(format!("{}.log", self.name))
+    }
+
+    /// Starts the child again and again until the fleet stops.
+    async fn keep(mut self, coordinator: String, token: CancellationToken) -> anyhow::Result<()> {
+        let mut backoff = Backoff::new(self.name.len() as u64);
+        while !token.is_cancelled() {
+            let began = tokio::time::Instant::now();
+            let mut child = self.spawn(&coordinator)?;
+            if let Err(e) = self.listening(&mut child).await {
+                warn!("{e:#}");
+            }
+            if self.watch_once(child, &token).await {
+                return Ok(());
+            }
+            if began.elapsed() > STABLE {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_delay()) => {}
+                () = token.cancelled() => return Ok(()),
+            }
+            info!("starting {} again", self.name);
+        }
+        Ok(())
+    }
+
+    /// True: the child was asked to leave. False: it died by itself.
+    async fn watch_once(&self, mut child: Child, token: &CancellationToken) -> bool {
+        // Taken out: waiting would close it.
+        let stdin = child.stdin.take();
+        tokio::select! {
+            status = child.wait() => {
+                if !token.is_cancelled() {
+                    let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
+                    warn!("{} died ({status}); its log is {}", self.name, self.log().display());
+                }
+                false
+            }
+            () = token.cancelled() => {
+                // The end of its standard input asks it to leave.
+                drop(stdin);
+                if tokio::time::timeout(LEAVE_GRACE, child.wait()).await.is_err() {
+                    warn!("{} did not leave within {LEAVE_GRACE:?}: killed", self.name);
+                    let _ = child.kill().await;
+                }
+                true
+            }
+        }
+    }
+}

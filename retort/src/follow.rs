@@ -1,0 +1,164 @@
+//! Following a run: bars on a terminal, plain lines elsewhere.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use retort_proto::pb;
+
+use crate::failure::Failure;
+
+/// Pause between two plain lines.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// Follows a run to its end. A failed run is an error; its last status comes back otherwise.
+pub(crate) async fn to_end(coordinator: &str, run: &str, title: &str) -> Result<pb::RunStatus, Failure> {
+    let mut shown = Display::new(title);
+    let status = watch(coordinator, run, |status| shown.update(status)).await?;
+    shown.end(&status);
+    match status.state.as_str() {
+        "failed" => Err(anyhow::anyhow!("run {run} failed: {}", status.reason).into()),
+        _ => Ok(status),
+    }
+}
+
+/// Waits until a run has ended, however.
+pub(crate) async fn until_ended(coordinator: &str, run: &str) -> Result<(), Failure> {
+    watch(coordinator, run, |_| ()).await.map(|_| ())
+}
+
+async fn watch(
+    coordinator: &str,
+    run: &str,
+    mut each: impl FnMut(&pb::RunStatus),
+) -> Result<pb::RunStatus, Failure> {
+    let channel = retort_client::connect(coordinator).map_err(Failure::input)?;
+    let request = pb::WatchRunRequest {
+        run: run.to_owned(),
+        ..Default::default()
+    };
+    let mut states = retort_client::status(channel).watch_run(request).await?.into_inner();
+    let mut last = None;
+    while let Some(status) = states.message().await? {
+        each(&status);
+        last = Some(status);
+    }
+    last.filter(|s| matches!(s.state.as_str(), "done" | "failed" | "stopped"))
+        .ok_or_else(|| anyhow::anyhow!("the status stream of run {run} ended before the run did").into())
+}
+
+enum Display {
+    Bars {
+        bars: MultiProgress,
+        title: ProgressBar,
+        groups: BTreeMap<String, ProgressBar>,
+    },
+    Lines {
+        title: String,
+        last: Option<Instant>,
+    },
+}
+
+impl Display {
+    #[expect(clippy::print_stderr, reason = "progress is for the user")]
+    fn new(title: &str) -> Self {
+        if std::io::stderr().is_terminal() {
+            let bars = MultiProgress::new();
+            let header = bars.add(ProgressBar::new_spinner());
+            header.set_message(title.to_owned());
+            header.enable_steady_tick(Duration::from_millis(120));
+            Self::Bars {
+                bars,
+                title: header,
+                groups: BTreeMap::new(),
+            }
+        } else {
+            eprintln!("{title}");
+            Self::Lines {
+                title: title.to_owned(),
+                last: None,
+            }
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress is for the user")]
+    fn update(&mut self, status: &pb::RunStatus) {
+        match self {
+            Self::Bars { bars, groups, .. } => {
+                for group in &status.groups {
+                    let bar = groups.entry(group.name.clone()).or_insert_with(|| {
+                        let style = ProgressStyle::with_template("  {prefix:14!} {bar:24} {percent:>3} %  {msg}");
+                        bars.add(ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+                    });
+                    bar.set_prefix(group.name.clone());
+                    bar.set_length(total(status, group));
+                    bar.set_position(committed(group));
+                    bar.set_message(describe(status, group));
+                }
+            }
+            Self::Lines { title, last } => {
+                let due = last.is_none_or(|at| at.elapsed() >= LINE_EVERY);
+                if due && status.started_s > 0.0 {
+                    *last = Some(Instant::now());
+                    for group in &status.groups {
+                        let done = 100 * committed(group) / total(status, group).max(1);
+                        eprintln!("{title}: {:14} {done:>3} %  {}", group.name, describe(status, group));
+                    }
+                }
+            }
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "progress is for the user")]
+    fn end(&mut self, status: &pb::RunStatus) {
+        let line = format!("{} after {:.1} s", status.state, status.age_s);
+        match self {
+            Self::Bars { title, groups, .. } => {
+                for bar in groups.values() {
+                    bar.abandon();
+                }
+                title.finish_with_message(format!("{}: {line}", title.message()));
+            }
+            Self::Lines { title, .. } => eprintln!("{title}: {line}"),
+        }
+    }
+}
+
+fn total(status: &pb::RunStatus, group: &pb::GroupStatus) -> u64 {
+    u64::from(group.epochs) * status.positions_per_epoch
+}
+
+/// Merged counts as progress too: it is shown long before the manifest that makes it durable.
+fn committed(group: &pb::GroupStatus) -> u64 {
+    group.ledger.as_ref().map_or(0, |l| l.total_committed + l.total_quarantined + l.acked)
+}
+
+fn describe(status: &pb::RunStatus, group: &pb::GroupStatus) -> String {
+    let rate: f64 = group.workers.iter().map(|w| w.samples_per_s).sum();
+    let mut parts = vec![format!("epoch {}/{}", (group.epoch + 1).min(group.epochs), group.epochs)];
+    parts.push(format!("{} x {:.0} samples/s", group.workers.len(), rate / (group.workers.len().max(1) as f64)));
+    if let Some(point) = &group.last {
+        if let Some(loss) = point.hard_loss {
+            parts.push(format!("hard loss {loss:.3}"));
+        }
+        if let Some(kl) = point.kl {
+            parts.push(format!("KL {kl:.3}"));
+        }
+        if let Some(alpha) = point.alpha {
+            parts.push(format!("alpha {alpha:.2}"));
+        }
+    }
+    if let Some(accuracy) = group.curve.iter().rev().find_map(|p| p.held_out_accuracy) {
+        parts.push(format!("held-out {:.1} %", accuracy * 100.0));
+    }
+    if let Some(teacher) = status.teachers.iter().find(|t| t.name == group.name)
+        && let Some(active) = teacher.active
+    {
+        parts.push(format!("version {active} serves"));
+    }
+    if !group.waiting_for.is_empty() && group.phase == "training" {
+        parts.push(format!("waiting for {}", group.waiting_for));
+    }
+    parts.join(", ")
+}

@@ -1,0 +1,7 @@
+//! The `retort` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    retort::main()
+}

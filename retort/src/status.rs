@@ -1,0 +1,163 @@
+//! `retort status`: what the status API says, for people and for scripts.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use retort_proto::{DESCRIPTORS, pb};
+
+use crate::failure::Failure;
+
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Args {
+    /// The coordinator, http://host:port; the newest local run's unless given.
+    #[arg(long, env = retort_runtime::env::COORDINATOR)]
+    coordinator: Option<String>,
+    /// Run to ask for; the newest unless given.
+    #[arg(long, default_value = "")]
+    run: String,
+    /// Follow the run until it ends.
+    #[arg(long)]
+    watch: bool,
+    /// Print JSON: the message's field names, numbers as numbers, zeros included.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn command(args: Args) -> Result<(), Failure> {
+    let coordinator = match &args.coordinator {
+        Some(url) => url.clone(),
+        None => newest_local()?,
+    };
+    let work = async {
+        let channel = retort_client::connect(&coordinator).map_err(Failure::input)?;
+        let mut client = retort_client::status(channel);
+        if args.watch {
+            let request = pb::WatchRunRequest {
+                run: args.run.clone(),
+                max_per_s: 1.0,
+                ..Default::default()
+            };
+            let mut states = client.watch_run(request).await?.into_inner();
+            while let Some(status) = states.message().await? {
+                print(&status, args.json)?;
+            }
+            return Ok(());
+        }
+        let request = pb::GetRunRequest {
+            run: args.run.clone(),
+            without_curves: false,
+        };
+        print(&client.get_run(request).await?.into_inner(), args.json)
+    };
+    retort_runtime::block_on(async { Ok(work.await) })?
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn print(status: &pb::RunStatus, json: bool) -> Result<(), Failure> {
+    if json {
+        println!("{}", to_json(status)?);
+    } else {
+        println!("{}", to_text(status));
+    }
+    Ok(())
+}
+
+/// By the descriptors, so that every field of the message is there under its own name.
+fn to_json(status: &pb::RunStatus) -> Result<String, Failure> {
+    let pool = DescriptorPool::decode(DESCRIPTORS).context("descriptors")?;
+    let descriptor = pool.get_message_by_name("retort.v1.RunStatus").context("RunStatus")?;
+    let message = DynamicMessage::decode(descriptor, status.encode_to_vec().as_slice()).context("RunStatus")?;
+    let options = SerializeOptions::new()
+        .use_proto_field_name(true)
+        .stringify_64_bit_integers(false)
+        .skip_default_fields(false);
+    let value = message
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .context("write JSON")?;
+    Ok(value.to_string())
+}
+
+fn to_text(s: &pb::RunStatus) -> String {
+    let mut lines = vec![format!("run {} ({}, seed {}): {} after {:.1} s", s.run, s.name, s.seed, s.state, s.age_s)];
+    if !s.reason.is_empty() {
+        lines.push(format!("  because {}", s.reason));
+    }
+    for t in &s.teachers {
+        let version = |v: Option<u64>| v.map_or("-".into(), |v| v.to_string());
+        let published = version(t.published);
+        lines.push(format!("  teacher {:14} version {} serves, {published} is published", t.name, version(t.active)));
+        for server in &t.servers {
+            let state = if server.drained.is_empty() { "serves" } else { &server.drained };
+            let rate = server.samples_per_s;
+            lines.push(format!("    {:20} {rate:>8.0} samples/s  {}  {state}", server.worker, server.address));
+        }
+    }
+    for g in &s.groups {
+        let l = g.ledger.unwrap_or_default();
+        lines.push(format!(
+            "  {:8} {:14} {} epoch {}/{} round {} steps {}: {} available, {} leased, {} merged, {} committed, {} quarantined",
+            g.kind, g.name, g.phase, (g.epoch + 1).min(g.epochs), g.epochs, g.round, g.steps,
+            l.available, l.leased, l.acked, l.committed, l.quarantined
+        ));
+        for w in &g.workers {
+            lines.push(format!("    {:20} {:>8.0} samples/s  silent for {} ms", w.worker, w.samples_per_s, w.silent_ms));
+        }
+        for (reason, count) in &g.rejected_frames {
+            lines.push(format!("    {count} frames refused: {reason}"));
+        }
+    }
+    lines.join("\n")
+}
+
+fn state_file() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/state"));
+    let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home)?;
+    Some(base.join("retort").join("newest"))
+}
+
+/// Remembers the newest local run, so that `retort status` needs no address.
+pub(crate) fn remember(processes: &Path) {
+    // A convenience only: without a home the user names the coordinator.
+    if let Some(file) = state_file()
+        && let Some(folder) = file.parent()
+        && std::fs::create_dir_all(folder).is_ok()
+    {
+        let _ = std::fs::write(&file, processes.display().to_string());
+    }
+}
+
+fn newest_local() -> Result<String, Failure> {
+    let hint = "name a coordinator: --coordinator http://host:7300";
+    let none = |e: &dyn std::fmt::Display| Failure::input(format!("no local run ({e}); {hint}"));
+    let file = state_file().ok_or_else(|| none(&"HOME is not set"))?;
+    let processes = std::fs::read_to_string(&file).map_err(|e| none(&e))?;
+    let text = std::fs::read_to_string(processes.trim()).map_err(|e| none(&format!("{}: {e}", processes.trim())))?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| none(&e))?;
+    let address = json["processes"]
+        .as_array()
+        .and_then(|all| all.iter().find(|p| p["role"] == "coordinator"))
+        .and_then(|p| p["addresses"][0].as_str());
+    address.map(str::to_owned).ok_or_else(|| none(&"it has no coordinator"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_every_field_by_its_name_and_numbers_as_numbers() {
+        let status = pb::RunStatus {
+            run: "r".into(),
+            seed: 7,
+            groups: vec![pb::GroupStatus::default()],
+            ..Default::default()
+        };
+        let json: serde_json::Value = serde_json::from_str(&to_json(&status).unwrap()).unwrap();
+        assert_eq!(json["seed"], 7);
+        assert_eq!(json["positions_per_epoch"], 0);
+        assert_eq!(json["groups"][0]["epochs"], 0);
+    }
+}

@@ -1,0 +1,135 @@
+//! Giving a job to a fleet, local or standing.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use bytes::Bytes;
+use clap::Args as ClapArgs;
+use retort_data::Part;
+use retort_models::{Choice, Classifier, Export};
+use retort_proto::pb;
+
+use crate::check::{self, Checked};
+use crate::cli::JobArgs;
+use crate::collect;
+use crate::failure::Failure;
+use crate::follow;
+
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    job: JobArgs,
+    /// The fleet's coordinator, http://host:port.
+    #[arg(long, env = retort_runtime::env::COORDINATOR)]
+    coordinator: String,
+    /// Return once the job is accepted.
+    #[arg(long)]
+    detach: bool,
+    /// Folder for report, models and manifests; nothing is fetched without it.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Print the report as JSON on stdout.
+    #[arg(long)]
+    json: bool,
+    /// Also train each student alone with the same budget.
+    #[arg(long)]
+    baseline: bool,
+}
+
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) fn submit(args: Args) -> Result<(), Failure> {
+    let mut checked = check::file(&args.job)?;
+    checked.job.run.baseline |= args.baseline;
+    let work = async {
+        let began = Instant::now();
+        // Paths stay relative: each worker resolves them below its own --base.
+        let job_toml = toml::to_string(&checked.job).context("write the job")?;
+        let seed = checked.job.run.seed;
+        let run = submit_run(&args.coordinator, &checked, &job_toml, seed).await?;
+        if args.detach {
+            println!("{run}");
+            return Ok(());
+        }
+        let ended = follow::to_end(&args.coordinator, &run, &checked.job.run.name).await?;
+        let Some(out) = &args.out else {
+            return Ok(());
+        };
+        collect::mirror(&args.coordinator, &ended, out).await?;
+        let finished = collect::gather(&args.coordinator, &checked, ended).await?;
+        let wall_s = began.elapsed().as_secs_f64();
+        collect::finish(&checked, vec![finished], (out, wall_s), args.json)
+    };
+    retort_runtime::block_on(async { Ok(work.await) })?
+}
+
+/// The job as its processes get it: with absolute paths.
+pub(crate) fn portable(checked: &Checked) -> Result<String, Failure> {
+    let mut job = checked.job.clone();
+    if let Some(path) = &job.dataset.path {
+        let plain = path.strip_prefix("file://").unwrap_or(path);
+        let absolute = std::path::absolute(checked.base.join(plain)).context("path of the data set")?;
+        job.dataset.path = Some(absolute.display().to_string());
+    }
+    Ok(toml::to_string(&job).context("write the job")?)
+}
+
+/// Submits one run and uploads its fixed teachers.
+pub(crate) async fn submit_run(
+    coordinator: &str,
+    checked: &Checked,
+    job_toml: &str,
+    seed: u64,
+) -> Result<String, Failure> {
+    let channel = retort_client::connect(coordinator).map_err(Failure::input)?;
+    let request = pb::SubmitRequest {
+        job_toml: job_toml.to_owned(),
+        seed,
+        positions: u64::from(checked.dataset.train_len()),
+        dataset_digest: checked.dataset.digest().to_owned(),
+        run: String::new(),
+    };
+    let run = retort_client::runs(channel.clone()).submit(request).await?.into_inner().run;
+    let mut versions = retort_client::versions(channel);
+    for (teacher, export) in checked.fixed.iter().filter(|_| !checked.job.students.is_empty()) {
+        let by = pb::publish_header::By::Teacher(pb::ProvidedTeacher {
+            run: run.clone(),
+            teacher: teacher.clone(),
+        });
+        let card = serde_json::to_vec_pretty(&export.card).context("write model card")?;
+        let files = vec![
+            ("model.safetensors".to_owned(), Bytes::from(export.weights.clone())),
+            ("model.json".to_owned(), Bytes::from(card)),
+        ];
+        let held_out = held_out(checked, export)?;
+        retort_client::publish(&mut versions, by, held_out, files).await?;
+    }
+    Ok(run)
+}
+
+/// A fixed teacher's loss on the held-out samples, for the gate.
+fn held_out(checked: &Checked, export: &Export) -> Result<Option<pb::Evaluation>, Failure> {
+    let split = checked.dataset.split(Part::Validation);
+    if split.is_empty() {
+        return Ok(None);
+    }
+    let device = Choice::Flex.open().context("open device")?;
+    let mut model = Classifier::from_parts(&export.card.spec(), &export.weights, &device).context("load teacher")?;
+    let (inputs, labels) = collect::samples(&checked.dataset, Part::Validation);
+    let e = model.evaluate(&inputs, &labels).context("evaluate teacher")?;
+    Ok(Some(pb::Evaluation {
+        loss: e.loss,
+        accuracy: e.accuracy,
+        samples: e.samples as u64,
+    }))
+}
+
+pub(crate) async fn stop_run(coordinator: &str, run: &str, reason: &str) -> Result<(), Failure> {
+    let channel = retort_client::connect(coordinator).map_err(Failure::input)?;
+    let request = pb::StopRequest {
+        run: run.to_owned(),
+        reason: reason.to_owned(),
+    };
+    retort_client::runs(channel).stop(request).await?;
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! The trainer thread: the one owner of model and optimizer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use retort_coordinator_core::round::Evaluation;
+use retort_student_worker_core::{Batch as Positions, StepDone};
+use tokio::sync::mpsc;
+
+use crate::part::Part;
+use crate::session::Event;
+use crate::trainer::{Batch, BurnTrainer, Error, SoftTargets, Trainer};
+
+/// Commands waiting for the trainer. The machine hands out two batches at most, and the rest are
+/// one at a time, so this is never full.
+const QUEUE: usize = 16;
+
+/// A decoded frame, shared by the batches cut from it.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    /// Log-probabilities, row by row.
+    pub(crate) log_probs: Vec<f32>,
+    /// Size on the wire.
+    pub(crate) bytes: u64,
+}
+
+pub(crate) enum TrainerCommand {
+    /// Evaluate, and take a snapshot to publish if asked.
+    Begin { evaluate: bool, snapshot: bool },
+    Train { batch: Positions<Arc<Frame>>, alpha: f64 },
+    /// The weights, to contribute.
+    Export,
+    /// Merged weights; little-endian f32.
+    Import(Bytes),
+    /// A published state.
+    Restore { weights: Option<Bytes>, optimizer: Option<Bytes>, steps: u64 },
+}
+
+pub(crate) enum TrainerEvent {
+    Began {
+        held_out: Option<Evaluation>,
+        snapshot: Option<Snapshot>,
+    },
+    Trained(StepDone),
+    Exported(Bytes),
+    Imported,
+    Restored,
+    /// The group can't go on.
+    Failed(String),
+}
+
+/// The files of a version.
+pub(crate) struct Snapshot {
+    pub(crate) files: Vec<(String, Bytes)>,
+}
+
+/// Name of the optimizer's file; its first 8 bytes count the steps behind it.
+pub(crate) const OPTIMIZER_FILE: &str = "optimizer.bin";
+
+/// Starts the thread; it ends when the sender is dropped.
+pub(crate) fn start(part: Part, events: mpsc::Sender<Event>) -> std::io::Result<mpsc::Sender<TrainerCommand>> {
+    let (commands, mut inbox) = mpsc::channel(QUEUE);
+    std::thread::Builder::new().name("trainer".into()).spawn(move || {
+        let send = |event| events.blocking_send(Event::Trainer(event)).is_ok();
+        let mut owner = match Owner::new(part) {
+            Ok(owner) => owner,
+            Err(e) => {
+                send(TrainerEvent::Failed(e.to_string()));
+                return;
+            }
+        };
+        while let Some(command) = inbox.blocking_recv() {
+            let event = owner.obey(command).unwrap_or_else(|e| TrainerEvent::Failed(e.to_string()));
+            if !send(event) {
+                return; // the session is over
+            }
+        }
+    })?;
+    Ok(commands)
+}
+
+struct Owner {
+    part: Part,
+    trainer: Box<dyn Trainer>,
+    held_out: (Vec<f32>, Vec<u32>),
+}
+
+impl Owner {
+    fn new(part: Part) -> Result<Self, Error> {
+        let device = part.group.device.0.parse()?;
+        let trainer = BurnTrainer::new(&part.spec, part.group.optimizer, part.init_seed, device)?;
+        Ok(Self {
+            held_out: part.held_out(),
+            trainer: Box::new(trainer),
+            part,
+        })
+    }
+
+    fn obey(&mut self, command: TrainerCommand) -> Result<TrainerEvent, Error> {
+        Ok(match command {
+            TrainerCommand::Begin { evaluate, snapshot } => TrainerEvent::Began {
+                held_out: if evaluate { self.evaluate()? } else { None },
+                snapshot: snapshot.then(|| self.snapshot()).transpose()?,
+            },
+            TrainerCommand::Train { batch, alpha } => TrainerEvent::Trained(self.train(&batch, alpha)?),
+            TrainerCommand::Export => {
+                let flat = self.trainer.flat();
+                TrainerEvent::Exported(flat.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into())
+            }
+            TrainerCommand::Import(bytes) => {
+                let chunks = bytes.chunks_exact(4);
+                let flat: Vec<f32> = chunks.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                self.trainer.set_flat(&flat)?;
+                TrainerEvent::Imported
+            }
+            TrainerCommand::Restore { weights, optimizer, steps } => {
+                if let Some(weights) = weights {
+                    self.trainer.load_weights(&weights)?;
+                }
+                if let Some(optimizer) = optimizer {
+                    self.trainer.load_optimizer_state(&optimizer)?;
+                }
+                self.trainer.set_steps(steps);
+                TrainerEvent::Restored
+            }
+        })
+    }
+
+    fn evaluate(&mut self) -> Result<Option<Evaluation>, Error> {
+        let (inputs, labels) = &self.held_out;
+        if labels.is_empty() {
+            return Ok(None);
+        }
+        let e = self.trainer.evaluate(inputs, labels)?;
+        Ok(Some(Evaluation {
+            loss: e.loss,
+            accuracy: e.accuracy,
+            samples: e.samples as u64,
+        }))
+    }
+
+    fn snapshot(&mut self) -> Result<Snapshot, Error> {
+        let card = self.part.card(self.trainer.flat().len());
+        let card = serde_json::to_vec_pretty(&card).expect("a card is plain data");
+        let mut optimizer = self.trainer.steps().to_le_bytes().to_vec();
+        optimizer.extend(self.trainer.optimizer_state()?);
+        Ok(Snapshot {
+            files: vec![
+                ("model.safetensors".into(), self.trainer.weights().into()),
+                ("model.json".into(), card.into()),
+                (OPTIMIZER_FILE.into(), optimizer.into()),
+            ],
+        })
+    }
+
+    fn train(&mut self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<StepDone, Error> {
+        let began = Instant::now();
+        let batch = self.batch(positions, alpha);
+        let report = self.trainer.step(&batch)?;
+        let frames = positions.frames.iter().filter(|_| positions.first_of_block);
+        Ok(StepDone {
+            samples: batch.samples as u64,
+            hard_loss: report.hard_loss.unwrap_or(0.0),
+            labelled: report.labelled as u64,
+            kl: report.kl,
+            gradient_share: report.gradient_share,
+            seconds: began.elapsed().as_secs_f64(),
+            frame_bytes: frames.map(|(_, _, f)| f.bytes).sum(),
+        })
+    }
+
+    fn batch(&self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Batch {
+        let dataset = &self.part.dataset;
+        let samples = (positions.positions.end - positions.positions.start) as usize;
+        let len = dataset.shape().len();
+        let mut inputs = vec![0f32; samples * len];
+        let mut labels = Vec::with_capacity(samples);
+        let epoch = positions.id.epoch;
+        for (position, out) in positions.positions.clone().zip(inputs.chunks_exact_mut(len)) {
+            let sample = self.part.order.sample(epoch, position);
+            dataset.view(sample, self.part.order.view_seed(epoch, position), out);
+            labels.push(dataset.label(sample));
+        }
+        let rows = positions.first_row as usize..positions.first_row as usize + samples;
+        Batch {
+            inputs,
+            samples,
+            labels,
+            soft: (!positions.frames.is_empty()).then(|| SoftTargets {
+                log_probs: self.mix(positions, rows),
+                temperature: self.part.temperature as f32,
+            }),
+            alpha,
+        }
+    }
+
+    /// The mixture of the teachers' distributions, by weight, in probability space: the gradient of
+    /// the weighted sum of their KLs.
+    fn mix(&self, positions: &Positions<Arc<Frame>>, rows: std::ops::Range<usize>) -> Vec<f32> {
+        let classes = self.part.spec.classes;
+        let values = rows.start * classes..rows.end * classes;
+        if let [(_, _, only)] = positions.frames.as_slice() {
+            return only.log_probs[values].to_vec();
+        }
+        let weight = |teacher: &str| {
+            let mixture = &self.part.group.teachers;
+            let total: f64 = mixture.iter().map(|m| m.weight).sum();
+            mixture.iter().find(|m| m.name == teacher).map_or(0.0, |m| m.weight / total)
+        };
+        let parts: Vec<(f32, &[f32])> = positions
+            .frames
+            .iter()
+            .map(|(teacher, _, frame)| (weight(teacher) as f32, &frame.log_probs[values.clone()]))
+            .collect();
+        (0..values.len())
+            .map(|i| parts.iter().map(|(w, l)| w * l[i].exp()).sum::<f32>().ln().max(retort_codec::FLOOR))
+            .collect()
+    }
+}

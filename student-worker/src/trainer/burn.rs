@@ -1,0 +1,289 @@
+//! [`Trainer`] on burn.
+
+use burn::module::ParamGroup;
+use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
+use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::tensor::{Bytes, Tensor, TensorData};
+use retort_data::rng::{self, Rng};
+use retort_job::{Optimizer, OptimizerKind};
+use retort_losses::{Combined, CrossEntropy, Labels};
+use retort_models::{Choice, Classifier, Device, Evaluation, Net, Spec};
+
+use super::{Batch, Error, SoftTargets, StepReport, Trainer};
+
+/// Sets the dropout masks apart from other uses of a seed.
+const DROPOUT: u64 = 0x6472_6f70;
+
+/// Of plain SGD with momentum.
+const MOMENTUM: f64 = 0.9;
+
+/// Bytes of the checksum before an optimizer state.
+const CHECKSUM: usize = 8;
+
+/// A network and its optimizer on one device.
+pub struct BurnTrainer {
+    net: Net,
+    optimizer: ModuleOptimizer,
+    config: Optimizer,
+    device: Device,
+    seed: u64,
+    steps: u64,
+}
+
+impl BurnTrainer {
+    /// A trainer with initial weights and dropout masks from `seed`.
+    pub fn new(spec: &Spec, optimizer: Optimizer, seed: u64, device: Choice) -> Result<Self, Error> {
+        let device = device.open()?.autodiff();
+        Ok(Self {
+            net: Net::new(spec, seed, &device)?,
+            optimizer: fresh(optimizer),
+            config: optimizer,
+            device,
+            seed,
+            steps: 0,
+        })
+    }
+
+    /// Names and shapes of the weights, in the order of [`Trainer::flat`].
+    #[cfg(test)]
+    pub(super) fn layout(&self) -> Vec<(String, Vec<usize>)> {
+        self.net.layout()
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), Error> {
+        let Spec { classes, .. } = *self.net.spec();
+        if batch.samples == 0 {
+            return Err(Error::Range {
+                what: "samples",
+                value: 0.0,
+                expected: "at least 1",
+            });
+        }
+        size(
+            "inputs",
+            batch.inputs.len(),
+            batch.samples * self.net.spec().input_len(),
+        )?;
+        size("labels", batch.labels.len(), batch.samples)?;
+        if let Some(&label) = batch
+            .labels
+            .iter()
+            .flatten()
+            .find(|&&label| label as usize >= classes)
+        {
+            return Err(Error::Label { label, classes });
+        }
+        if !(0.0..=1.0).contains(&batch.alpha) {
+            return Err(Error::Range {
+                what: "alpha",
+                value: batch.alpha,
+                expected: "0..=1",
+            });
+        }
+        match &batch.soft {
+            Some(soft) => {
+                size("soft targets", soft.log_probs.len(), batch.samples * classes)?;
+                let value = f64::from(soft.temperature);
+                if value.is_finite() && value > 0.0 {
+                    Ok(())
+                } else {
+                    Err(Error::Range {
+                        what: "temperature",
+                        value,
+                        expected: "a number greater than 0",
+                    })
+                }
+            }
+            None if batch.alpha > 0.0 => Err(Error::MissingSoftTargets {
+                step: self.steps,
+                alpha: batch.alpha,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn logits(&self, batch: &Batch) -> Tensor<2> {
+        let shape = self.net.spec().input;
+        let dims = [batch.samples, shape.channels, shape.height, shape.width];
+        let inputs = Tensor::from_data(TensorData::new(batch.inputs.clone(), dims), &self.device);
+        let mut noise = Rng::keyed(&[self.seed, DROPOUT, self.steps]);
+        self.net.forward(inputs, Some(&mut noise))
+    }
+
+    /// Covers what a state belongs to as well as its bytes.
+    fn checksum(&self, state: &[u8]) -> [u8; CHECKSUM] {
+        let owner = format!("{:?} {:?}", self.config.kind, self.net.layout());
+        let words = |bytes: &[u8]| -> Vec<u64> {
+            let word = |chunk: &[u8]| chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
+            bytes.chunks(8).map(word).collect()
+        };
+        rng::key(&[
+            rng::key(&words(owner.as_bytes())),
+            rng::key(&words(state)),
+            state.len() as u64,
+        ])
+        .to_le_bytes()
+    }
+}
+
+impl Trainer for BurnTrainer {
+    fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
+        self.check(batch)?;
+        let logits = self.logits(batch);
+        let labels = Labels::new(&batch.labels, &self.device);
+        let (total, parts) = match &batch.soft {
+            Some(SoftTargets {
+                log_probs,
+                temperature,
+            }) => {
+                let shape = [batch.samples, self.net.spec().classes];
+                let teacher = Tensor::from_data(TensorData::new(log_probs.clone(), shape), &self.device);
+                let combined = Combined {
+                    alpha: batch.alpha,
+                    temperature: f64::from(*temperature),
+                };
+                let loss = combined.forward(logits, &labels, teacher);
+                (loss.total, vec![loss.hard, loss.soft, loss.teacher_share])
+            }
+            None => {
+                let hard = CrossEntropy.forward(logits, &labels);
+                (hard.clone(), vec![hard.without_autodiff()])
+            }
+        };
+        // The backward pass is queued before anything is read back, and all is read in one transfer.
+        let gradients = GradientsParams::from_grads(total.backward(), &self.net);
+        let mut scalars = vec![total.without_autodiff()];
+        scalars.extend(parts);
+        let scalars = Tensor::cat(scalars, 0).try_into_vec_as::<f32>();
+        let scalars = scalars.map_err(|e| device_error("read the loss", e))?;
+        let report = report(self.steps, batch, &scalars)?;
+        self.net = self
+            .optimizer
+            .step(self.config.learning_rate, self.net.clone(), gradients);
+        self.steps += 1;
+        Ok(report)
+    }
+
+    fn evaluate(&mut self, inputs: &[f32], labels: &[u32]) -> Result<Evaluation, Error> {
+        Ok(Classifier::from(&self.net).evaluate(inputs, labels)?)
+    }
+
+    fn flat(&self) -> Vec<f32> {
+        self.net.flat()
+    }
+
+    fn set_flat(&mut self, flat: &[f32]) -> Result<(), Error> {
+        self.net = self.net.clone().with_flat(flat)?;
+        Ok(())
+    }
+
+    fn weights(&self) -> Vec<u8> {
+        self.net.to_safetensors()
+    }
+
+    fn load_weights(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.net = self.net.clone().with_safetensors(bytes)?;
+        Ok(())
+    }
+
+    fn optimizer_state(&self) -> Result<Vec<u8>, Error> {
+        let state = self
+            .optimizer
+            .into_bytes()
+            .map_err(|e| device_error("read the optimizer state", e))?;
+        Ok([&self.checksum(&state)[..], &state].concat())
+    }
+
+    fn load_optimizer_state(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let (checksum, state) = bytes
+            .split_first_chunk::<CHECKSUM>()
+            .ok_or(Error::OptimizerState)?;
+        if self.checksum(state) != *checksum {
+            return Err(Error::OptimizerState);
+        }
+        let state = Bytes::from_bytes_vec(state.to_vec());
+        self.optimizer = fresh(self.config)
+            .from_bytes(state)
+            .map_err(|_| Error::OptimizerState)?;
+        Ok(())
+    }
+
+    fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
+    }
+}
+
+/// `scalars` are the loss and the parts that it has: hard, then divergence and share if there are soft targets.
+fn report(step: u64, batch: &Batch, scalars: &[f32]) -> Result<StepReport, Error> {
+    for (&value, what) in scalars
+        .iter()
+        .zip(["loss", "hard loss", "divergence", "gradient share"])
+    {
+        if !value.is_finite() {
+            return Err(Error::NonFinite {
+                what,
+                step,
+                value: f64::from(value),
+            });
+        }
+    }
+    let scalar = |index: usize| scalars.get(index).copied().map(f64::from);
+    let labelled = batch.labels.iter().flatten().count();
+    Ok(StepReport {
+        loss: scalar(0).unwrap_or_default(),
+        hard_loss: scalar(1).filter(|_| labelled > 0),
+        kl: scalar(2),
+        labelled,
+        gradient_share: scalar(3),
+    })
+}
+
+/// An optimizer without state, with PyTorch's defaults, which are not burn's: Adam's epsilon there is 1e-5, and momentum
+/// is damped. Weight decay (L2) leaves biases and norms alone.
+fn fresh(config: Optimizer) -> ModuleOptimizer {
+    let decay = (config.weight_decay > 0.0).then_some(WeightDecayConfig {
+        penalty: config.weight_decay as f32,
+    });
+    let undecayed = || ParamGroup::from_any_predicates(vec![".bias", ".gamma", ".beta"]);
+    match config.kind {
+        OptimizerKind::Adam => {
+            let adam = AdamConfig::new().with_epsilon(1e-8);
+            let optimizer = ModuleOptimizer::from(adam.clone().with_weight_decay(decay).build());
+            optimizer.with_group(undecayed(), adam.build(), None)
+        }
+        OptimizerKind::Sgd => {
+            let momentum = MomentumConfig {
+                momentum: MOMENTUM,
+                dampening: 0.0,
+                nesterov: false,
+            };
+            let sgd = SgdConfig::new().with_momentum(Some(momentum));
+            let optimizer = ModuleOptimizer::from(sgd.clone().with_weight_decay(decay).build());
+            optimizer.with_group(undecayed(), sgd.build(), None)
+        }
+    }
+}
+
+fn size(what: &'static str, found: usize, expected: usize) -> Result<(), Error> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(Error::Size {
+            what,
+            found,
+            expected,
+        })
+    }
+}
+
+fn device_error(action: &'static str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::Device {
+        action,
+        source: error.into(),
+    }
+}

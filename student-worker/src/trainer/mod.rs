@@ -1,0 +1,126 @@
+//! The seam between the worker and tensors: what it takes to train a model, in plain data.
+
+mod burn;
+#[cfg(test)]
+mod tests;
+
+pub use self::burn::BurnTrainer;
+pub use retort_models::Evaluation;
+
+use retort_models::{ClassifierError, SpecError, WeightsError, device};
+use thiserror::Error;
+
+/// What one optimizer step learns from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// `samples` inputs, row by row, before preprocessing.
+    pub inputs: Vec<f32>,
+    pub samples: usize,
+    /// One for each sample; `None` is unlabelled.
+    pub labels: Vec<Option<u32>>,
+    /// What the teachers say; `None` for a group without teachers.
+    pub soft: Option<SoftTargets>,
+    /// Share of the soft loss, within 0..=1; 0 for a group without teachers.
+    pub alpha: f64,
+}
+
+/// A teacher's answer for every sample of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SoftTargets {
+    /// Log-probabilities of softmax(z / T), `samples` rows of one number for each class.
+    pub log_probs: Vec<f32>,
+    /// T, greater than 0.
+    pub temperature: f32,
+}
+
+/// What a step found out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// The loss that was minimised.
+    pub loss: f64,
+    /// Mean cross entropy over the labelled samples; `None` if there were none.
+    pub hard_loss: Option<f64>,
+    /// Divergence from the teacher at its temperature, without the factor T²; present exactly if soft targets were.
+    pub kl: Option<f64>,
+    /// Labelled samples.
+    pub labelled: usize,
+    /// What share of the gradient at the logits the teacher had; present exactly if soft targets were.
+    pub gradient_share: Option<f64>,
+}
+
+/// Why a step or a state was refused. The trainer is as it was before the call.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error("{what}: {found} values, expected {expected}")]
+    Size {
+        what: &'static str,
+        found: usize,
+        expected: usize,
+    },
+    #[error("{what} is {value}, expected {expected}")]
+    Range {
+        what: &'static str,
+        value: f64,
+        expected: &'static str,
+    },
+    #[error("label {label} of a model with {classes} classes")]
+    Label { label: u32, classes: usize },
+    /// Distillation would silently not take place.
+    #[error("step {step} has alpha {alpha} and no soft targets")]
+    MissingSoftTargets { step: u64, alpha: f64 },
+    #[error("{what} of step {step} is {value}")]
+    NonFinite {
+        what: &'static str,
+        step: u64,
+        value: f64,
+    },
+    #[error("not the optimizer state of this model and optimizer")]
+    OptimizerState,
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Evaluate(#[from] ClassifierError),
+    #[error(transparent)]
+    Choice(#[from] device::Error),
+    #[error("{action} on the device")]
+    Device {
+        action: &'static str,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// A model in training. Its state is weights, optimizer state and steps; a trainer that is given all three goes on bit for
+/// bit like the one they came from.
+pub trait Trainer: Send {
+    /// One optimizer step. With soft targets the report has a finite divergence, whatever alpha is, or the step fails.
+    fn step(&mut self, batch: &Batch) -> Result<StepReport, Error>;
+
+    /// Loss and accuracy of the present weights, without dropout.
+    fn evaluate(&mut self, inputs: &[f32], labels: &[u32]) -> Result<Evaluation, Error>;
+
+    /// All weights in one vector, in the order of their names.
+    fn flat(&self) -> Vec<f32>;
+
+    /// Replaces all weights; the optimizer keeps its state.
+    fn set_flat(&mut self, flat: &[f32]) -> Result<(), Error>;
+
+    /// All weights as a safetensors file.
+    fn weights(&self) -> Vec<u8>;
+
+    /// Replaces all weights; the optimizer keeps its state.
+    fn load_weights(&mut self, bytes: &[u8]) -> Result<(), Error>;
+
+    /// The optimizer's state, for [`Trainer::load_optimizer_state`]. Equal states may differ in their bytes.
+    fn optimizer_state(&self) -> Result<Vec<u8>, Error>;
+
+    /// Replaces the optimizer's state by one of the same model and optimizer.
+    fn load_optimizer_state(&mut self, bytes: &[u8]) -> Result<(), Error>;
+
+    /// Steps taken so far: the number of the next one. Dropout depends on it.
+    fn steps(&self) -> u64;
+
+    fn set_steps(&mut self, steps: u64);
+}

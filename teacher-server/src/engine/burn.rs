@@ -1,0 +1,41 @@
+//! [`TeacherEngine`] on burn.
+
+use std::path::Path;
+
+use retort_models::{Choice, Classifier, Spec};
+
+use super::{Error, TeacherEngine};
+
+/// A classifier on one device.
+pub struct BurnEngine {
+    classifier: Classifier,
+}
+
+impl BurnEngine {
+    /// The model of an export folder.
+    pub fn load(folder: &Path, device: Choice) -> Result<Self, Error> {
+        let classifier = Classifier::load(folder, &device.open()?)?;
+        Ok(Self { classifier })
+    }
+
+    /// The model with published weights, a safetensors file.
+    pub fn from_weights(spec: &Spec, weights: &[u8], device: Choice) -> Result<Self, Error> {
+        let classifier = Classifier::from_parts(spec, weights, &device.open()?)?;
+        Ok(Self { classifier })
+    }
+
+    /// What is needed to build the same network.
+    pub fn spec(&self) -> &Spec {
+        self.classifier.spec()
+    }
+}
+
+impl TeacherEngine for BurnEngine {
+    fn classes(&self) -> usize {
+        self.classifier.classes()
+    }
+
+    fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error> {
+        Ok(self.classifier.logits(inputs, samples)?)
+    }
+}

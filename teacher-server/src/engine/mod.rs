@@ -1,0 +1,27 @@
+//! The seam between the teacher server and tensors: logits of samples, in plain data.
+
+mod burn;
+
+pub use self::burn::BurnEngine;
+
+use retort_models::{ClassifierError, device};
+use thiserror::Error;
+
+/// Why an engine cannot be loaded or does not answer.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error(transparent)]
+    Choice(#[from] device::Error),
+    #[error(transparent)]
+    Classifier(#[from] ClassifierError),
+}
+
+/// One version of a teacher, ready to answer.
+pub trait TeacherEngine: Send {
+    /// Numbers of one row of logits.
+    fn classes(&self) -> usize;
+
+    /// Unsoftened logits of `samples` inputs (before preprocessing), row by row. A sample's logits do not depend on what
+    /// else is asked with it.
+    fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error>;
+}

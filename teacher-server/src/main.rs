@@ -1,0 +1,38 @@
+//! A teacher server as a process of its own.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use retort_runtime::{Shutdown, TaskGroup, announce, listen, logging};
+use retort_teacher_server::Config;
+use tokio_util::sync::CancellationToken;
+
+/// Retort's teacher server: answers with temperature-softened soft targets.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    config: Config,
+}
+
+fn main() -> ExitCode {
+    let config = Args::parse().config;
+    logging::init(config.log_format, "info");
+    match retort_runtime::block_on(start(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn start(config: Config) -> anyhow::Result<()> {
+    let listener = listen(config.listen).await?;
+    if let Some(path) = &config.announce {
+        announce(path, &format!("http://{}", listener.local_addr()?))?;
+    }
+    let tasks = TaskGroup::new(CancellationToken::new());
+    Shutdown::install(&tasks, config.exit_with_parent)?;
+    retort_teacher_server::run(config, listener, tasks).await
+}

@@ -1,0 +1,314 @@
+//! Membership in the fleet: join a run, load versions as asked, switch when told, leave.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context;
+use retort_client::Backoff;
+use retort_data::order::{Grid, Order};
+use retort_job::Job;
+use retort_models::Card;
+use retort_proto::{PROTOCOL, pb};
+use retort_runtime::{OnError, TaskGroup};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::transport::Channel;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::config::Config;
+use crate::device::{Blocks, Device};
+use crate::engine::{BurnEngine, TeacherEngine};
+use crate::service::Serving;
+
+/// How long one question for a run is held open.
+const NEXT_RUN_WAIT_MS: u32 = 10_000;
+/// Heartbeats waiting to be sent; one is sent at a time.
+const HEARTBEATS: usize = 4;
+
+/// The process's place in the fleet, over all runs.
+pub(crate) struct Membership {
+    config: Config,
+    name: String,
+    advertise: String,
+    serving: watch::Sender<Option<Arc<Serving>>>,
+    control: Channel,
+    data: Channel,
+}
+
+/// Why a run was left.
+enum Left {
+    /// It ended.
+    Finished,
+    /// The session is not valid any more: join again.
+    Lost,
+    /// The process is shutting down.
+    Shutdown,
+}
+
+impl Membership {
+    pub(crate) fn new(
+        config: Config,
+        name: String,
+        advertise: String,
+        serving: watch::Sender<Option<Arc<Serving>>>,
+    ) -> anyhow::Result<Self> {
+        // Control and data do not share a connection: a saturated one must not look like death.
+        let control = retort_client::connect(&config.coordinator)?;
+        let data = retort_client::connect(&config.coordinator)?;
+        Ok(Self {
+            config,
+            name,
+            advertise,
+            serving,
+            control,
+            data,
+        })
+    }
+
+    pub(crate) async fn run(self, tasks: TaskGroup) -> anyhow::Result<()> {
+        let token = tasks.token().clone();
+        let seed = self.name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+        let mut backoff = Backoff::new(seed);
+        loop {
+            let once = tokio::select! {
+                once = self.join_and_serve(&tasks) => once,
+                () = token.cancelled() => return Ok(()),
+            };
+            match once {
+                Ok(Some(Left::Shutdown)) => return Ok(()),
+                Ok(Some(Left::Finished | Left::Lost)) => backoff.reset(),
+                Ok(None) => {}
+                Err(e) => {
+                    warn!("not in a run: {e:#}");
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for a run, joins it and serves until it ends; `None`: there was none.
+    async fn join_and_serve(&self, tasks: &TaskGroup) -> anyhow::Result<Option<Left>> {
+        let mut fleet = retort_client::fleet(self.control.clone());
+        let offered = fleet
+            .next_run(pb::NextRunRequest {
+                role: pb::Role::TeacherServer.into(),
+                worker: self.name.clone(),
+                wait_ms: NEXT_RUN_WAIT_MS,
+            })
+            .await
+            .context("ask for a run")?
+            .into_inner();
+        if offered.run.is_empty() {
+            return Ok(None);
+        }
+        let job = retort_job::parse(&offered.job_toml, Path::new("job"), &[])?;
+        let blocks = self.load(&job, offered.seed).await?;
+        let device = Device::start(blocks.clone(), self.config.max_batch_samples).context("start device thread")?;
+        let registered = fleet
+            .register(pb::RegisterRequest {
+                protocol: PROTOCOL,
+                run: offered.run.clone(),
+                role: pb::Role::TeacherServer.into(),
+                worker: self.name.clone(),
+                dataset_digest: blocks.dataset.digest().to_owned(),
+                address: self.advertise.clone(),
+                device: String::new(),
+            })
+            .await
+            .context("register")?
+            .into_inner();
+        let session = registered.session.clone().context("registration without a session")?;
+        let teacher = job.teachers.iter().find(|t| t.name == registered.part);
+        let choice = teacher.map(|t| t.device.0.clone()).unwrap_or_default();
+        let span = info_span!("serve", run = offered.run, teacher = registered.part);
+        let serving = Arc::new(Serving {
+            run: offered.run,
+            teacher: registered.part.clone(),
+            dataset_digest: blocks.dataset.digest().to_owned(),
+            device_name: choice,
+            device: device.clone(),
+        });
+        self.serving.send_replace(Some(serving.clone()));
+        let mut served = Served {
+            membership: self,
+            session,
+            heartbeat: Duration::from_millis(u64::from(registered.heartbeat_ms.max(10))),
+            serving,
+            tasks: tasks.clone(),
+        };
+        async {
+            info!("joined");
+            for version in registered.stage {
+                served.stage(version);
+            }
+            let left = served.follow().await?;
+            if matches!(left, Left::Finished) {
+                self.serving.send_replace(None);
+            }
+            Ok(Some(left))
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn load(&self, job: &Job, seed: u64) -> anyhow::Result<Arc<Blocks>> {
+        let (config, base) = (job.dataset.clone(), self.config.base.clone());
+        let dataset = tokio::task::spawn_blocking(move || retort_data::load(&config, &base, seed))
+            .await
+            .context("load data set")??;
+        Ok(Arc::new(Blocks {
+            order: Order::new_all(seed, dataset.train_len()),
+            grid: Grid {
+                positions: u64::from(dataset.train_len()),
+                block: job.dataset.block_samples.unwrap_or(job.run.batch_size),
+            },
+            dataset: Arc::new(dataset),
+        }))
+    }
+}
+
+/// One session.
+struct Served<'a> {
+    membership: &'a Membership,
+    session: pb::Session,
+    heartbeat: Duration,
+    serving: Arc<Serving>,
+    tasks: TaskGroup,
+}
+
+impl Served<'_> {
+    /// Follows the coordinator's commands until the run ends; a broken stream is opened again.
+    async fn follow(&mut self) -> anyhow::Result<Left> {
+        let token = self.tasks.token().clone();
+        let mut backoff = Backoff::new(self.session.incarnation);
+        loop {
+            let (up, messages) = mpsc::channel(HEARTBEATS);
+            up.send(self.beat()).await.context("queue heartbeat")?;
+            let mut fleet = retort_client::fleet(self.membership.control.clone());
+            let result = match fleet.control(ReceiverStream::new(messages)).await {
+                Ok(down) => {
+                    backoff.reset();
+                    self.follow_stream(&up, down.into_inner()).await
+                }
+                Err(status) => Err(status),
+            };
+            match result {
+                Ok(left) => return Ok(left),
+                Err(status) if matches!(status.code(), Code::FailedPrecondition | Code::NotFound) => {
+                    warn!("session lost: {}", status.message());
+                    return Ok(Left::Lost);
+                }
+                Err(status) => {
+                    // The coordinator is away: what is loaded goes on serving.
+                    warn!("control stream: {}", status.message());
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff.next_delay()) => {}
+                        () = token.cancelled() => return Ok(Left::Shutdown),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn follow_stream(
+        &mut self,
+        up: &mpsc::Sender<pb::ControlUp>,
+        mut down: tonic::Streaming<pb::ControlDown>,
+    ) -> Result<Left, tonic::Status> {
+        let token = self.tasks.token().clone();
+        let mut beats = tokio::time::interval(self.heartbeat);
+        let mut versions = self.serving.device.versions.clone();
+        loop {
+            // Cancel-safe: streams, intervals and watches keep what was not taken.
+            tokio::select! {
+                message = down.message() => {
+                    let message = message?.ok_or_else(|| tonic::Status::unavailable("the stream ended"))?;
+                    if let Some(left) = self.obey(message).await {
+                        return Ok(left);
+                    }
+                }
+                _ = beats.tick() => { let _ = up.try_send(self.beat()); }
+                _ = versions.changed() => { let _ = up.try_send(self.beat()); }
+                () = token.cancelled() => return Ok(Left::Shutdown),
+            }
+        }
+    }
+
+    async fn obey(&mut self, message: pb::ControlDown) -> Option<Left> {
+        use pb::control_down::Command;
+        match message.command? {
+            Command::Stage(stage) => self.stage(stage.version),
+            Command::Activate(activate) => {
+                self.serving.device.activate(activate.version, activate.keep_from).await;
+            }
+            Command::Finish(finish) => {
+                info!("run ended: {}", finish.reason);
+                return Some(Left::Finished);
+            }
+            Command::Alive(_) | Command::Floor(_) | Command::Teacher(_) => {}
+        }
+        None
+    }
+
+    fn beat(&self) -> pb::ControlUp {
+        let device = &self.serving.device;
+        let versions = device.versions.borrow().clone();
+        pb::ControlUp {
+            session: Some(self.session.clone()),
+            samples_per_s: device.counters.samples_per_s(),
+            staged: versions.staged.into_iter().collect(),
+            active: versions.active,
+            queued_samples: device.counters.queued.load(Ordering::Relaxed),
+            unhealthy: versions.unhealthy,
+            ..Default::default()
+        }
+    }
+
+    /// Fetches and loads a version beside the serving one.
+    fn stage(&self, version: u64) {
+        if self.serving.device.versions.borrow().staged.contains(&version) {
+            return;
+        }
+        let serving = self.serving.clone();
+        let data = self.membership.data.clone();
+        let token = self.tasks.token().clone();
+        self.tasks.spawn("stage", OnError::Log, async move {
+            let mut backoff = Backoff::new(version + 1);
+            loop {
+                match load_version(&serving, data.clone(), version).await {
+                    Ok(engine) => {
+                        serving.device.stage(version, engine).await;
+                        return Ok(());
+                    }
+                    Err(e) => warn!(version, "stage: {e:#}"),
+                }
+                // A version that was pruned meanwhile is superseded: somebody will ask for the next.
+                if serving.device.versions.borrow().active > Some(version) {
+                    return Ok(());
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.next_delay()) => {}
+                    () = token.cancelled() => return Ok(()),
+                }
+            }
+        });
+    }
+}
+
+async fn load_version(serving: &Serving, data: Channel, version: u64) -> anyhow::Result<Box<dyn TeacherEngine>> {
+    let mut client = retort_client::versions(data);
+    let at = (serving.run.as_str(), serving.teacher.as_str());
+    let card = retort_client::fetch(&mut client, at, Some(version), "model.json").await?;
+    let weights = retort_client::fetch(&mut client, at, Some(version), "model.safetensors").await?;
+    let card: Card = serde_json::from_slice(&card.bytes).context("model card")?;
+    let classes = serving.device.blocks.dataset.classes();
+    anyhow::ensure!(card.classes == classes, "version {version} has {} classes, the data {classes}", card.classes);
+    let device = serving.device_name.parse()?;
+    let engine = tokio::task::spawn_blocking(move || BurnEngine::from_weights(&card.spec(), &weights.bytes, device))
+        .await
+        .context("load version")??;
+    Ok(Box::new(engine))
+}

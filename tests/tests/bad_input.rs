@@ -1,0 +1,170 @@
+//! Bad input: exit code 2 before any process starts, and a message that says what would be valid.
+
+use retort_tests::Harness;
+
+const JOB: &str = r#"
+[run]
+name = "bad"
+epochs = 1
+
+[dataset]
+name = "digits"
+
+[[teachers]]
+name = "wide"
+model = { architecture = "mlp", hidden = [16] }
+source = { kind = "trained" }
+
+[[students]]
+name = "small"
+model = { architecture = "mlp", hidden = [4] }
+teachers = [{ name = "wide" }]
+"#;
+
+/// Both `check` and `run` refuse `job` with `settings`, naming every part, and start nothing.
+fn refused(harness: &Harness, job: &str, settings: &[&str], parts: &[&str]) {
+    let file = harness.job("job.toml", job);
+    let file = file.to_str().unwrap();
+    for command in ["check", "run"] {
+        let mut args = vec![command, file];
+        for setting in settings {
+            args.extend(["--set", setting]);
+        }
+        if command == "run" {
+            args.extend(["--out", "out"]);
+        }
+        let output = harness.call(&args);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{command} {settings:?}: {text}");
+        for part in parts {
+            assert!(text.contains(part), "{command} {settings:?}: {part:?} is missing in: {text}");
+        }
+        assert!(!harness.path("out").exists(), "{command} {settings:?} started something");
+    }
+}
+
+fn harness() -> Harness {
+    Harness::new(env!("CARGO_BIN_EXE_retort-harness"))
+}
+
+#[test]
+fn the_job_that_the_others_break_is_fine() {
+    let h = harness();
+    let file = h.job("job.toml", JOB);
+    assert!(h.ok(&["check", file.to_str().unwrap()]).contains("fine"));
+}
+
+#[test]
+fn values_outside_their_bounds() {
+    let h = harness();
+    for (setting, parts) in [
+        ("distillation.temperature=0.0", &["job.toml", "distillation.temperature", "> 0", "T"][..]),
+        ("distillation.temperature=-1.0", &["distillation.temperature", "-1"]),
+        ("distillation.temperature=inf", &["distillation.temperature", "inf", "finite"]),
+        ("distillation.alpha=1.01", &["distillation.alpha", "1.01", "0..=1"]),
+        ("distillation.alpha=-0.5", &["distillation.alpha", "-0.5"]),
+        ("students.0.replicas=0", &["students.0.replicas", "from 1"]),
+        ("teachers.0.replicas=0", &["teachers.0.replicas", "from 1"]),
+        ("run.epochs=0", &["run.epochs", "from 1"]),
+        ("students.0.teachers.0.name=nobody", &["nobody", "wide"]),
+        ("students.0.device=gpu", &["students.0.device", "gpu", "flex"]),
+        ("students.0.device=libtorch", &["students.0.device", "libtorch", "feature"]),
+        ("dataset.labelled=100000", &["dataset", "labelled", "100000", "1297"]),
+        ("dataset.validation=0", &["dataset.validation", "gate"]),
+        ("dataset.name=digts", &["digts", "digits"]),
+        ("fleet.lease=5", &["fleet", "lease"]),
+        ("fleet.heartbeat=9s", &["fleet.heartbeat", "half"]),
+    ] {
+        refused(&h, JOB, &[setting], parts);
+    }
+}
+
+#[test]
+fn several_problems_are_named_at_once() {
+    let h = harness();
+    refused(
+        &h,
+        JOB,
+        &["distillation.temperature=0.0", "students.0.replicas=0", "distillation.alpha=2.0"],
+        &["distillation.temperature", "students.0.replicas", "distillation.alpha"],
+    );
+}
+
+#[test]
+fn unknown_keys_and_missing_files() {
+    let h = harness();
+    refused(&h, &JOB.replace("epochs = 1", "epochs = 1\nepoch = 2"), &[], &["epoch", "epochs", "line"]);
+    refused(&h, &JOB.replace("name = \"digits\"", "name = \"fashion-mnist\"\npath = \"nowhere\""), &[], &["nowhere"]);
+    let output = h.call(&["run", "absent.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("absent.toml"));
+    let fixed = JOB.replace(
+        "model = { architecture = \"mlp\", hidden = [16] }\nsource = { kind = \"trained\" }",
+        "source = { kind = \"checkpoint\", path = \"no-model\" }",
+    );
+    refused(&h, &fixed, &[], &["teachers.0.source.path", "no-model"]);
+}
+
+/// A data set of two 2x2 images as plain IDX files, with `labels`.
+fn idx(harness: &Harness, folder: &str, labels: &[u8], cut: usize) {
+    let folder = harness.path(folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let n = u32::try_from(labels.len()).unwrap();
+    for part in ["train", "t10k"] {
+        let mut images = vec![0, 0, 8, 3];
+        for dim in [n, 2, 2] {
+            images.extend(dim.to_be_bytes());
+        }
+        images.extend((0..n * 4).map(|i| u8::try_from(i % 251).unwrap()));
+        images.truncate(images.len() - cut);
+        std::fs::write(folder.join(format!("{part}-images-idx3-ubyte")), images).unwrap();
+        let mut bytes = vec![0, 0, 8, 1];
+        bytes.extend(n.to_be_bytes());
+        bytes.extend(labels);
+        std::fs::write(folder.join(format!("{part}-labels-idx1-ubyte")), bytes).unwrap();
+    }
+}
+
+fn idx_job(folder: &str) -> String {
+    JOB.replace("name = \"digits\"", &format!("format = \"idx\"\npath = \"{folder}\"\nvalidation = 2"))
+}
+
+#[test]
+fn truncated_files_and_wrong_content() {
+    let h = harness();
+    let labels: Vec<u8> = (0..20).map(|i| i % 3).collect();
+    idx(&h, "good", &labels, 0);
+    let file = h.job("good.toml", &idx_job("good"));
+    assert!(h.ok(&["check", file.to_str().unwrap()]).contains("fine"));
+    idx(&h, "cut", &labels, 7);
+    refused(&h, &idx_job("cut"), &[], &["train-images-idx3-ubyte", "expected"]);
+    // Named like Fashion-MNIST, but with another content: its hash is known.
+    let named = JOB.replace("name = \"digits\"", "name = \"fashion-mnist\"\npath = \"good\"");
+    refused(&h, &named, &[], &["train-images", "md5"]);
+}
+
+#[test]
+fn a_teacher_of_other_classes_or_inputs() {
+    let h = harness();
+    let labels: Vec<u8> = (0..40).map(|i| i % 3).collect();
+    idx(&h, "data", &labels, 0);
+    let teacher_only: String = idx_job("data").split("[[students]]").next().unwrap().to_owned();
+    let file = h.job("teacher.toml", &teacher_only);
+    h.ok(&["run", file.to_str().unwrap(), "--out", "trained"]);
+    let fixed = JOB.replace(
+        "model = { architecture = \"mlp\", hidden = [16] }\nsource = { kind = \"trained\" }",
+        "source = { kind = \"checkpoint\", path = \"trained/teachers/wide\" }",
+    );
+    refused(&h, &fixed, &[], &["teachers.0.source.path", "3 classes", "10 classes", "1x2x2", "1x8x8"]);
+}
+
+#[test]
+fn an_output_folder_that_is_taken() {
+    let h = harness();
+    let file = h.job("job.toml", JOB);
+    std::fs::create_dir(h.path("taken")).unwrap();
+    std::fs::write(h.path("taken/file"), "x").unwrap();
+    let output = h.call(&["run", file.to_str().unwrap(), "--out", "taken"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("taken"));
+}
