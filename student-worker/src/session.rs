@@ -135,7 +135,7 @@ impl Session {
         let joining = matches!(joined.start, Start::Join(_));
         let worker = Worker::new(setup, joined.plan, joining, joined.teachers);
         let first = Heartbeat {
-            floors: worker.floors().clone(),
+            floors: worker.held_floors().clone(),
             ..Heartbeat::default()
         };
         Ok(Self {
@@ -235,7 +235,10 @@ impl Session {
                 self.importing.push_back(plan);
                 self.command_trainer(TrainerCommand::Import(weights)).await;
             }
-            Event::Published(version) => debug!(version, "published"),
+            Event::Published(version) => {
+                debug!(version, "published");
+                self.worker.published();
+            }
             Event::Control(command) => self.apply_control(command),
             Event::Failed(Failed::Lost(reason)) => self.left = Some(Left::Lost(reason)),
             Event::Failed(Failed::Broken(reason)) => {
@@ -322,7 +325,7 @@ impl Session {
                     rpc::release(self.control.clone(), self.session.clone(), ranges).await;
                 }
                 Command::Beat => {
-                    let floors = self.worker.floors().clone();
+                    let floors = self.worker.held_floors().clone();
                     self.heartbeat.send_modify(|h| h.floors = floors);
                 }
                 Command::Leave(reason) => {

@@ -246,6 +246,9 @@ impl Served<'_> {
             }
             Command::Finish(finish) => {
                 info!("run ended: {}", finish.reason);
+                let session = Some(self.session.clone());
+                // The run is over: the session would only run out.
+                let _ = retort_client::fleet(self.membership.control.clone()).leave(pb::LeaveRequest { session }).await;
                 return Some(Left::Finished);
             }
             Command::Alive(_) | Command::Floor(_) | Command::Teacher(_) => {}

@@ -58,7 +58,7 @@ fn the_job_that_the_others_break_is_fine() {
 fn values_outside_their_bounds() {
     let h = harness();
     for (setting, parts) in [
-        ("distillation.temperature=0.0", &["job.toml", "distillation.temperature", "> 0", "T"][..]),
+        ("distillation.temperature=0.0", &["job.toml", "distillation.temperature", "0 < T"][..]),
         ("distillation.temperature=-1.0", &["distillation.temperature", "-1"]),
         ("distillation.temperature=inf", &["distillation.temperature", "inf", "finite"]),
         ("distillation.alpha=1.01", &["distillation.alpha", "1.01", "0..=1"]),

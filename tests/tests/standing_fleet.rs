@@ -182,8 +182,12 @@ fn a_submitted_job_runs_and_any_client_reads_its_status() {
     assert_eq!(report["ledger"]["committed"], 1297 * 2);
     fleet.h.ok(&["audit", out.to_str().unwrap()]);
 
-    let by_command: Value =
-        serde_json::from_str(&fleet.h.ok(&["status", "--json", "--coordinator", &url])).unwrap();
+    let status = || -> Value {
+        serde_json::from_str(&fleet.h.ok(&["status", "--json", "--coordinator", &url])).unwrap()
+    };
+    // Until everybody has left, the silence of servers changes.
+    let left = |status: &Value| status["teachers"][0]["servers"].as_array().unwrap().is_empty();
+    let by_command = eventually("the server leaves", LIMIT, || Some(status()).filter(left)).unwrap();
     let by_reflection = block_on(async {
         let MessageResponse::ListServicesResponse(list) =
             reflect(fleet.channel(), MessageRequest::ListServices(String::new())).await

@@ -4,7 +4,7 @@
 //! must never depend on tokio, tonic or burn. Frames are opaque to it (`F`).
 //!
 //! ```text
-//!   lease_answer, frame, frame_failed, began, trained, merged, floor, endpoints, finish
+//!   lease_answer, frame, frame_failed, began, published, trained, merged, floor, endpoints, finish
 //!          │
 //!          ▼
 //!   ┌─────────────┐  poll_command()

@@ -112,6 +112,9 @@ pub struct Worker<F> {
     started: u32,
     /// The trainer evaluates or takes a snapshot before the round's first step.
     beginning: bool,
+    /// A snapshot is on its way to the coordinator. The next contribution waits for it, so that a
+    /// version exists at every boundary that asked for one.
+    publishing: bool,
     contributing: bool,
     asked: bool,
     idle: Option<Reason>,
@@ -133,6 +136,7 @@ impl<F: Clone> Worker<F> {
             work: Work::default(),
             started: 0,
             beginning: false,
+            publishing: false,
             contributing: false,
             asked: false,
             idle: None,
@@ -169,7 +173,7 @@ impl<F: Clone> Worker<F> {
     }
 
     /// Floors that hold here: nothing older is or will be at the trainer.
-    pub fn floors(&self) -> &BTreeMap<String, u64> {
+    pub fn held_floors(&self) -> &BTreeMap<String, u64> {
         &self.held
     }
 
@@ -197,6 +201,7 @@ impl<F: Clone> Worker<F> {
             Answer::Publish => {
                 assert_eq!(self.started, 0, "asked to publish in the middle of a round");
                 self.beginning = true;
+                self.publishing = true;
                 self.commands.push_back(Command::BeginRound {
                     plan: self.plan.clone(),
                     publish: true,
@@ -238,6 +243,12 @@ impl<F: Clone> Worker<F> {
     pub fn began(&mut self, held_out: Option<Evaluation>) {
         self.beginning = false;
         self.work.held_out = held_out.or(self.work.held_out);
+        self.advance();
+    }
+
+    /// The version that was asked for is durable.
+    pub fn published(&mut self) {
+        self.publishing = false;
         self.advance();
     }
 
@@ -330,6 +341,7 @@ impl<F: Clone> Worker<F> {
         if plan.evaluate || plan.publish {
             self.beginning = true;
             let publish = plan.publish;
+            self.publishing |= publish;
             self.commands.push_back(Command::BeginRound { plan, publish });
         }
         self.advance();
@@ -412,7 +424,7 @@ impl<F: Clone> Worker<F> {
         let drained =
             self.queue.is_empty() && matches!(self.idle, Some(Reason::Contribute | Reason::Stopping));
         let due = self.work.steps >= self.plan.steps || drained;
-        if due && self.in_flight.is_empty() && !self.contributing && !self.beginning {
+        if due && self.in_flight.is_empty() && !self.contributing && !self.beginning && !self.publishing {
             self.contributing = true;
             self.commands
                 .push_back(Command::Contribute(std::mem::take(&mut self.work)));
@@ -551,11 +563,11 @@ mod tests {
                 .any(|c| matches!(c, Command::Want { id, floor: 3, .. } if id.block == 1)),
             "asked again"
         );
-        assert_eq!(w.floors()["t"], 2, "two batches of version 2 are at the trainer");
+        assert_eq!(w.held_floors()["t"], 2, "two batches of version 2 are at the trainer");
         w.trained(&StepDone::default());
-        assert_eq!(w.floors()["t"], 2);
+        assert_eq!(w.held_floors()["t"], 2);
         w.trained(&StepDone::default());
-        assert_eq!(w.floors()["t"], 3);
+        assert_eq!(w.held_floors()["t"], 3);
         assert!(commands(&mut w).contains(&Command::Beat));
         assert!(
             w.frame("t", BlockId { epoch: 0, block: 1 }, 2, 1).is_err(),
@@ -573,13 +585,13 @@ mod tests {
             exact,
         });
         w.floor("t", 3);
-        assert_eq!(w.floors()["t"], 2);
+        assert_eq!(w.held_floors()["t"], 2);
         let id = BlockId { epoch: 0, block: 0 };
         assert!(w.frame("t", id, 3, 1).is_err(), "newer is as wrong as older");
         w.frame("t", id, 2, 1).unwrap();
         w.trained(&StepDone::default());
         w.trained(&StepDone::default());
-        assert_eq!(w.floors()["t"], 3);
+        assert_eq!(w.held_floors()["t"], 3);
     }
 
     #[test]
@@ -601,6 +613,20 @@ mod tests {
         w.merged(plan(1, 4));
         w.lease_answer(Answer::Finish("stopped".into()));
         assert!(commands(&mut w).contains(&Command::Leave("stopped".into())));
+    }
+
+    #[test]
+    fn a_contribution_waits_for_the_version_before_it() {
+        let mut w = worker(&[]);
+        w.merged(RoundPlan { publish: true, ..plan(1, 1) });
+        assert!(commands(&mut w).iter().any(|c| matches!(c, Command::BeginRound { publish: true, .. })));
+        w.began(None);
+        w.lease_answer(granted(0..2));
+        commands(&mut w);
+        w.trained(&StepDone::default());
+        assert!(!commands(&mut w).iter().any(|c| matches!(c, Command::Contribute(_))), "not before it is durable");
+        w.published();
+        assert!(commands(&mut w).iter().any(|c| matches!(c, Command::Contribute(_))));
     }
 
     #[test]
