@@ -140,7 +140,7 @@ fn teacher_status(run: &Run, teacher: &Teacher, now: Millis) -> pb::TeacherStatu
         published: teacher.newest(),
         active: teacher.active,
         activations: teacher.activations,
-        held_out_loss: teacher.held_out().map(|e| e.loss),
+        held_out_loss: teacher.active.and_then(|v| teacher.held_out(v)).map(|e| e.loss),
         servers: run.members().filter_map(server).collect(),
     }
 }

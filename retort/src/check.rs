@@ -81,7 +81,11 @@ pub(crate) fn job_in(job: Job, base: PathBuf, file: &Path) -> Result<Checked, Fa
                 problems.extend(mismatch(&key, &export, &checked.dataset));
                 checked.fixed.push((teacher.name.clone(), export));
             }
-            Err(e) => problems.push(Problem::new(key, format!("{:?}", path.display().to_string()), e.to_string())),
+            Err(e) => problems.push(Problem::new(
+                key,
+                format!("{:?}", path.display().to_string()),
+                e.to_string(),
+            )),
         }
     }
     if checked.dataset.split(retort_data::Part::Validation).is_empty() && gated(&checked.job) {
@@ -100,7 +104,10 @@ pub(crate) fn job_in(job: Job, base: PathBuf, file: &Path) -> Result<Checked, Fa
 }
 
 fn gated(job: &Job) -> bool {
-    let trained = job.teachers.iter().any(|t| matches!(t.source, Source::Trained { .. }));
+    let trained = job
+        .teachers
+        .iter()
+        .any(|t| matches!(t.source, Source::Trained { .. }));
     match job.distillation.gate {
         Some(gate) => gate == retort_job::Gate::Lead,
         None => trained && !job.students.is_empty(),
@@ -109,20 +116,40 @@ fn gated(job: &Job) -> bool {
 
 fn models(checked: &Checked) -> Vec<Problem> {
     let job = &checked.job;
-    let teachers = job.teachers.iter().enumerate().map(|(i, t)| (format!("teachers.{i}.model"), t.model.clone()));
-    let students = job.students.iter().enumerate().map(|(i, s)| (format!("students.{i}.model"), Some(s.model.clone())));
+    let teachers = job
+        .teachers
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (format!("teachers.{i}.model"), t.model.clone()));
+    let students = job
+        .students
+        .iter()
+        .enumerate()
+        .map(|(i, s)| (format!("students.{i}.model"), Some(s.model.clone())));
     teachers
         .chain(students)
         .filter_map(|(key, model)| {
             let e = checked.spec(model?).validate().err()?;
-            Some(Problem::new(key, "this model", format!("one for inputs of {}: {e}", checked.dataset.shape())))
+            Some(Problem::new(
+                key,
+                "this model",
+                format!("one for inputs of {}: {e}", checked.dataset.shape()),
+            ))
         })
         .collect()
 }
 
 fn devices(job: &Job) -> Vec<Problem> {
-    let teachers = job.teachers.iter().enumerate().map(|(i, t)| (format!("teachers.{i}.device"), &t.device));
-    let students = job.students.iter().enumerate().map(|(i, s)| (format!("students.{i}.device"), &s.device));
+    let teachers = job
+        .teachers
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (format!("teachers.{i}.device"), &t.device));
+    let students = job
+        .students
+        .iter()
+        .enumerate()
+        .map(|(i, s)| (format!("students.{i}.device"), &s.device));
     teachers
         .chain(students)
         .filter_map(|(key, device)| {
@@ -137,13 +164,28 @@ fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Problem> {
     let card = &export.card;
     let mut problems = Vec::new();
     if card.classes != dataset.classes() {
-        let expected = format!("a teacher of {} classes like the data set {}", dataset.classes(), dataset.name());
-        problems.push(Problem::new(key, format!("a model of {} classes", card.classes), expected));
+        let expected = format!(
+            "a teacher of {} classes like the data set {}",
+            dataset.classes(),
+            dataset.name()
+        );
+        problems.push(Problem::new(
+            key,
+            format!("a model of {} classes", card.classes),
+            expected,
+        ));
     }
     let (has, needs): (Shape, Shape) = (card.input, dataset.shape());
     if has != needs {
-        let expected = format!("a teacher for inputs of {needs} like the data set {}", dataset.name());
-        problems.push(Problem::new(key, format!("a model for inputs of {has}"), expected));
+        let expected = format!(
+            "a teacher for inputs of {needs} like the data set {}",
+            dataset.name()
+        );
+        problems.push(Problem::new(
+            key,
+            format!("a model for inputs of {has}"),
+            expected,
+        ));
     }
     problems
 }

@@ -95,15 +95,18 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Predict(args) => predict::command(&args),
         Command::Export(args) => export::export(&args),
         Command::Coordinator(config) => role(async {
-            let (listener, tasks) = start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
+            let (listener, tasks) =
+                start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
             retort_coordinator::run(config, listener, tasks).await
         }),
         Command::TeacherServer(config) => role(async {
-            let (listener, tasks) = start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
+            let (listener, tasks) =
+                start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
             retort_teacher_server::run(config, listener, tasks).await
         }),
         Command::StudentWorker(config) => role(async {
-            let (listener, tasks) = start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
+            let (listener, tasks) =
+                start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
             retort_student_worker::run(config, listener, tasks).await
         }),
     }
@@ -140,6 +143,9 @@ fn audit(args: &AuditArgs) -> Result<(), Failure> {
     if audit.ok() {
         Ok(())
     } else {
-        Err(Failure::Run(anyhow::anyhow!("the audit of {} found faults", args.dir.display())))
+        Err(Failure::Run(anyhow::anyhow!(
+            "the audit of {} found faults",
+            args.dir.display()
+        )))
     }
 }

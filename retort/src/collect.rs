@@ -43,27 +43,43 @@ pub(crate) fn samples(dataset: &Dataset, part: Part) -> (Vec<f32>, Vec<u32>) {
 }
 
 /// Fetches and measures the final models of a run.
-pub(crate) async fn gather(coordinator: &str, checked: &Checked, status: pb::RunStatus) -> Result<Finished, Failure> {
+pub(crate) async fn gather(
+    coordinator: &str,
+    checked: &Checked,
+    status: pb::RunStatus,
+) -> Result<Finished, Failure> {
     let channel = retort_client::connect(coordinator).map_err(Failure::input)?;
     let (inputs, labels) = samples(&checked.dataset, Part::Test);
     let mut models = Vec::new();
     for group in checked.job.groups() {
         let export = fetch(channel.clone(), &status.run, &group.name).await?;
-        models.push(measure(checked, (group.name, Some(group.kind)), export, (&inputs, &labels))?);
+        models.push(measure(
+            checked,
+            (group.name, Some(group.kind)),
+            export,
+            (&inputs, &labels),
+        )?);
     }
     for (name, export) in &checked.fixed {
         let export = Export {
             card: export.card.clone(),
             weights: export.weights.clone(),
         };
-        models.push(measure(checked, (name.clone(), None), export, (&inputs, &labels))?);
+        models.push(measure(
+            checked,
+            (name.clone(), None),
+            export,
+            (&inputs, &labels),
+        )?);
     }
     Ok(Finished { status, models })
 }
 
 async fn fetch(channel: Channel, run: &str, group: &str) -> Result<Export, Failure> {
     let mut client = retort_client::versions(channel);
-    let card = retort_client::fetch(&mut client, (run, group), None, "model.json").await.context("fetch model")?;
+    let card = retort_client::fetch(&mut client, (run, group), None, "model.json")
+        .await
+        .context("fetch model")?;
     let weights = retort_client::fetch(&mut client, (run, group), None, "model.safetensors")
         .await
         .context("fetch model")?;
@@ -81,15 +97,23 @@ fn measure(
     (inputs, labels): (&[f32], &[u32]),
 ) -> Result<Model, Failure> {
     let device = Choice::Flex.open().context("open device")?;
-    let mut model = Classifier::from_parts(&export.card.spec(), &export.weights, &device).context("load model")?;
-    let logits = model.logits(inputs, labels.len()).with_context(|| format!("evaluate {name}"))?;
+    let mut model =
+        Classifier::from_parts(&export.card.spec(), &export.weights, &device).context("load model")?;
+    let logits = model
+        .logits(inputs, labels.len())
+        .with_context(|| format!("evaluate {name}"))?;
     let test = Logits::new(&logits, checked.dataset.classes())
         .and_then(|l| l.evaluate(labels))
         .with_context(|| format!("evaluate {name}"))?;
     let (inputs, labels) = samples(&checked.dataset, Part::Validation);
     if !labels.is_empty() {
-        let e = model.evaluate(&inputs, &labels).with_context(|| format!("evaluate {name}"))?;
-        export.card.metrics.insert("validation_accuracy".into(), e.accuracy);
+        let e = model
+            .evaluate(&inputs, &labels)
+            .with_context(|| format!("evaluate {name}"))?;
+        export
+            .card
+            .metrics
+            .insert("validation_accuracy".into(), e.accuracy);
     }
     export.card.metrics.insert("test_accuracy".into(), test.accuracy);
     export.card.metrics.insert("test_nll".into(), test.nll);
@@ -123,7 +147,9 @@ pub(crate) async fn mirror(coordinator: &str, status: &pb::RunStatus, out: &Path
             }
             for file in ["model.safetensors", "model.json", "optimizer.bin"] {
                 let at = (status.run.as_str(), group.name.as_str());
-                let fetched = retort_client::fetch(&mut client, at, newest, file).await.context("fetch version")?;
+                let fetched = retort_client::fetch(&mut client, at, newest, file)
+                    .await
+                    .context("fetch version")?;
                 write(&folder.join(file), &fetched.bytes)?;
             }
         }
@@ -163,8 +189,15 @@ fn say(report: &Report, out: &Path, json: Option<&str>) {
         return;
     }
     let row = |name: &str, accuracy: &Metric, parameters: u64| {
-        let spread = if accuracy.values.len() > 1 { format!(" ± {:.2}", accuracy.sd * 100.0) } else { String::new() };
-        println!("  {name:20} {:6.2}{spread} %  {parameters:>9} parameters", accuracy.mean * 100.0);
+        let spread = if accuracy.values.len() > 1 {
+            format!(" ± {:.2}", accuracy.sd * 100.0)
+        } else {
+            String::new()
+        };
+        println!(
+            "  {name:20} {:6.2}{spread} %  {parameters:>9} parameters",
+            accuracy.mean * 100.0
+        );
     };
     println!("test accuracy");
     for t in &report.teachers {
@@ -186,7 +219,9 @@ fn say(report: &Report, out: &Path, json: Option<&str>) {
 fn no_silence(checked: &Checked, report: &Report) -> Result<(), Failure> {
     let taught = checked.job.students.iter().any(|s| !s.teachers.is_empty());
     if taught && report.soft_targets.samples == 0 {
-        return Err(Failure::Run(anyhow::anyhow!("students have teachers, but no soft target reached their loss")));
+        return Err(Failure::Run(anyhow::anyhow!(
+            "students have teachers, but no soft target reached their loss"
+        )));
     }
     Ok(())
 }
@@ -209,18 +244,30 @@ fn export_models(finished: &[Finished], out: &Path) -> Result<(), Failure> {
             }
             for folder in folders {
                 std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-                model.export.save(&folder).with_context(|| format!("export {}", model.name))?;
+                model
+                    .export
+                    .save(&folder)
+                    .with_context(|| format!("export {}", model.name))?;
             }
         }
     }
     Ok(())
 }
 
-fn compose(checked: &Checked, finished: &[Finished], audit: &report::Audit, wall_s: f64) -> Result<Report, Failure> {
+fn compose(
+    checked: &Checked,
+    finished: &[Finished],
+    audit: &report::Audit,
+    wall_s: f64,
+) -> Result<Report, Failure> {
     let (_, labels) = samples(&checked.dataset, Part::Test);
     let named = |kind: GroupKind| {
         let groups = checked.job.groups();
-        groups.into_iter().filter(move |g| g.kind == kind).map(|g| g.name).collect::<Vec<_>>()
+        groups
+            .into_iter()
+            .filter(move |g| g.kind == kind)
+            .map(|g| g.name)
+            .collect::<Vec<_>>()
     };
     let students = named(GroupKind::Student)
         .iter()
@@ -230,7 +277,12 @@ fn compose(checked: &Checked, finished: &[Finished], audit: &report::Audit, wall
         .iter()
         .map(|n| student(checked, finished, n, &labels))
         .collect::<Result<Vec<_>, _>>()?;
-    let teachers: Vec<report::Teacher> = checked.job.teachers.iter().map(|t| teacher(finished, t, audit)).collect();
+    let teachers: Vec<report::Teacher> = checked
+        .job
+        .teachers
+        .iter()
+        .map(|t| teacher(finished, t, audit))
+        .collect();
     let groups = || student_groups(finished);
     let ledgers = || groups().filter_map(|g| g.ledger);
     let dataset = &checked.dataset;
@@ -271,20 +323,34 @@ fn compose(checked: &Checked, finished: &[Finished], audit: &report::Audit, wall
 
 /// Status of every student group of every seed.
 fn student_groups(finished: &[Finished]) -> impl Iterator<Item = &pb::GroupStatus> {
-    finished.iter().flat_map(|f| f.status.groups.iter().filter(|g| g.kind == "student"))
+    finished
+        .iter()
+        .flat_map(|f| f.status.groups.iter().filter(|g| g.kind == "student"))
 }
 
 fn models<'a>(finished: &'a [Finished], name: &'a str) -> impl Iterator<Item = &'a Model> {
-    finished.iter().filter_map(move |f| f.models.iter().find(|m| m.name == name))
+    finished
+        .iter()
+        .filter_map(move |f| f.models.iter().find(|m| m.name == name))
 }
 
 fn metric<'a>(finished: &'a [Finished], name: &'a str, value: impl Fn(&Model) -> f64) -> Metric {
     models(finished, name).map(value).collect::<Vec<_>>().into()
 }
 
-fn student(checked: &Checked, finished: &[Finished], name: &str, labels: &[u32]) -> Result<report::Student, Failure> {
+fn student(
+    checked: &Checked,
+    finished: &[Finished],
+    name: &str,
+    labels: &[u32],
+) -> Result<report::Student, Failure> {
     let base = name.split('@').next().unwrap_or(name);
-    let config = checked.job.students.iter().find(|s| s.name == base).context("a group of a student")?;
+    let config = checked
+        .job
+        .students
+        .iter()
+        .find(|s| s.name == base)
+        .context("a group of a student")?;
     // Agreement is with the first teacher of the mixture, for the baseline as well.
     let teacher = config.teachers.first().map(|m| m.name.as_str());
     let classes = checked.dataset.classes();
@@ -298,14 +364,21 @@ fn student(checked: &Checked, finished: &[Finished], name: &str, labels: &[u32])
         }
     }
     let compare = |value: fn(&Comparison) -> f64| Metric::of(comparisons.iter().map(|c| Some(value(c))));
-    let first = models(finished, name).next().context("a run has a model of each group")?;
+    let first = models(finished, name)
+        .next()
+        .context("a run has a model of each group")?;
     let validation = |m: &Model| m.export.card.metrics.get("validation_accuracy").copied();
-    let per_class = checked.dataset.class_names().iter().enumerate().map(|(c, class)| ClassRow {
-        class: class.clone(),
-        accuracy: Metric::of(models(finished, name).map(|m| m.test.per_class[c].share)),
-        agreement: Metric::of(comparisons.iter().map(|x| x.per_class[c].share)),
-        support: first.test.per_class[c].support,
-    });
+    let per_class = checked
+        .dataset
+        .class_names()
+        .iter()
+        .enumerate()
+        .map(|(c, class)| ClassRow {
+            class: class.clone(),
+            accuracy: Metric::of(models(finished, name).map(|m| m.test.per_class[c].share)),
+            agreement: Metric::of(comparisons.iter().map(|x| x.per_class[c].share)),
+            support: first.test.per_class[c].support,
+        });
     Ok(report::Student {
         name: name.to_owned(),
         parameters: first.export.card.parameters as u64,
@@ -322,18 +395,28 @@ fn student(checked: &Checked, finished: &[Finished], name: &str, labels: &[u32])
 
 fn teacher(finished: &[Finished], teacher: &retort_job::Teacher, audit: &report::Audit) -> report::Teacher {
     let name = &teacher.name;
-    let statuses = || finished.iter().flat_map(|f| f.status.teachers.iter().filter(|t| t.name == *name));
+    let statuses = || {
+        finished
+            .iter()
+            .flat_map(|f| f.status.teachers.iter().filter(|t| t.name == *name))
+    };
     let trained_on: u64 = finished
         .iter()
         .map(|f| {
             let by_student = audit.teacher_versions(&f.status.run, "student");
-            let versions: BTreeSet<u64> = by_student.get(name).into_iter().flat_map(|v| v.keys().copied()).collect();
+            let versions: BTreeSet<u64> = by_student
+                .get(name)
+                .into_iter()
+                .flat_map(|v| v.keys().copied())
+                .collect();
             versions.len() as u64
         })
         .sum();
     let first = models(finished, name).next();
     // A teacher that nobody was taught by was not served: its versions are the published ones.
-    let published = finished.iter().flat_map(|f| f.status.groups.iter().filter(|g| g.name == *name));
+    let published = finished
+        .iter()
+        .flat_map(|f| f.status.groups.iter().filter(|g| g.name == *name));
     let versions = match &teacher.source {
         Source::Trained { .. } if statuses().next().is_none() => {
             published.filter_map(|g| g.version).map(|v| v + 1).sum()
@@ -367,7 +450,9 @@ fn soft_targets(checked: &Checked, finished: &[Finished]) -> report::SoftTargets
         max_staleness_seen: totals.iter().map(|t| t.max_staleness).max().filter(|_| used),
         teacher_gradient_share: (taught > 0)
             .then(|| totals.iter().map(|t| t.gradient_share).sum::<f64>() / taught as f64),
-        rejected: student_groups(finished).flat_map(|g| g.rejected_frames.values()).sum(),
+        rejected: student_groups(finished)
+            .flat_map(|g| g.rejected_frames.values())
+            .sum(),
     }
 }
 
@@ -399,7 +484,10 @@ fn curves(finished: &[Finished]) -> Curves {
 }
 
 fn reliability(finished: &[Finished]) -> Vec<(String, Vec<Bin>)> {
-    let names: BTreeSet<&str> = finished.iter().flat_map(|f| f.models.iter().map(|m| m.name.as_str())).collect();
+    let names: BTreeSet<&str> = finished
+        .iter()
+        .flat_map(|f| f.models.iter().map(|m| m.name.as_str()))
+        .collect();
     names
         .into_iter()
         .map(|name| {
@@ -408,4 +496,3 @@ fn reliability(finished: &[Finished]) -> Vec<(String, Vec<Bin>)> {
         })
         .collect()
 }
-

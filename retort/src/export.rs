@@ -46,7 +46,8 @@ pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
     let export = Export::load(&args.model).map_err(Failure::input)?;
     let dataset = dataset_of(&export, &args.model, args.job.as_deref())?;
     let device = Choice::Flex.open().context("open device")?;
-    let mut model = Classifier::from_parts(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
+    let mut model =
+        Classifier::from_parts(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
     let (inputs, labels) = collect::samples(&dataset, Part::Test);
     let logits = model.logits(&inputs, labels.len()).context("evaluate")?;
     let e = Logits::new(&logits, dataset.classes())
@@ -78,7 +79,11 @@ pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
 
 /// The data set a model was made on: by an explicit job, its run's job, or the card's name.
 fn dataset_of(export: &Export, model: &Path, job: Option<&Path>) -> Result<Dataset, Failure> {
-    let of_run = model.ancestors().skip(1).map(|a| a.join("job.toml")).find(|p| p.is_file());
+    let of_run = model
+        .ancestors()
+        .skip(1)
+        .map(|a| a.join("job.toml"))
+        .find(|p| p.is_file());
     let (config, base, from) = match job.map(Path::to_owned).or(of_run) {
         Some(file) => {
             let job = retort_job::read(&file, &[]).map_err(Failure::input)?;
@@ -109,19 +114,34 @@ pub(crate) fn export(args: &Args) -> Result<(), Failure> {
     let checkpoints = args.run.join("checkpoints");
     let run = match &args.checkpoints {
         Some(run) => run.clone(),
-        None => subfolders(&checkpoints)?.into_iter().next().ok_or_else(|| nothing(&checkpoints))?,
+        None => subfolders(&checkpoints)?
+            .into_iter()
+            .next()
+            .ok_or_else(|| nothing(&checkpoints))?,
     };
     let group = checkpoints.join(&run).join(&args.group);
     let version = match args.version {
         Some(version) => format!("{version:08}"),
-        None => subfolders(&group)?.into_iter().next_back().ok_or_else(|| nothing(&group))?,
+        None => subfolders(&group)?
+            .into_iter()
+            .next_back()
+            .ok_or_else(|| nothing(&group))?,
     };
     if std::fs::read_dir(&args.to).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Failure::input(format!("--to {}: expected an empty or absent folder", args.to.display())));
+        return Err(Failure::input(format!(
+            "--to {}: expected an empty or absent folder",
+            args.to.display()
+        )));
     }
     let export = Export::load(&group.join(&version)).map_err(Failure::input)?;
-    export.save(&args.to).map_err(|e| Failure::input(format!("--to: {e}")))?;
-    println!("{}: {} of {run}, version {version}", args.to.display(), args.group);
+    export
+        .save(&args.to)
+        .map_err(|e| Failure::input(format!("--to: {e}")))?;
+    println!(
+        "{}: {} of {run}, version {version}",
+        args.to.display(),
+        args.group
+    );
     Ok(())
 }
 
@@ -131,8 +151,11 @@ fn nothing(folder: &Path) -> Failure {
 
 /// Names of the folders in a folder, sorted.
 fn subfolders(folder: &Path) -> Result<Vec<String>, Failure> {
-    let entries = std::fs::read_dir(folder).map_err(|e| Failure::input(format!("{}: {e}", folder.display())))?;
-    let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    let entries =
+        std::fs::read_dir(folder).map_err(|e| Failure::input(format!("{}: {e}", folder.display())))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .collect();
     names.sort();
     Ok(names)
 }

@@ -19,7 +19,10 @@ impl Failure {
     }
 
     /// Says what is wrong on stderr and gives the exit code.
-    #[expect(clippy::print_stderr, reason = "the last word of a command goes to its user, not to the log")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "the last word of a command goes to its user, not to the log"
+    )]
     pub(crate) fn report(&self) -> ExitCode {
         match self {
             Self::Input(message) => {

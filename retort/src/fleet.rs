@@ -122,7 +122,8 @@ impl Fleet {
     fn supervise(&self, role: Role, name: String) {
         let child = Supervised::new(self.shared.clone(), role, name);
         let (coordinator, token) = (self.coordinator.clone(), self.tasks.token().clone());
-        self.tasks.spawn("supervise", OnError::Log, child.keep(coordinator, token));
+        self.tasks
+            .spawn("supervise", OnError::Log, child.keep(coordinator, token));
     }
 
     /// Asks every process to leave, and waits for it.
@@ -141,7 +142,8 @@ impl Shared {
         let json = serde_json::json!({ "processes": &*processes });
         let path = self.plan.out.join(PROCESSES);
         let partial = path.with_extension("partial");
-        std::fs::write(&partial, format!("{json:#}\n")).with_context(|| format!("write {}", partial.display()))?;
+        std::fs::write(&partial, format!("{json:#}\n"))
+            .with_context(|| format!("write {}", partial.display()))?;
         std::fs::rename(&partial, &path).with_context(|| format!("rename to {}", path.display()))
     }
 }
@@ -166,7 +168,11 @@ impl Supervised {
     }
 
     fn announced(&self) -> PathBuf {
-        self.shared.plan.out.join("run").join(format!("{}.address", self.name))
+        self.shared
+            .plan
+            .out
+            .join("run")
+            .join(format!("{}.address", self.name))
     }
 
     fn spawn(&self, coordinator: &str) -> anyhow::Result<Child> {
@@ -184,7 +190,9 @@ impl Supervised {
         };
         let program = std::env::current_exe().context("path of this program")?;
         let mut command = Command::new(program);
-        command.arg(self.role.name()).args(["--listen", &listen, "--exit-with-parent", "--announce"]);
+        command
+            .arg(self.role.name())
+            .args(["--listen", &listen, "--exit-with-parent", "--announce"]);
         command.arg(self.announced());
         match self.role {
             Role::Coordinator => {
@@ -217,7 +225,11 @@ impl Supervised {
                     return Ok(address);
                 }
                 if let Some(status) = child.try_wait()? {
-                    anyhow::bail!("{} ended at its start ({status}): see {}", self.name, self.log().display());
+                    anyhow::bail!(
+                        "{} ended at its start ({status}): see {}",
+                        self.name,
+                        self.log().display()
+                    );
                 }
                 tokio::time::sleep(START_POLL).await;
             }

@@ -38,7 +38,10 @@ async fn watch(
         run: run.to_owned(),
         ..Default::default()
     };
-    let mut states = retort_client::status(channel).watch_run(request).await?.into_inner();
+    let mut states = retort_client::status(channel)
+        .watch_run(request)
+        .await?
+        .into_inner();
     let mut last = None;
     while let Some(status) = states.message().await? {
         each(&status);
@@ -88,8 +91,12 @@ impl Display {
             Self::Bars { bars, groups, .. } => {
                 for group in &status.groups {
                     let bar = groups.entry(group.name.clone()).or_insert_with(|| {
-                        let style = ProgressStyle::with_template("  {prefix:14!} {bar:24} {percent:>3} %  {msg}");
-                        bars.add(ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+                        let style =
+                            ProgressStyle::with_template("  {prefix:14!} {bar:24} {percent:>3} %  {msg}");
+                        bars.add(
+                            ProgressBar::new(0)
+                                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())),
+                        )
                     });
                     bar.set_prefix(group.name.clone());
                     bar.set_length(total(status, group));
@@ -103,7 +110,11 @@ impl Display {
                     *last = Some(Instant::now());
                     for group in &status.groups {
                         let done = 100 * committed(group) / total(status, group).max(1);
-                        eprintln!("{title}: {:14} {done:>3} %  {}", group.name, describe(status, group));
+                        eprintln!(
+                            "{title}: {:14} {done:>3} %  {}",
+                            group.name,
+                            describe(status, group)
+                        );
                     }
                 }
             }
@@ -131,13 +142,24 @@ fn total(status: &pb::RunStatus, group: &pb::GroupStatus) -> u64 {
 
 /// Merged counts as progress too: it is shown long before the manifest that makes it durable.
 fn committed(group: &pb::GroupStatus) -> u64 {
-    group.ledger.as_ref().map_or(0, |l| l.total_committed + l.total_quarantined + l.acked)
+    group
+        .ledger
+        .as_ref()
+        .map_or(0, |l| l.total_committed + l.total_quarantined + l.acked)
 }
 
 fn describe(status: &pb::RunStatus, group: &pb::GroupStatus) -> String {
     let rate: f64 = group.workers.iter().map(|w| w.samples_per_s).sum();
-    let mut parts = vec![format!("epoch {}/{}", (group.epoch + 1).min(group.epochs), group.epochs)];
-    parts.push(format!("{} x {:.0} samples/s", group.workers.len(), rate / (group.workers.len().max(1) as f64)));
+    let mut parts = vec![format!(
+        "epoch {}/{}",
+        (group.epoch + 1).min(group.epochs),
+        group.epochs
+    )];
+    parts.push(format!(
+        "{} x {:.0} samples/s",
+        group.workers.len(),
+        rate / (group.workers.len().max(1) as f64)
+    ));
     if let Some(point) = &group.last {
         if let Some(loss) = point.hard_loss {
             parts.push(format!("hard loss {loss:.3}"));

@@ -35,21 +35,38 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
         inputs.extend(read(file, shape)?);
     }
     let device = Choice::Flex.open().context("open device")?;
-    let mut model = Classifier::from_parts(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
+    let mut model =
+        Classifier::from_parts(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
     let logits = model.logits(&inputs, args.files.len()).context("predict")?;
     let mut answers = Vec::new();
     for (file, row) in args.files.iter().zip(logits.chunks_exact(export.card.classes)) {
         let probabilities: Vec<f64> = log_softmax(row).into_iter().map(f64::exp).collect();
         let mut order: Vec<usize> = (0..row.len()).collect();
         order.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]));
-        let name = |c: usize| export.card.class_names.get(c).cloned().unwrap_or_else(|| c.to_string());
-        let top: Vec<(String, f64)> = order.iter().take(args.top).map(|c| (name(*c), probabilities[*c])).collect();
+        let name = |c: usize| {
+            export
+                .card
+                .class_names
+                .get(c)
+                .cloned()
+                .unwrap_or_else(|| c.to_string())
+        };
+        let top: Vec<(String, f64)> = order
+            .iter()
+            .take(args.top)
+            .map(|c| (name(*c), probabilities[*c]))
+            .collect();
         if args.json {
-            let classes: Vec<_> =
-                top.iter().map(|(c, p)| serde_json::json!({ "class": c, "probability": p })).collect();
+            let classes: Vec<_> = top
+                .iter()
+                .map(|(c, p)| serde_json::json!({ "class": c, "probability": p }))
+                .collect();
             answers.push(serde_json::json!({ "file": file.display().to_string(), "classes": classes }));
         } else {
-            let text: Vec<String> = top.iter().map(|(c, p)| format!("{c} ({:.1} %)", p * 100.0)).collect();
+            let text: Vec<String> = top
+                .iter()
+                .map(|(c, p)| format!("{c} ({:.1} %)", p * 100.0))
+                .collect();
             println!("{}: {}", file.display(), text.join(", "));
         }
     }
@@ -77,14 +94,19 @@ fn read(file: &Path, shape: Shape) -> Result<Vec<f32>, Failure> {
         3 => {
             let pixels = image.to_rgb8();
             // Channels first, as the model takes them.
-            Ok((0..3).flat_map(|c| pixels.pixels().map(move |p| scale(p.0[c])).collect::<Vec<_>>()).collect())
+            Ok((0..3)
+                .flat_map(|c| pixels.pixels().map(move |p| scale(p.0[c])).collect::<Vec<_>>())
+                .collect())
         }
-        n => Err(Failure::input(format!("the model takes images of {n} channels; files have 1 or 3"))),
+        n => Err(Failure::input(format!(
+            "the model takes images of {n} channels; files have 1 or 3"
+        ))),
     }
 }
 
 fn numbers(file: &Path, shape: Shape) -> Result<Vec<f32>, Failure> {
-    let text = std::fs::read_to_string(file).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
+    let text =
+        std::fs::read_to_string(file).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
     let values: Result<Vec<f32>, _> = text
         .split(|c: char| c == ',' || c.is_whitespace())
         .filter(|t| !t.is_empty())
@@ -93,7 +115,11 @@ fn numbers(file: &Path, shape: Shape) -> Result<Vec<f32>, Failure> {
     let values = values.map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
     if values.len() != shape.len() || values.iter().any(|v| !v.is_finite()) {
         let found = values.len();
-        let text = format!("{}: {found} values: expected {} finite numbers", file.display(), shape.len());
+        let text = format!(
+            "{}: {found} values: expected {} finite numbers",
+            file.display(),
+            shape.len()
+        );
         return Err(Failure::input(text));
     }
     Ok(values)

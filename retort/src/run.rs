@@ -104,7 +104,12 @@ async fn runs(
     let mut finished = Vec::new();
     for (i, seed) in seeds.iter().enumerate() {
         let run = submit::submit_run(&fleet.coordinator, checked, job_toml, *seed).await?;
-        let title = format!("{} (seed {seed}, {} of {})", checked.job.run.name, i + 1, seeds.len());
+        let title = format!(
+            "{} (seed {seed}, {} of {})",
+            checked.job.run.name,
+            i + 1,
+            seeds.len()
+        );
         let follow = follow::to_end(&fleet.coordinator, &run, &title);
         let ended = tokio::select! {
             ended = follow => ended?,
@@ -134,7 +139,9 @@ async fn stop(fleet: &Fleet, run: &str) -> Failure {
 }
 
 fn seeds(checked: &Checked, count: Option<u32>) -> Vec<u64> {
-    (0..u64::from(count.unwrap_or(1))).map(|i| checked.job.run.seed + i).collect()
+    (0..u64::from(count.unwrap_or(1)))
+        .map(|i| checked.job.run.seed + i)
+        .collect()
 }
 
 fn teacher_servers(checked: &Checked) -> usize {
@@ -156,7 +163,10 @@ fn prepare(output: &Output, name: &str) -> Result<PathBuf, Failure> {
     };
     let taken = std::fs::read_dir(&out).is_ok_and(|mut entries| entries.next().is_some());
     if taken {
-        return Err(Failure::input(format!("--out {}: expected an empty or absent folder", out.display())));
+        return Err(Failure::input(format!(
+            "--out {}: expected an empty or absent folder",
+            out.display()
+        )));
     }
     std::fs::create_dir_all(&out).map_err(|e| Failure::input(format!("--out {}: {e}", out.display())))?;
     std::path::absolute(&out).map_err(|e| Failure::input(format!("--out {}: {e}", out.display())))

@@ -68,8 +68,11 @@ fn print(status: &pb::RunStatus, json: bool) -> Result<(), Failure> {
 /// By the descriptors, so that every field of the message is there under its own name.
 fn to_json(status: &pb::RunStatus) -> Result<String, Failure> {
     let pool = DescriptorPool::decode(DESCRIPTORS).context("descriptors")?;
-    let descriptor = pool.get_message_by_name("retort.v1.RunStatus").context("RunStatus")?;
-    let message = DynamicMessage::decode(descriptor, status.encode_to_vec().as_slice()).context("RunStatus")?;
+    let descriptor = pool
+        .get_message_by_name("retort.v1.RunStatus")
+        .context("RunStatus")?;
+    let message =
+        DynamicMessage::decode(descriptor, status.encode_to_vec().as_slice()).context("RunStatus")?;
     let options = SerializeOptions::new()
         .use_proto_field_name(true)
         .stringify_64_bit_integers(false)
@@ -81,18 +84,32 @@ fn to_json(status: &pb::RunStatus) -> Result<String, Failure> {
 }
 
 fn to_text(s: &pb::RunStatus) -> String {
-    let mut lines = vec![format!("run {} ({}, seed {}): {} after {:.1} s", s.run, s.name, s.seed, s.state, s.age_s)];
+    let mut lines = vec![format!(
+        "run {} ({}, seed {}): {} after {:.1} s",
+        s.run, s.name, s.seed, s.state, s.age_s
+    )];
     if !s.reason.is_empty() {
         lines.push(format!("  because {}", s.reason));
     }
     for t in &s.teachers {
         let version = |v: Option<u64>| v.map_or("-".into(), |v| v.to_string());
         let published = version(t.published);
-        lines.push(format!("  teacher {:14} version {} serves, {published} is published", t.name, version(t.active)));
+        lines.push(format!(
+            "  teacher {:14} version {} serves, {published} is published",
+            t.name,
+            version(t.active)
+        ));
         for server in &t.servers {
-            let state = if server.drained.is_empty() { "serves" } else { &server.drained };
+            let state = if server.drained.is_empty() {
+                "serves"
+            } else {
+                &server.drained
+            };
             let rate = server.samples_per_s;
-            lines.push(format!("    {:20} {rate:>8.0} samples/s  {}  {state}", server.worker, server.address));
+            lines.push(format!(
+                "    {:20} {rate:>8.0} samples/s  {}  {state}",
+                server.worker, server.address
+            ));
         }
     }
     for g in &s.groups {
@@ -103,7 +120,10 @@ fn to_text(s: &pb::RunStatus) -> String {
             l.available, l.leased, l.acked, l.committed, l.quarantined
         ));
         for w in &g.workers {
-            lines.push(format!("    {:20} {:>8.0} samples/s  silent for {} ms", w.worker, w.samples_per_s, w.silent_ms));
+            lines.push(format!(
+                "    {:20} {:>8.0} samples/s  silent for {} ms",
+                w.worker, w.samples_per_s, w.silent_ms
+            ));
         }
         for (reason, count) in &g.rejected_frames {
             lines.push(format!("    {count} frames refused: {reason}"));
@@ -114,7 +134,9 @@ fn to_text(s: &pb::RunStatus) -> String {
 
 fn state_file() -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/state"));
-    let base = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home)?;
+    let base = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(home)?;
     Some(base.join("retort").join("newest"))
 }
 
@@ -134,13 +156,16 @@ fn newest_local() -> Result<String, Failure> {
     let none = |e: &dyn std::fmt::Display| Failure::input(format!("no local run ({e}); {hint}"));
     let file = state_file().ok_or_else(|| none(&"HOME is not set"))?;
     let processes = std::fs::read_to_string(&file).map_err(|e| none(&e))?;
-    let text = std::fs::read_to_string(processes.trim()).map_err(|e| none(&format!("{}: {e}", processes.trim())))?;
+    let text =
+        std::fs::read_to_string(processes.trim()).map_err(|e| none(&format!("{}: {e}", processes.trim())))?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| none(&e))?;
     let address = json["processes"]
         .as_array()
         .and_then(|all| all.iter().find(|p| p["role"] == "coordinator"))
         .and_then(|p| p["addresses"][0].as_str());
-    address.map(str::to_owned).ok_or_else(|| none(&"it has no coordinator"))
+    address
+        .map(str::to_owned)
+        .ok_or_else(|| none(&"it has no coordinator"))
 }
 
 #[cfg(test)]

@@ -89,7 +89,11 @@ pub(crate) async fn submit_run(
         dataset_digest: checked.dataset.digest().to_owned(),
         run: String::new(),
     };
-    let run = retort_client::runs(channel.clone()).submit(request).await?.into_inner().run;
+    let run = retort_client::runs(channel.clone())
+        .submit(request)
+        .await?
+        .into_inner()
+        .run;
     let mut versions = retort_client::versions(channel);
     for (teacher, export) in checked.fixed.iter().filter(|_| !checked.job.students.is_empty()) {
         let by = pb::publish_header::By::Teacher(pb::ProvidedTeacher {
@@ -98,7 +102,10 @@ pub(crate) async fn submit_run(
         });
         let card = serde_json::to_vec_pretty(&export.card).context("write model card")?;
         let files = vec![
-            ("model.safetensors".to_owned(), Bytes::from(export.weights.clone())),
+            (
+                "model.safetensors".to_owned(),
+                Bytes::from(export.weights.clone()),
+            ),
             ("model.json".to_owned(), Bytes::from(card)),
         ];
         let held_out = held_out(checked, export)?;
@@ -114,7 +121,8 @@ fn held_out(checked: &Checked, export: &Export) -> Result<Option<pb::Evaluation>
         return Ok(None);
     }
     let device = Choice::Flex.open().context("open device")?;
-    let mut model = Classifier::from_parts(&export.card.spec(), &export.weights, &device).context("load teacher")?;
+    let mut model =
+        Classifier::from_parts(&export.card.spec(), &export.weights, &device).context("load teacher")?;
     let (inputs, labels) = collect::samples(&checked.dataset, Part::Validation);
     let e = model.evaluate(&inputs, &labels).context("evaluate teacher")?;
     Ok(Some(pb::Evaluation {

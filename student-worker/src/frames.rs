@@ -67,8 +67,10 @@ impl Frames {
 
     /// Servers of a teacher changed; links to others end.
     pub(crate) fn endpoints(&mut self, endpoints: &Endpoints) {
-        self.links.retain(|(t, a), _| *t != endpoints.teacher || endpoints.addresses.contains(a));
-        self.addresses.insert(endpoints.teacher.clone(), endpoints.addresses.clone());
+        self.links
+            .retain(|(t, a), _| *t != endpoints.teacher || endpoints.addresses.contains(a));
+        self.addresses
+            .insert(endpoints.teacher.clone(), endpoints.addresses.clone());
     }
 
     /// Sends a want to the server that all students ask for this block.
@@ -102,17 +104,30 @@ impl Frames {
     fn route(&self, want: &Want) -> Option<String> {
         let weight = |address: &String| {
             let name: Vec<u64> = address.bytes().map(u64::from).collect();
-            let place = [retort_data::rng::key(&name), u64::from(want.id.epoch), want.id.block];
+            let place = [
+                retort_data::rng::key(&name),
+                u64::from(want.id.epoch),
+                want.id.block,
+            ];
             retort_data::rng::key(&place)
         };
-        self.addresses.get(&want.teacher)?.iter().max_by_key(|a| weight(a)).cloned()
+        self.addresses
+            .get(&want.teacher)?
+            .iter()
+            .max_by_key(|a| weight(a))
+            .cloned()
     }
 
     fn fail_later(&self, want: Want) {
         let events = self.events.clone();
         self.tasks.spawn("retry", OnError::Log, async move {
             tokio::time::sleep(RETRY).await;
-            let _ = events.send(Event::FrameFailed { teacher: want.teacher, id: want.id }).await;
+            let _ = events
+                .send(Event::FrameFailed {
+                    teacher: want.teacher,
+                    id: want.id,
+                })
+                .await;
             Ok(())
         });
     }
@@ -144,21 +159,30 @@ impl Link {
             let ended = match opened {
                 Ok(frames) => {
                     backoff.reset();
-                    self.relay(&mut inbox, &mut outstanding, requests, frames.into_inner()).await
+                    self.relay(&mut inbox, &mut outstanding, requests, frames.into_inner())
+                        .await
                 }
                 Err(status) => Err(status),
             };
             let Err(status) = ended else {
                 return Ok(());
             };
-            debug!(teacher = self.teacher, address = self.address, "stream: {}", status.message());
+            debug!(
+                teacher = self.teacher,
+                address = self.address,
+                "stream: {}",
+                status.message()
+            );
             // A server may be gone for good: whoever waits for it asks elsewhere.
             while let Ok(want) = inbox.try_recv() {
                 outstanding.insert(u64::MAX - outstanding.len() as u64, want);
             }
             tokio::time::sleep(backoff.next_delay()).await;
             for (_, want) in std::mem::take(&mut outstanding) {
-                let failed = Event::FrameFailed { teacher: want.teacher, id: want.id };
+                let failed = Event::FrameFailed {
+                    teacher: want.teacher,
+                    id: want.id,
+                };
                 if self.events.send(failed).await.is_err() {
                     return Ok(());
                 }
@@ -228,7 +252,11 @@ impl Link {
     /// Checks a frame; one that can't be trusted is refused, counted and asked again.
     fn receive(&self, want: Want, answer: &pb::SoftTargets) -> Event {
         let refuse = |want: Want, reason: &'static str, detail: String| {
-            warn!(teacher = want.teacher, block = want.id.block, "frame refused ({reason}): {detail}");
+            warn!(
+                teacher = want.teacher,
+                block = want.id.block,
+                "frame refused ({reason}): {detail}"
+            );
             Event::FrameRefused {
                 teacher: want.teacher,
                 id: want.id,
@@ -240,7 +268,10 @@ impl Link {
                 return refuse(want, "not finite", error.message.clone());
             }
             debug!(teacher = want.teacher, "no frame: {}", error.message);
-            return Event::FrameFailed { teacher: want.teacher, id: want.id };
+            return Event::FrameFailed {
+                teacher: want.teacher,
+                id: want.id,
+            };
         }
         let frame = match retort_codec::decode(&answer.frame) {
             Ok(frame) => frame,

@@ -40,7 +40,10 @@ impl Membership {
 
     pub(crate) async fn run(self, tasks: &TaskGroup) -> anyhow::Result<()> {
         let token = tasks.token().clone();
-        let seed = self.name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+        let seed = self
+            .name
+            .bytes()
+            .fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
         let mut backoff = Backoff::new(seed);
         // Kept between sessions of one run: reading the data again would be the longest pause.
         let mut loaded = None;
@@ -116,10 +119,23 @@ impl Membership {
             plan,
             teachers: registered.teachers.into_iter().map(Into::into).collect(),
         };
-        let span = info_span!("train", run = loaded.run, group = registered.part, incarnation = joined.session.incarnation);
+        let span = info_span!(
+            "train",
+            run = loaded.run,
+            group = registered.part,
+            incarnation = joined.session.incarnation
+        );
         async {
             info!(start = ?joined.start, "joined");
-            Session::new(loaded, part, joined, (self.control.clone(), self.data.clone()), tasks)?.run().await
+            Session::new(
+                loaded,
+                part,
+                joined,
+                (self.control.clone(), self.data.clone()),
+                tasks,
+            )?
+            .run()
+            .await
         }
         .instrument(span)
         .await

@@ -58,7 +58,10 @@ pub(crate) struct Part {
 
 impl Part {
     pub(crate) fn new(loaded: &Loaded, name: &str) -> anyhow::Result<Self> {
-        let group = loaded.job.group(name).with_context(|| format!("the job has no group {name}"))?;
+        let group = loaded
+            .job
+            .group(name)
+            .with_context(|| format!("the job has no group {name}"))?;
         let dataset = loaded.dataset.clone();
         let (mean, std) = dataset.pixel_stats();
         let positions = u64::from(dataset.train_len());

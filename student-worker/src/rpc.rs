@@ -29,14 +29,21 @@ pub(crate) enum Failed {
 /// What a status means to a caller; `Err`: try again.
 pub(crate) fn judge(status: &Status) -> Result<Failed, ()> {
     match status.code() {
-        Code::FailedPrecondition | Code::Aborted | Code::NotFound => Ok(Failed::Lost(status.message().to_owned())),
+        Code::FailedPrecondition | Code::Aborted | Code::NotFound => {
+            Ok(Failed::Lost(status.message().to_owned()))
+        }
         // The coordinator is away or busy.
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::ResourceExhausted | Code::DataLoss => Err(()),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::ResourceExhausted | Code::DataLoss => {
+            Err(())
+        }
         _ => Ok(Failed::Broken(status.message().to_owned())),
     }
 }
 
-async fn retry<T, F: Future<Output = Result<T, Status>>>(seed: u64, call: impl Fn() -> F) -> Result<T, Failed> {
+async fn retry<T, F: Future<Output = Result<T, Status>>>(
+    seed: u64,
+    call: impl Fn() -> F,
+) -> Result<T, Failed> {
     let mut backoff = Backoff::new(seed);
     loop {
         match call().await {
@@ -61,7 +68,11 @@ pub(crate) async fn lease(channel: Channel, session: Session) -> Result<Answer, 
     .await
 }
 
-pub(crate) async fn release(channel: Channel, session: Session, (epoch, positions): (u32, Vec<pb::Positions>)) {
+pub(crate) async fn release(
+    channel: Channel,
+    session: Session,
+    (epoch, positions): (u32, Vec<pb::Positions>),
+) {
     let request = pb::ReleaseRequest {
         session: Some((&session).into()),
         epoch,
@@ -82,7 +93,9 @@ pub(crate) async fn contribute(
         let message = |part| pb::ContributeRequest { part: Some(part) };
         let mut parts = vec![message(Part::Header((&session, &work).into()))];
         for start in (0..weights.len()).step_by(CHUNK) {
-            parts.push(message(Part::Weights(weights.slice(start..weights.len().min(start + CHUNK)))));
+            parts.push(message(Part::Weights(
+                weights.slice(start..weights.len().min(start + CHUNK)),
+            )));
         }
         let mut client = retort_client::reduce(channel.clone());
         let mut replies = client.contribute(tokio_stream::iter(parts)).await?.into_inner();

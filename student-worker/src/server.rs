@@ -14,7 +14,10 @@ use crate::membership::Membership;
 /// Works until the group's token is cancelled.
 pub async fn run(config: Config, listener: TcpListener, tasks: TaskGroup) -> anyhow::Result<()> {
     let address = listener.local_addr().context("address of the listener")?;
-    let name = config.name.clone().unwrap_or_else(|| default_name("student-worker"));
+    let name = config
+        .name
+        .clone()
+        .unwrap_or_else(|| default_name("student-worker"));
     info!(name, %address, "student worker listens");
     let membership = Membership::new(config, name)?;
     let (_health, health_service) = tonic_health::server::health_reporter();
@@ -31,7 +34,9 @@ pub async fn run(config: Config, listener: TcpListener, tasks: TaskGroup) -> any
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             tasks.token().clone().cancelled_owned(),
         );
-    tasks.spawn("health", OnError::Log, async move { served.await.context("serve health") });
+    tasks.spawn("health", OnError::Log, async move {
+        served.await.context("serve health")
+    });
     // Membership leaves its session in order when the token is cancelled.
     let result = membership.run(&tasks).await;
     let ended = tasks.end(SHUTDOWN_GRACE).await;

@@ -199,26 +199,42 @@ impl Session {
         };
         let mut client = retort_client::versions(self.data.clone());
         let at = (self.run.as_str(), self.group.as_str());
-        let optimizer = retort_client::fetch(&mut client, at, Some(version), OPTIMIZER_FILE).await?.bytes;
+        let optimizer = retort_client::fetch(&mut client, at, Some(version), OPTIMIZER_FILE)
+            .await?
+            .bytes;
         let weights = if with_weights {
-            Some(retort_client::fetch(&mut client, at, Some(version), "model.safetensors").await?.bytes)
+            Some(
+                retort_client::fetch(&mut client, at, Some(version), "model.safetensors")
+                    .await?
+                    .bytes,
+            )
         } else {
             None
         };
-        let (steps, state) = optimizer.split_first_chunk::<8>().context("optimizer state is cut short")?;
+        let (steps, state) = optimizer
+            .split_first_chunk::<8>()
+            .context("optimizer state is cut short")?;
         let restore = TrainerCommand::Restore {
             weights,
             optimizer: Some(Bytes::copy_from_slice(state)),
             steps: u64::from_le_bytes(*steps),
         };
         info!(version, "restored");
-        self.trainer.send(restore).await.map_err(|_| anyhow::anyhow!("the trainer thread has ended"))
+        self.trainer
+            .send(restore)
+            .await
+            .map_err(|_| anyhow::anyhow!("the trainer thread has ended"))
     }
 
     async fn apply(&mut self, event: Event) {
         match event {
             Event::Lease(answer) => self.worker.lease_answer(answer),
-            Event::Frame { teacher, id, version, frame } => {
+            Event::Frame {
+                teacher,
+                id,
+                version,
+                frame,
+            } => {
                 if let Err(reason) = self.worker.frame(&teacher, id, version, frame) {
                     debug!(teacher, version, "frame refused: {reason}");
                     self.refused(reason);
@@ -299,8 +315,18 @@ impl Session {
         while let Some(command) = self.worker.poll_command() {
             match command {
                 Command::AskLease => self.ask_lease(),
-                Command::Want { teacher, id, floor, exact } => {
-                    self.frames.want(Want { teacher, id, floor, exact });
+                Command::Want {
+                    teacher,
+                    id,
+                    floor,
+                    exact,
+                } => {
+                    self.frames.want(Want {
+                        teacher,
+                        id,
+                        floor,
+                        exact,
+                    });
                 }
                 Command::BeginRound { plan, publish } => {
                     let begin = TrainerCommand::Begin {
@@ -344,7 +370,9 @@ impl Session {
 
     fn ask_lease(&self) {
         let (channel, session) = (self.control.clone(), self.session.clone());
-        self.call("lease", async move { rpc::lease(channel, session).await.map(Event::Lease) });
+        self.call("lease", async move {
+            rpc::lease(channel, session).await.map(Event::Lease)
+        });
     }
 
     fn contribute(&self, work: Work, weights: Bytes) {
@@ -358,7 +386,9 @@ impl Session {
     fn publish(&self, plan: RoundPlan, held_out: Option<Evaluation>, snapshot: Snapshot) {
         let (channel, session) = (self.data.clone(), self.session.clone());
         self.call("publish", async move {
-            rpc::publish(channel, session, plan, (held_out, snapshot)).await.map(Event::Published)
+            rpc::publish(channel, session, plan, (held_out, snapshot))
+                .await
+                .map(Event::Published)
         });
     }
 
@@ -406,7 +436,8 @@ impl Session {
     }
 
     fn refused(&self, reason: &'static str) {
-        self.heartbeat.send_modify(|h| *h.rejected.entry(reason.to_owned()).or_default() += 1);
+        self.heartbeat
+            .send_modify(|h| *h.rejected.entry(reason.to_owned()).or_default() += 1);
     }
 
     /// Samples per second of the trainer while it works: what the fleet is balanced by.
@@ -415,7 +446,11 @@ impl Session {
             return;
         }
         let now = done.samples as f64 / done.seconds;
-        self.rate = if self.rate == 0.0 { now } else { self.rate + (now - self.rate) / RATE_STEPS };
+        self.rate = if self.rate == 0.0 {
+            now
+        } else {
+            self.rate + (now - self.rate) / RATE_STEPS
+        };
         let rate = self.rate;
         // Not worth a heartbeat of its own.
         self.heartbeat.send_if_modified(|h| {
@@ -436,7 +471,10 @@ async fn follow(
     let beat = |h: &Heartbeat| pb::ControlUp::from((session, h));
     let first = beat(&heartbeat.borrow_and_update());
     let _ = up.send(first).await;
-    let mut down = retort_client::fleet(channel).control(ReceiverStream::new(messages)).await?.into_inner();
+    let mut down = retort_client::fleet(channel)
+        .control(ReceiverStream::new(messages))
+        .await?
+        .into_inner();
     let mut beats = tokio::time::interval(pause);
     loop {
         // Cancel-safe: streams, intervals and watches keep what was not taken.

@@ -28,13 +28,20 @@ pub(crate) struct Frame {
 pub(crate) enum TrainerCommand {
     /// Evaluate, and take a snapshot to publish if asked.
     Begin { evaluate: bool, snapshot: bool },
-    Train { batch: Positions<Arc<Frame>>, alpha: f64 },
+    Train {
+        batch: Positions<Arc<Frame>>,
+        alpha: f64,
+    },
     /// The weights, to contribute.
     Export,
     /// Merged weights; little-endian f32.
     Import(Bytes),
     /// A published state.
-    Restore { weights: Option<Bytes>, optimizer: Option<Bytes>, steps: u64 },
+    Restore {
+        weights: Option<Bytes>,
+        optimizer: Option<Bytes>,
+        steps: u64,
+    },
 }
 
 pub(crate) enum TrainerEvent {
@@ -59,24 +66,31 @@ pub(crate) struct Snapshot {
 pub(crate) const OPTIMIZER_FILE: &str = "optimizer.bin";
 
 /// Starts the thread; it ends when the sender is dropped.
-pub(crate) fn start(part: Part, events: mpsc::Sender<Event>) -> std::io::Result<mpsc::Sender<TrainerCommand>> {
+pub(crate) fn start(
+    part: Part,
+    events: mpsc::Sender<Event>,
+) -> std::io::Result<mpsc::Sender<TrainerCommand>> {
     let (commands, mut inbox) = mpsc::channel(QUEUE);
-    std::thread::Builder::new().name("trainer".into()).spawn(move || {
-        let send = |event| events.blocking_send(Event::Trainer(event)).is_ok();
-        let mut owner = match Owner::new(part) {
-            Ok(owner) => owner,
-            Err(e) => {
-                send(TrainerEvent::Failed(e.to_string()));
-                return;
+    std::thread::Builder::new()
+        .name("trainer".into())
+        .spawn(move || {
+            let send = |event| events.blocking_send(Event::Trainer(event)).is_ok();
+            let mut owner = match Owner::new(part) {
+                Ok(owner) => owner,
+                Err(e) => {
+                    send(TrainerEvent::Failed(e.to_string()));
+                    return;
+                }
+            };
+            while let Some(command) = inbox.blocking_recv() {
+                let event = owner
+                    .obey(command)
+                    .unwrap_or_else(|e| TrainerEvent::Failed(e.to_string()));
+                if !send(event) {
+                    return; // the session is over
+                }
             }
-        };
-        while let Some(command) = inbox.blocking_recv() {
-            let event = owner.obey(command).unwrap_or_else(|e| TrainerEvent::Failed(e.to_string()));
-            if !send(event) {
-                return; // the session is over
-            }
-        }
-    })?;
+        })?;
     Ok(commands)
 }
 
@@ -106,15 +120,26 @@ impl Owner {
             TrainerCommand::Train { batch, alpha } => TrainerEvent::Trained(self.train(&batch, alpha)?),
             TrainerCommand::Export => {
                 let flat = self.trainer.flat();
-                TrainerEvent::Exported(flat.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>().into())
+                TrainerEvent::Exported(
+                    flat.iter()
+                        .flat_map(|v| v.to_le_bytes())
+                        .collect::<Vec<u8>>()
+                        .into(),
+                )
             }
             TrainerCommand::Import(bytes) => {
                 let chunks = bytes.chunks_exact(4);
-                let flat: Vec<f32> = chunks.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+                let flat: Vec<f32> = chunks
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect();
                 self.trainer.set_flat(&flat)?;
                 TrainerEvent::Imported
             }
-            TrainerCommand::Restore { weights, optimizer, steps } => {
+            TrainerCommand::Restore {
+                weights,
+                optimizer,
+                steps,
+            } => {
                 if let Some(weights) = weights {
                     self.trainer.load_weights(&weights)?;
                 }
@@ -206,7 +231,10 @@ impl Owner {
         let weight = |teacher: &str| {
             let mixture = &self.part.group.teachers;
             let total: f64 = mixture.iter().map(|m| m.weight).sum();
-            mixture.iter().find(|m| m.name == teacher).map_or(0.0, |m| m.weight / total)
+            mixture
+                .iter()
+                .find(|m| m.name == teacher)
+                .map_or(0.0, |m| m.weight / total)
         };
         let parts: Vec<(f32, &[f32])> = positions
             .frames
@@ -214,7 +242,14 @@ impl Owner {
             .map(|(teacher, _, frame)| (weight(teacher) as f32, &frame.log_probs[values.clone()]))
             .collect();
         (0..values.len())
-            .map(|i| parts.iter().map(|(w, l)| w * l[i].exp()).sum::<f32>().ln().max(retort_codec::FLOOR))
+            .map(|i| {
+                parts
+                    .iter()
+                    .map(|(w, l)| w * l[i].exp())
+                    .sum::<f32>()
+                    .ln()
+                    .max(retort_codec::FLOOR)
+            })
             .collect()
     }
 }

@@ -114,7 +114,9 @@ impl Device {
             counters: counters.clone(),
             window: (Instant::now(), 0),
         };
-        std::thread::Builder::new().name("teacher-device".into()).spawn(move || thread.run(inbox))?;
+        std::thread::Builder::new()
+            .name("teacher-device".into())
+            .spawn(move || thread.run(inbox))?;
         Ok(Self {
             jobs,
             versions,
@@ -197,7 +199,10 @@ impl Thread {
             if score.reply.is_closed() {
                 continue; // nobody waits for it any more
             }
-            by_version.entry(score.exact.or(self.active)).or_default().push(score);
+            by_version
+                .entry(score.exact.or(self.active))
+                .or_default()
+                .push(score);
         }
         for (version, scores) in by_version {
             match version.filter(|v| self.engines.contains_key(v)) {
@@ -252,10 +257,14 @@ impl Thread {
         let blocks = &self.blocks;
         let len = blocks.dataset.shape().len();
         let mut inputs = vec![0f32; total * len];
-        let positions = scores.iter().flat_map(|s| blocks.grid.range(s.block).map(|p| (s.epoch, p)));
+        let positions = scores
+            .iter()
+            .flat_map(|s| blocks.grid.range(s.block).map(|p| (s.epoch, p)));
         for ((epoch, position), out) in positions.zip(inputs.chunks_exact_mut(len)) {
             let sample = blocks.order.sample(epoch, position);
-            blocks.dataset.view(sample, blocks.order.view_seed(epoch, position), out);
+            blocks
+                .dataset
+                .view(sample, blocks.order.view_seed(epoch, position), out);
         }
         inputs
     }
@@ -284,7 +293,10 @@ impl Thread {
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        info!(scored = self.counters.scored.load(Ordering::Relaxed), "device thread ends");
+        info!(
+            scored = self.counters.scored.load(Ordering::Relaxed),
+            "device thread ends"
+        );
     }
 }
 

@@ -17,7 +17,10 @@ use crate::session::Membership;
 /// Serves until the group's token is cancelled.
 pub async fn run(config: Config, listener: TcpListener, tasks: TaskGroup) -> anyhow::Result<()> {
     let address = listener.local_addr().context("address of the listener")?;
-    let name = config.name.clone().unwrap_or_else(|| default_name("teacher-server"));
+    let name = config
+        .name
+        .clone()
+        .unwrap_or_else(|| default_name("teacher-server"));
     let advertise = config.advertise.clone().unwrap_or_else(|| own_address(address));
     let (serving, current) = watch::channel(None);
     let membership = Membership::new(config, name.clone(), advertise, serving)?;
@@ -28,7 +31,9 @@ pub async fn run(config: Config, listener: TcpListener, tasks: TaskGroup) -> any
         tasks: tasks.clone(),
     });
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<pb::teacher_server::TeacherServer<TeacherService>>().await;
+    health
+        .set_serving::<pb::teacher_server::TeacherServer<TeacherService>>()
+        .await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)

@@ -94,10 +94,7 @@ impl pb::teacher_server::Teacher for TeacherService {
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
-    async fn describe(
-        &self,
-        _: Request<pb::DescribeRequest>,
-    ) -> Result<Response<pb::DescribeReply>, Status> {
+    async fn describe(&self, _: Request<pb::DescribeRequest>) -> Result<Response<pb::DescribeReply>, Status> {
         let serving = self.current.borrow().clone();
         let Some(s) = serving else {
             return Ok(Response::new(pb::DescribeReply::default()));
@@ -124,7 +121,9 @@ impl TeacherService {
             .clone()
             .ok_or_else(|| Status::unavailable("this server has no run yet"))?;
         let other = |field: &str, asked: &str, here: &str| {
-            Err(Status::failed_precondition(format!("{field} = {asked:?}: this server has {here:?}")))
+            Err(Status::failed_precondition(format!(
+                "{field} = {asked:?}: this server has {here:?}"
+            )))
         };
         if open.run != serving.run {
             return other("run", &open.run, &serving.run);
@@ -137,10 +136,15 @@ impl TeacherService {
         }
         let temperature = open.temperature as f32;
         if !(temperature.is_finite() && temperature > 0.0) {
-            return Err(Status::invalid_argument(format!("temperature = {}: finite and > 0", open.temperature)));
+            return Err(Status::invalid_argument(format!(
+                "temperature = {}: finite and > 0",
+                open.temperature
+            )));
         }
         if open.credit_samples == 0 {
-            return Err(Status::invalid_argument("credit_samples = 0: a reader can hold at least one"));
+            return Err(Status::invalid_argument(
+                "credit_samples = 0: a reader can hold at least one",
+            ));
         }
         let encoding = open
             .encoding
@@ -182,7 +186,9 @@ impl Reader {
                     .ok_or_else(|| Status::invalid_argument("credit.samples overflows"))?;
             }
             Part::Want(_) if self.waiting.len() >= MAX_WANTS => {
-                return Err(Status::resource_exhausted(format!("more than {MAX_WANTS} wants without credit")));
+                return Err(Status::resource_exhausted(format!(
+                    "more than {MAX_WANTS} wants without credit"
+                )));
             }
             Part::Want(want) => self.waiting.push_back(want),
         }
@@ -242,7 +248,10 @@ async fn score(terms: &Terms, want: &pb::Want, samples: u64) -> pb::SoftTargets 
     };
     if samples == 0 {
         let blocks = terms.serving.device.blocks.grid.blocks();
-        return fail(Code::OutOfRange, format!("block = {}: the grid has {blocks}", want.block));
+        return fail(
+            Code::OutOfRange,
+            format!("block = {}: the grid has {blocks}", want.block),
+        );
     }
     let mut versions = terms.serving.device.versions.clone();
     let available = versions.wait_for(|v| match want.exact {

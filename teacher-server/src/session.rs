@@ -70,7 +70,10 @@ impl Membership {
 
     pub(crate) async fn run(self, tasks: TaskGroup) -> anyhow::Result<()> {
         let token = tasks.token().clone();
-        let seed = self.name.bytes().fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
+        let seed = self
+            .name
+            .bytes()
+            .fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
         let mut backoff = Backoff::new(seed);
         loop {
             let once = tokio::select! {
@@ -106,7 +109,8 @@ impl Membership {
         }
         let job = retort_job::parse(&offered.job_toml, Path::new("job"), &[])?;
         let blocks = self.load(&job, offered.seed).await?;
-        let device = Device::start(blocks.clone(), self.config.max_batch_samples).context("start device thread")?;
+        let device =
+            Device::start(blocks.clone(), self.config.max_batch_samples).context("start device thread")?;
         let registered = fleet
             .register(pb::RegisterRequest {
                 protocol: PROTOCOL,
@@ -120,7 +124,10 @@ impl Membership {
             .await
             .context("register")?
             .into_inner();
-        let session = registered.session.clone().context("registration without a session")?;
+        let session = registered
+            .session
+            .clone()
+            .context("registration without a session")?;
         let teacher = job.teachers.iter().find(|t| t.name == registered.part);
         let choice = teacher.map(|t| t.device.0.clone()).unwrap_or_default();
         let span = info_span!("serve", run = offered.run, teacher = registered.part);
@@ -242,13 +249,18 @@ impl Served<'_> {
         match message.command? {
             Command::Stage(stage) => self.stage(stage.version),
             Command::Activate(activate) => {
-                self.serving.device.activate(activate.version, activate.keep_from).await;
+                self.serving
+                    .device
+                    .activate(activate.version, activate.keep_from)
+                    .await;
             }
             Command::Finish(finish) => {
                 info!("run ended: {}", finish.reason);
                 let session = Some(self.session.clone());
                 // The run is over: the session would only run out.
-                let _ = retort_client::fleet(self.membership.control.clone()).leave(pb::LeaveRequest { session }).await;
+                let _ = retort_client::fleet(self.membership.control.clone())
+                    .leave(pb::LeaveRequest { session })
+                    .await;
                 return Some(Left::Finished);
             }
             Command::Alive(_) | Command::Floor(_) | Command::Teacher(_) => {}
@@ -301,17 +313,26 @@ impl Served<'_> {
     }
 }
 
-async fn load_version(serving: &Serving, data: Channel, version: u64) -> anyhow::Result<Box<dyn TeacherEngine>> {
+async fn load_version(
+    serving: &Serving,
+    data: Channel,
+    version: u64,
+) -> anyhow::Result<Box<dyn TeacherEngine>> {
     let mut client = retort_client::versions(data);
     let at = (serving.run.as_str(), serving.teacher.as_str());
     let card = retort_client::fetch(&mut client, at, Some(version), "model.json").await?;
     let weights = retort_client::fetch(&mut client, at, Some(version), "model.safetensors").await?;
     let card: Card = serde_json::from_slice(&card.bytes).context("model card")?;
     let classes = serving.device.blocks.dataset.classes();
-    anyhow::ensure!(card.classes == classes, "version {version} has {} classes, the data {classes}", card.classes);
+    anyhow::ensure!(
+        card.classes == classes,
+        "version {version} has {} classes, the data {classes}",
+        card.classes
+    );
     let device = serving.device_name.parse()?;
-    let engine = tokio::task::spawn_blocking(move || BurnEngine::from_weights(&card.spec(), &weights.bytes, device))
-        .await
-        .context("load version")??;
+    let engine =
+        tokio::task::spawn_blocking(move || BurnEngine::from_weights(&card.spec(), &weights.bytes, device))
+            .await
+            .context("load version")??;
     Ok(Box::new(engine))
 }

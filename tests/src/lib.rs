@@ -123,7 +123,11 @@ impl Drop for Running {
 }
 
 /// Waits until `condition` gives a value, at most `limit`.
-pub fn eventually<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+pub fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Option<T>,
+) -> anyhow::Result<T> {
     let began = Instant::now();
     loop {
         if let Some(value) = condition() {
@@ -138,7 +142,10 @@ pub fn eventually<T>(what: &str, limit: Duration, mut condition: impl FnMut() ->
 
 /// Sends a signal to a process.
 pub fn signal(pid: u32, signal: rustix::process::Signal) -> anyhow::Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).context("process id")?;
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .context("process id")?;
     Ok(rustix::process::kill_process(pid, signal)?)
 }
 

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the workspace")
+        .to_owned()
 }
 
 fn metadata() -> Metadata {
@@ -19,16 +22,31 @@ fn metadata() -> Metadata {
 
 /// Names of a package's direct normal dependencies.
 fn direct(metadata: &Metadata, package: &str) -> BTreeSet<String> {
-    let package = metadata.packages.iter().find(|p| p.name.as_str() == package).expect("a member");
-    let normal = package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal);
+    let package = metadata
+        .packages
+        .iter()
+        .find(|p| p.name.as_str() == package)
+        .expect("a member");
+    let normal = package
+        .dependencies
+        .iter()
+        .filter(|d| d.kind == DependencyKind::Normal);
     normal.map(|d| d.name.clone()).collect()
 }
 
 /// Names of everything below a package, without development and build dependencies.
 fn below(metadata: &Metadata, package: &str) -> BTreeSet<String> {
     let resolve = metadata.resolve.as_ref().expect("resolved");
-    let name: BTreeMap<_, _> = metadata.packages.iter().map(|p| (&p.id, p.name.to_string())).collect();
-    let start = metadata.packages.iter().find(|p| p.name.as_str() == package).expect("a member");
+    let name: BTreeMap<_, _> = metadata
+        .packages
+        .iter()
+        .map(|p| (&p.id, p.name.to_string()))
+        .collect();
+    let start = metadata
+        .packages
+        .iter()
+        .find(|p| p.name.as_str() == package)
+        .expect("a member");
     let mut seen = BTreeSet::new();
     let mut stack = vec![&start.id];
     while let Some(id) = stack.pop() {
@@ -46,7 +64,12 @@ fn below(metadata: &Metadata, package: &str) -> BTreeSet<String> {
 #[test]
 fn pure_crates_know_no_runtime_no_wire_and_no_tensor() {
     let metadata = metadata();
-    for package in ["retort-coordinator-core", "retort-student-worker-core", "retort-codec", "retort-data"] {
+    for package in [
+        "retort-coordinator-core",
+        "retort-student-worker-core",
+        "retort-codec",
+        "retort-data",
+    ] {
         let all = below(&metadata, package);
         for forbidden in ["tokio", "tonic", "burn", "hyper"] {
             assert!(!all.contains(forbidden), "{package} depends on {forbidden}");
@@ -68,11 +91,20 @@ fn tensor_crates_know_no_runtime_and_no_wire() {
 #[test]
 fn burn_is_named_in_the_tensor_crates_and_the_worker_only() {
     let metadata = metadata();
-    let allowed = ["retort-losses", "retort-models", "retort-student-worker", "retort-teacher-server"];
+    let allowed = [
+        "retort-losses",
+        "retort-models",
+        "retort-student-worker",
+        "retort-teacher-server",
+    ];
     for package in metadata.workspace_packages() {
         let names = direct(&metadata, package.name.as_str());
         let named = names.iter().any(|n| n.starts_with("burn"));
-        assert!(!named || allowed.contains(&package.name.as_str()), "{} names burn", package.name);
+        assert!(
+            !named || allowed.contains(&package.name.as_str()),
+            "{} names burn",
+            package.name
+        );
     }
 }
 
@@ -94,13 +126,20 @@ fn burn_is_named_behind_the_seam_only() {
             }
         }
     }
-    assert!(outside.is_empty(), "burn is used outside trainer/ and engine/: {outside:?}");
+    assert!(
+        outside.is_empty(),
+        "burn is used outside trainer/ and engine/: {outside:?}"
+    );
 }
 
 #[test]
 fn no_role_depends_on_another_and_nothing_on_the_tests() {
     let metadata = metadata();
-    let roles = ["retort-coordinator", "retort-teacher-server", "retort-student-worker"];
+    let roles = [
+        "retort-coordinator",
+        "retort-teacher-server",
+        "retort-student-worker",
+    ];
     for role in roles {
         let all = below(&metadata, role);
         for other in roles.iter().filter(|o| **o != role) {
@@ -108,7 +147,11 @@ fn no_role_depends_on_another_and_nothing_on_the_tests() {
         }
     }
     for package in metadata.workspace_packages() {
-        assert!(!direct(&metadata, package.name.as_str()).contains("retort-tests"), "{}", package.name);
+        assert!(
+            !direct(&metadata, package.name.as_str()).contains("retort-tests"),
+            "{}",
+            package.name
+        );
     }
 }
 
@@ -121,6 +164,9 @@ fn pure_cores_repeat_the_workspaces_bans() {
         for line in common.lines().filter(|l| l.contains('=') && !l.ends_with('[')) {
             assert!(own.contains(line), "{core}/clippy.toml lacks {line}");
         }
-        assert!(own.contains("Instant::now") && own.contains("HashMap"), "{core} must ban clocks and hash maps");
+        assert!(
+            own.contains("Instant::now") && own.contains("HashMap"),
+            "{core} must ban clocks and hash maps"
+        );
     }
 }

@@ -37,9 +37,15 @@ fn refused(harness: &Harness, job: &str, settings: &[&str], parts: &[&str]) {
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{command} {settings:?}: {text}");
         for part in parts {
-            assert!(text.contains(part), "{command} {settings:?}: {part:?} is missing in: {text}");
+            assert!(
+                text.contains(part),
+                "{command} {settings:?}: {part:?} is missing in: {text}"
+            );
         }
-        assert!(!harness.path("out").exists(), "{command} {settings:?} started something");
+        assert!(
+            !harness.path("out").exists(),
+            "{command} {settings:?} started something"
+        );
     }
 }
 
@@ -58,18 +64,36 @@ fn the_job_that_the_others_break_is_fine() {
 fn values_outside_their_bounds() {
     let h = harness();
     for (setting, parts) in [
-        ("distillation.temperature=0.0", &["job.toml", "distillation.temperature", "0 < T"][..]),
-        ("distillation.temperature=-1.0", &["distillation.temperature", "-1"]),
-        ("distillation.temperature=inf", &["distillation.temperature", "inf", "finite"]),
-        ("distillation.alpha=1.01", &["distillation.alpha", "1.01", "0..=1"]),
+        (
+            "distillation.temperature=0.0",
+            &["job.toml", "distillation.temperature", "0 < T"][..],
+        ),
+        (
+            "distillation.temperature=-1.0",
+            &["distillation.temperature", "-1"],
+        ),
+        (
+            "distillation.temperature=inf",
+            &["distillation.temperature", "inf", "finite"],
+        ),
+        (
+            "distillation.alpha=1.01",
+            &["distillation.alpha", "1.01", "0..=1"],
+        ),
         ("distillation.alpha=-0.5", &["distillation.alpha", "-0.5"]),
         ("students.0.replicas=0", &["students.0.replicas", "from 1"]),
         ("teachers.0.replicas=0", &["teachers.0.replicas", "from 1"]),
         ("run.epochs=0", &["run.epochs", "from 1"]),
         ("students.0.teachers.0.name=nobody", &["nobody", "wide"]),
         ("students.0.device=gpu", &["students.0.device", "gpu", "flex"]),
-        ("students.0.device=libtorch", &["students.0.device", "libtorch", "feature"]),
-        ("dataset.labelled=100000", &["dataset", "labelled", "100000", "1297"]),
+        (
+            "students.0.device=libtorch",
+            &["students.0.device", "libtorch", "feature"],
+        ),
+        (
+            "dataset.labelled=100000",
+            &["dataset", "labelled", "100000", "1297"],
+        ),
         ("dataset.validation=0", &["dataset.validation", "gate"]),
         ("dataset.name=digts", &["digts", "digits"]),
         ("fleet.lease=5", &["fleet", "lease"]),
@@ -85,16 +109,37 @@ fn several_problems_are_named_at_once() {
     refused(
         &h,
         JOB,
-        &["distillation.temperature=0.0", "students.0.replicas=0", "distillation.alpha=2.0"],
-        &["distillation.temperature", "students.0.replicas", "distillation.alpha"],
+        &[
+            "distillation.temperature=0.0",
+            "students.0.replicas=0",
+            "distillation.alpha=2.0",
+        ],
+        &[
+            "distillation.temperature",
+            "students.0.replicas",
+            "distillation.alpha",
+        ],
     );
 }
 
 #[test]
 fn unknown_keys_and_missing_files() {
     let h = harness();
-    refused(&h, &JOB.replace("epochs = 1", "epochs = 1\nepoch = 2"), &[], &["epoch", "epochs", "line"]);
-    refused(&h, &JOB.replace("name = \"digits\"", "name = \"fashion-mnist\"\npath = \"nowhere\""), &[], &["nowhere"]);
+    refused(
+        &h,
+        &JOB.replace("epochs = 1", "epochs = 1\nepoch = 2"),
+        &[],
+        &["epoch", "epochs", "line"],
+    );
+    refused(
+        &h,
+        &JOB.replace(
+            "name = \"digits\"",
+            "name = \"fashion-mnist\"\npath = \"nowhere\"",
+        ),
+        &[],
+        &["nowhere"],
+    );
     let output = h.call(&["run", "absent.toml"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("absent.toml"));
@@ -126,7 +171,10 @@ fn idx(harness: &Harness, folder: &str, labels: &[u8], cut: usize) {
 }
 
 fn idx_job(folder: &str) -> String {
-    JOB.replace("name = \"digits\"", &format!("format = \"idx\"\npath = \"{folder}\"\nvalidation = 2"))
+    JOB.replace(
+        "name = \"digits\"",
+        &format!("format = \"idx\"\npath = \"{folder}\"\nvalidation = 2"),
+    )
 }
 
 #[test]
@@ -155,7 +203,18 @@ fn a_teacher_of_other_classes_or_inputs() {
         "model = { architecture = \"mlp\", hidden = [16] }\nsource = { kind = \"trained\" }",
         "source = { kind = \"checkpoint\", path = \"trained/teachers/wide\" }",
     );
-    refused(&h, &fixed, &[], &["teachers.0.source.path", "3 classes", "10 classes", "1x2x2", "1x8x8"]);
+    refused(
+        &h,
+        &fixed,
+        &[],
+        &[
+            "teachers.0.source.path",
+            "3 classes",
+            "10 classes",
+            "1x2x2",
+            "1x8x8",
+        ],
+    );
 }
 
 #[test]

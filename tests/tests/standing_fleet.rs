@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, SerializeOptions};
 use prost_reflect::prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, SerializeOptions};
 use retort_proto::{PROTOCOL, pb};
 use retort_tests::{Harness, Running, eventually};
 use serde_json::Value;
@@ -51,7 +51,13 @@ fn announced(path: &Path) -> String {
 
 fn start(h: &Harness, role: &str, name: &str, more: &[&str]) -> (Running, String) {
     let file: PathBuf = h.path(&format!("{name}.address"));
-    let mut args = vec![role, "--listen", "127.0.0.1:0", "--announce", file.to_str().unwrap()];
+    let mut args = vec![
+        role,
+        "--listen",
+        "127.0.0.1:0",
+        "--announce",
+        file.to_str().unwrap(),
+    ];
     args.extend(more);
     let running = h.start(&args);
     (running, announced(&file))
@@ -64,13 +70,33 @@ impl Standing {
         let (coordinator, address) = start(&h, "coordinator", "c", &["--data-dir", data.to_str().unwrap()]);
         let mut processes = vec![coordinator];
         if workers > 0 {
-            processes.push(start(&h, "teacher-server", "t", &["--coordinator", &address, "--name", "t"]).0);
+            processes.push(
+                start(
+                    &h,
+                    "teacher-server",
+                    "t",
+                    &["--coordinator", &address, "--name", "t"],
+                )
+                .0,
+            );
         }
         for i in 0..workers {
             let name = format!("w{i}");
-            processes.push(start(&h, "student-worker", &name, &["--coordinator", &address, "--name", &name]).0);
+            processes.push(
+                start(
+                    &h,
+                    "student-worker",
+                    &name,
+                    &["--coordinator", &address, "--name", &name],
+                )
+                .0,
+            );
         }
-        Self { h, coordinator: address, _processes: processes }
+        Self {
+            h,
+            coordinator: address,
+            _processes: processes,
+        }
     }
 
     fn channel(&self) -> Channel {
@@ -79,7 +105,10 @@ impl Standing {
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runtime");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
     runtime.block_on(async { tokio::time::timeout(LIMIT, work).await.expect("in time") })
 }
 
@@ -124,7 +153,11 @@ async fn reflect(channel: Channel, request: MessageRequest) -> MessageResponse {
         host: String::new(),
         message_request: Some(request),
     };
-    let mut replies = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+    let mut replies = client
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .unwrap()
+        .into_inner();
     let reply: ServerReflectionResponse = replies.message().await.unwrap().expect("a reply");
     reply.message_response.expect("a response")
 }
@@ -166,7 +199,9 @@ async fn get_run_by_reflection(channel: Channel) -> Value {
         .use_proto_field_name(true)
         .stringify_64_bit_integers(false)
         .skip_default_fields(false);
-    message.serialize_with_options(serde_json::value::Serializer, &options).unwrap()
+    message
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .unwrap()
 }
 
 #[test]
@@ -175,7 +210,15 @@ fn a_submitted_job_runs_and_any_client_reads_its_status() {
     let file = fleet.h.job("job.toml", JOB);
     let out = fleet.h.path("out");
     let url = fleet.coordinator.clone();
-    let args = ["submit", file.to_str().unwrap(), "--coordinator", &url, "--out", out.to_str().unwrap(), "--json"];
+    let args = [
+        "submit",
+        file.to_str().unwrap(),
+        "--coordinator",
+        &url,
+        "--out",
+        out.to_str().unwrap(),
+        "--json",
+    ];
     let (code, stdout) = fleet.h.start(&args).end(LIMIT).expect("it ends");
     assert_eq!(code, 0);
     let report: Value = serde_json::from_str(&stdout).unwrap();
@@ -219,7 +262,13 @@ fn registration_refuses_other_data_and_other_protocols() {
     let fleet = Standing::new(0);
     let url = fleet.coordinator.clone();
     let file = fleet.h.job("job.toml", JOB);
-    let run = fleet.h.ok(&["submit", file.to_str().unwrap(), "--coordinator", &url, "--detach"]);
+    let run = fleet.h.ok(&[
+        "submit",
+        file.to_str().unwrap(),
+        "--coordinator",
+        &url,
+        "--detach",
+    ]);
     let run = run.trim().to_owned();
     block_on(async {
         let mut client = retort_client::fleet(fleet.channel());
@@ -237,23 +286,50 @@ fn registration_refuses_other_data_and_other_protocols() {
             dataset_digest,
             ..Default::default()
         };
-        let other = client.register(register(PROTOCOL, "0".repeat(64))).await.unwrap_err();
+        let other = client
+            .register(register(PROTOCOL, "0".repeat(64)))
+            .await
+            .unwrap_err();
         assert_eq!(other.code(), Code::PermissionDenied);
-        assert!(other.message().contains("digest") && other.message().contains(&digest), "{other}");
-        let old = client.register(register(PROTOCOL + 1, digest.clone())).await.unwrap_err();
+        assert!(
+            other.message().contains("digest") && other.message().contains(&digest),
+            "{other}"
+        );
+        let old = client
+            .register(register(PROTOCOL + 1, digest.clone()))
+            .await
+            .unwrap_err();
         assert_eq!(old.code(), Code::PermissionDenied);
         assert!(old.message().contains("protocol"), "{old}");
 
         // P3: a second life fences the first.
-        let first = client.register(register(PROTOCOL, digest.clone())).await.unwrap().into_inner();
-        let second = client.register(register(PROTOCOL, digest)).await.unwrap().into_inner();
+        let first = client
+            .register(register(PROTOCOL, digest.clone()))
+            .await
+            .unwrap()
+            .into_inner();
+        let second = client
+            .register(register(PROTOCOL, digest))
+            .await
+            .unwrap()
+            .into_inner();
         let lease = |session| pb::LeaseRequest { session, wait_ms: 0 };
         let stale = client.lease(lease(first.session)).await.unwrap_err();
         assert_eq!(stale.code(), Code::FailedPrecondition);
         assert!(stale.message().contains("incarnation"), "{stale}");
-        let granted = client.lease(lease(second.session.clone())).await.unwrap().into_inner();
-        assert!(matches!(granted.reply, Some(pb::lease_reply::Reply::Granted(_))), "{granted:?}");
-        let wrong_term = second.session.map(|s| pb::Session { term: s.term + 1, ..s });
+        let granted = client
+            .lease(lease(second.session.clone()))
+            .await
+            .unwrap()
+            .into_inner();
+        assert!(
+            matches!(granted.reply, Some(pb::lease_reply::Reply::Granted(_))),
+            "{granted:?}"
+        );
+        let wrong_term = second.session.map(|s| pb::Session {
+            term: s.term + 1,
+            ..s
+        });
         let stale = client.lease(lease(wrong_term)).await.unwrap_err();
         assert!(stale.message().contains("term"), "{stale}");
     });
@@ -271,7 +347,10 @@ fn a_bad_job_or_field_is_refused_with_its_name() {
             ..Default::default()
         };
         for (request, part) in [
-            (submit(&JOB.replace("epochs = 2", "epochs = 0"), "0".repeat(64), 1), "run.epochs"),
+            (
+                submit(&JOB.replace("epochs = 2", "epochs = 0"), "0".repeat(64), 1),
+                "run.epochs",
+            ),
             (submit(JOB, "xyz".into(), 1), "dataset_digest"),
             (submit(JOB, "0".repeat(64), 0), "positions"),
         ] {
@@ -279,7 +358,10 @@ fn a_bad_job_or_field_is_refused_with_its_name() {
             assert_eq!(status.code(), Code::InvalidArgument);
             assert!(status.message().contains(part), "{status}");
         }
-        let none = retort_client::status(fleet.channel()).get_run(pb::GetRunRequest::default()).await.unwrap_err();
+        let none = retort_client::status(fleet.channel())
+            .get_run(pb::GetRunRequest::default())
+            .await
+            .unwrap_err();
         assert_eq!(none.code(), Code::NotFound);
     });
 }

@@ -332,7 +332,7 @@ impl Group {
     }
 
     /// The version's manifest is durable: what it contains is committed. True if that closed an epoch.
-    pub fn published(&mut self, ticket: &Ticket, held_out: Option<Evaluation>, now: Millis) -> bool {
+    pub fn published(&mut self, ticket: &Ticket, now: Millis) -> bool {
         for merge in &ticket.merges {
             self.ledger.commit(&merged(merge));
         }
@@ -345,9 +345,6 @@ impl Group {
         });
         self.next_version = ticket.version + 1;
         self.publishing = None;
-        if held_out.is_some() {
-            self.held_out = held_out;
-        }
         if !self.ledger.all_durable() {
             return false;
         }

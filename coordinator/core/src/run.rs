@@ -549,11 +549,28 @@ impl Run {
             .teachers
             .iter()
             .filter_map(|t| self.teacher(t))
-            .filter_map(|t| Some((t.active?, t.held_out()?.loss)))
+            .filter_map(|t| {
+                let version = self.measured_version(group, t)?;
+                Some((version, t.held_out(version)?.loss))
+            })
             .collect();
         let version = measured.first()?.0;
         let mean = measured.iter().map(|(_, loss)| loss).sum::<f64>() / measured.len() as f64;
         Some(Gate::new(version, mean, student.loss))
+    }
+
+    /// The version whose loss gates the group: the active one; in lockstep, so that a run can be
+    /// repeated, the one that taught the newest merged position.
+    fn measured_version(&self, group: &Group, teacher: &Teacher) -> Option<u64> {
+        let source = self
+            .group(&teacher.spec.name)
+            .filter(|_| self.spec.pace == Pace::Lockstep);
+        let Some(source) = source else {
+            return teacher.active;
+        };
+        let table = Timetable::new(&self.spec, &source.spec);
+        let newest = group.positions.saturating_sub(1);
+        teacher.at_index(pace::lockstep(&table, self.progress(group), newest).0)
     }
 
     /// Gives leased positions back.
@@ -597,7 +614,7 @@ impl Run {
         let Some(group) = self.groups.iter_mut().find(|g| g.spec.name == ticket.group) else {
             return;
         };
-        let closed = group.published(ticket, held_out, now);
+        let closed = group.published(ticket, now);
         let (kind, done, epoch) = (group.spec.kind, group.is_done(), ticket.epoch);
         let name = ticket.group.clone();
         if kind == GroupKind::Teacher {

@@ -96,9 +96,9 @@ impl Teacher {
         self.versions.keys().next_back().copied()
     }
 
-    /// Held-out result of the active version.
-    pub fn held_out(&self) -> Option<Evaluation> {
-        self.versions.get(&self.active?).copied().flatten()
+    /// Held-out result of a version.
+    pub fn held_out(&self, version: u64) -> Option<Evaluation> {
+        self.versions.get(&version).copied().flatten()
     }
 
     /// The active version that stands at this place of the timetable.

@@ -77,7 +77,11 @@ fn watch_parent(tasks: &TaskGroup) {
 pub(crate) fn host_name() -> String {
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let host = host.trim();
-    if host.is_empty() { "localhost".into() } else { host.into() }
+    if host.is_empty() {
+        "localhost".into()
+    } else {
+        host.into()
+    }
 }
 
 /// A name for a process that was given none.

@@ -242,7 +242,11 @@ impl<F: Clone> Worker<F> {
     /// The round's evaluation (and snapshot) is done; training may step.
     pub fn began(&mut self, held_out: Option<Evaluation>) {
         self.beginning = false;
-        self.work.held_out = held_out.or(self.work.held_out);
+        // An evaluation for a manifest's sake comes at a time of its own; only the planned ones may
+        // decide alpha, or lockstep could not be repeated.
+        if self.plan.evaluate {
+            self.work.held_out = held_out;
+        }
         self.advance();
     }
 
@@ -563,7 +567,11 @@ mod tests {
                 .any(|c| matches!(c, Command::Want { id, floor: 3, .. } if id.block == 1)),
             "asked again"
         );
-        assert_eq!(w.held_floors()["t"], 2, "two batches of version 2 are at the trainer");
+        assert_eq!(
+            w.held_floors()["t"],
+            2,
+            "two batches of version 2 are at the trainer"
+        );
         w.trained(&StepDone::default());
         assert_eq!(w.held_floors()["t"], 2);
         w.trained(&StepDone::default());
@@ -618,15 +626,31 @@ mod tests {
     #[test]
     fn a_contribution_waits_for_the_version_before_it() {
         let mut w = worker(&[]);
-        w.merged(RoundPlan { publish: true, ..plan(1, 1) });
-        assert!(commands(&mut w).iter().any(|c| matches!(c, Command::BeginRound { publish: true, .. })));
+        w.merged(RoundPlan {
+            publish: true,
+            ..plan(1, 1)
+        });
+        assert!(
+            commands(&mut w)
+                .iter()
+                .any(|c| matches!(c, Command::BeginRound { publish: true, .. }))
+        );
         w.began(None);
         w.lease_answer(granted(0..2));
         commands(&mut w);
         w.trained(&StepDone::default());
-        assert!(!commands(&mut w).iter().any(|c| matches!(c, Command::Contribute(_))), "not before it is durable");
+        assert!(
+            !commands(&mut w)
+                .iter()
+                .any(|c| matches!(c, Command::Contribute(_))),
+            "not before it is durable"
+        );
         w.published();
-        assert!(commands(&mut w).iter().any(|c| matches!(c, Command::Contribute(_))));
+        assert!(
+            commands(&mut w)
+                .iter()
+                .any(|c| matches!(c, Command::Contribute(_)))
+        );
     }
 
     #[test]
