@@ -1,6 +1,6 @@
 //! The coordinator: gRPC services around the pure core, and the store of published versions.
 //!
-//! One task owns all runs ([`brain`]); services ask it. It must never hold a model or a tensor:
+//! One task owns all runs (`brain`); services ask it. It must never hold a model or a tensor:
 //! weights pass through as bytes, averaged as plain f32.
 
 mod average;

@@ -304,3 +304,6 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

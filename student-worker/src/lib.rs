@@ -1,6 +1,6 @@
 //! The student worker: trains any group (a student, a baseline, an online teacher).
 //!
-//! `membership` joins runs; [`part`] says what one session trains; `session` drives the worker's
+//! `membership` joins runs; `part` says what one session trains; `session` drives the worker's
 //! pure machine between the coordinator, the teachers (`frames`) and the trainer thread
 //! (`thread`). burn is named in [`trainer`] only.
 

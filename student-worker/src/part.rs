@@ -97,15 +97,15 @@ impl Part {
         })
     }
 
-    /// The model card that travels with every version.
-    pub(crate) fn card(&self, parameters: usize) -> Card {
+    /// The model card that travels with every version, as JSON.
+    pub(crate) fn card_json(&self, parameters: usize) -> Vec<u8> {
         let reference = DatasetReference {
             name: self.dataset.name().to_owned(),
             digest: self.dataset.digest().to_owned(),
         };
         let mut card = Card::new(self.group.name.clone(), &self.spec, parameters, reference);
         card.class_names = self.dataset.class_names().to_vec();
-        card
+        serde_json::to_vec_pretty(&card).expect("a card has names for keys and finite numbers")
     }
 
     /// Inputs and labels of the held-out samples.

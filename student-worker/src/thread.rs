@@ -166,8 +166,7 @@ impl Owner {
     }
 
     fn snapshot(&mut self) -> Result<Snapshot, Error> {
-        let card = self.part.card(self.trainer.flat().len());
-        let card = serde_json::to_vec_pretty(&card).expect("a card is plain data");
+        let card = self.part.card_json(self.trainer.flat().len());
         let mut optimizer = self.trainer.steps().to_le_bytes().to_vec();
         optimizer.extend(self.trainer.optimizer_state()?);
         Ok(Snapshot {

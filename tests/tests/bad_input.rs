@@ -1,5 +1,7 @@
 //! Bad input: exit code 2 before any process starts, and a message that says what would be valid.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails, fails its scenario")]
+
 use retort_tests::Harness;
 
 const JOB: &str = r#"

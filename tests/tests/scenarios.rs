@@ -1,5 +1,7 @@
 //! The main job end to end, over real processes and gRPC on loopback.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails, fails its scenario")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

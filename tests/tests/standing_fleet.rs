@@ -1,5 +1,7 @@
 //! A fleet that was started before there was a job: roles with a coordinator's address only.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails, fails its scenario")]
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

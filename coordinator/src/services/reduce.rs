@@ -45,7 +45,7 @@ impl pb::reduce_server::Reduce for ReduceService {
             }
             weights.extend_from_slice(&chunk);
         }
-        if weights.len() % 4 != 0 {
+        if !weights.len().is_multiple_of(4) {
             return Err(Status::invalid_argument(format!(
                 "{} bytes of weights are no f32 values",
                 weights.len()

@@ -48,7 +48,7 @@ impl Job {
         range(out, "run.epochs", run.epochs, 1, 1_000_000);
         range(out, "run.batch_size", run.batch_size, 1, MAX_BATCH);
         if let Some(block) = self.dataset.block_samples
-            && (block == 0 || block % run.batch_size.max(1) != 0)
+            && (block == 0 || !block.is_multiple_of(run.batch_size.max(1)))
         {
             out.push(Problem::new(
                 "dataset.block_samples",

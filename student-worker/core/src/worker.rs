@@ -526,7 +526,10 @@ mod tests {
         assert_eq!(trained_positions(&c), [2..4, 4..6], "batches lie on the grid");
         w.trained(&StepDone::default());
         w.trained(&StepDone::default());
-        assert_eq!(trained_positions(&commands(&mut w)), [6..7]);
+        assert_eq!(
+            trained_positions(&commands(&mut w)),
+            std::iter::once(6..7).collect::<Vec<_>>()
+        );
         w.lease_answer(Answer::Idle(Reason::Contribute));
         assert!(commands(&mut w).is_empty(), "a batch is still at the trainer");
         w.trained(&StepDone::default());
