@@ -1,0 +1,207 @@
+//! What teachers serve: published versions on their way to students.
+
+use crate::group::Group;
+use crate::ids::{Millis, Refusal, Role, Session};
+use crate::pace::Timetable;
+use crate::round::{Evaluation, Ticket};
+use crate::run::{Command, Endpoints, Member, Message, Run, State};
+use crate::spec::{GroupKind, Pace};
+use crate::teacher::Step;
+
+impl Run {
+    /// What the version that this session uploads will contain.
+    pub fn ticket(&self, session: &Session, generation: u64, round: u64) -> Result<Ticket, Refusal> {
+        self.authorise(session)?;
+        let part = &self.members[&session.worker].part;
+        let group = self.group(part).expect("a member's part exists");
+        group.ticket(&session.worker, generation, round)
+    }
+
+    /// The ticket's manifest is durable.
+    pub fn published(&mut self, ticket: &Ticket, held_out: Option<Evaluation>, now: Millis) {
+        let Some(group) = self.groups.iter_mut().find(|g| g.spec.name == ticket.group) else {
+            return;
+        };
+        let closed = group.published(ticket, now);
+        let (kind, done, epoch) = (group.spec.kind, group.is_done(), ticket.epoch);
+        let name = ticket.group.clone();
+        if kind == GroupKind::Teacher {
+            let index = Timetable::new(&self.spec, &group.spec).index_at(ticket.positions);
+            if let Some(teacher) = self.teacher_mut(&name) {
+                teacher.publish(ticket.version, index, held_out);
+            }
+            self.advance_teachers(now);
+        }
+        if closed {
+            self.event(
+                now,
+                format!(
+                    "group {name}: epoch {epoch} is durable in version {}",
+                    ticket.version
+                ),
+            );
+        }
+        if done && self.groups.iter().all(Group::is_done) {
+            self.end(State::Done, "all groups are done".into(), now);
+        }
+        self.revision += 1;
+        self.stop_if_safe(now);
+    }
+
+    /// A fixed teacher was provided.
+    pub fn provided(
+        &mut self,
+        teacher: &str,
+        held_out: Option<Evaluation>,
+        now: Millis,
+    ) -> Result<(), Refusal> {
+        let fixed = self.teacher_mut(teacher).filter(|t| !t.spec.trained);
+        let Some(fixed) = fixed else {
+            return Err(Refusal::Invalid(format!(
+                "{teacher} is no fixed teacher of this run"
+            )));
+        };
+        if fixed.newest().is_some() {
+            return Err(Refusal::Invalid(format!("teacher {teacher} was provided before")));
+        }
+        fixed.publish(0, 0, held_out);
+        if self.state == State::Waiting
+            && self
+                .teachers
+                .iter()
+                .all(|t| t.spec.trained || t.newest().is_some())
+        {
+            self.state = State::Running;
+        }
+        self.event(now, format!("teacher {teacher} was provided"));
+        self.advance_teachers(now);
+        Ok(())
+    }
+
+    pub(super) fn advance_teachers(&mut self, now: Millis) {
+        for i in 0..self.teachers.len() {
+            loop {
+                let name = self.teachers[i].spec.name.clone();
+                let students = self.students_of(&name);
+                let floors: Vec<u64> = students
+                    .iter()
+                    .map(|w| self.members[w].heartbeat.floors.get(&name).copied().unwrap_or(0))
+                    .collect();
+                let in_turn = self.spec.pace == Pace::Lockstep;
+                let Some(step) = self.teachers[i].next_step(&floors, self.spec.max_staleness, in_turn) else {
+                    break;
+                };
+                self.carry_out(&name, &students, step, now);
+            }
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, teacher: &str, students: &[String], step: Step, now: Millis) {
+        let mut send = |worker: &str, message: Message| {
+            self.commands.push_back(Command::Send {
+                worker: worker.to_owned(),
+                message,
+            });
+        };
+        match step {
+            Step::Stage { servers, version } => {
+                for server in servers {
+                    send(&server, Message::Stage(version));
+                }
+            }
+            Step::RaiseFloor(version) => {
+                for student in students {
+                    send(
+                        student,
+                        Message::Floor {
+                            teacher: teacher.to_owned(),
+                            version,
+                        },
+                    );
+                }
+            }
+            Step::Activate { version, keep_from } => {
+                let servers: Vec<String> = self
+                    .teacher(teacher)
+                    .map(|t| t.servers.keys().cloned().collect())
+                    .unwrap_or_default();
+                for server in servers {
+                    self.commands.push_back(Command::Send {
+                        worker: server,
+                        message: Message::Activate { version, keep_from },
+                    });
+                }
+                self.event(now, format!("teacher {teacher}: version {version} serves"));
+                self.tell_students(teacher);
+            }
+        }
+    }
+
+    /// What a worker must know now, for a control stream that begins (again): nothing is lost with
+    /// a broken one.
+    pub fn resync(&self, worker: &str) -> Vec<Message> {
+        if self.state.ended() {
+            return vec![Message::Finish(self.reason.clone())];
+        }
+        let Some(member) = self.members.get(worker) else {
+            return Vec::new();
+        };
+        let mut messages = Vec::new();
+        if let Some(server) = self.teacher(&member.part).and_then(|t| t.servers.get(worker)) {
+            messages.extend(server.to_stage().map(Message::Stage));
+            if let Some(version) = self.teacher(&member.part).and_then(|t| t.active) {
+                let keep_from = version.saturating_sub(self.spec.max_staleness);
+                messages.push(Message::Activate { version, keep_from });
+            }
+        } else if let Some(group) = self.group(&member.part) {
+            for endpoints in group.spec.teachers.iter().filter_map(|t| self.endpoints(t)) {
+                let (teacher, version) = (endpoints.teacher.clone(), endpoints.floor);
+                messages.push(Message::Endpoints(endpoints));
+                messages.push(Message::Floor { teacher, version });
+            }
+        }
+        messages
+    }
+
+    pub(super) fn tell_students(&mut self, teacher: &str) {
+        let Some(endpoints) = self.endpoints(teacher) else {
+            return;
+        };
+        for worker in self.students_of(teacher) {
+            self.commands.push_back(Command::Send {
+                worker,
+                message: Message::Endpoints(endpoints.clone()),
+            });
+        }
+    }
+
+    pub(super) fn endpoints(&self, teacher: &str) -> Option<Endpoints> {
+        let t = self.teacher(teacher)?;
+        let addresses = t
+            .routed()
+            .filter(|(_, s)| t.active.is_none_or(|a| s.staged.contains(&a)))
+            .map(|(_, s)| s.address.clone())
+            .collect();
+        Some(Endpoints {
+            teacher: teacher.to_owned(),
+            addresses,
+            active: t.active,
+            floor: t.floor,
+        })
+    }
+
+    /// Live workers whose group learns from `teacher`.
+    pub(super) fn students_of(&self, teacher: &str) -> Vec<String> {
+        let learns = |m: &Member| {
+            m.session.role == Role::StudentWorker
+                && self
+                    .group(&m.part)
+                    .is_some_and(|g| g.spec.teachers.iter().any(|t| t == teacher))
+        };
+        self.members
+            .values()
+            .filter(|m| learns(m))
+            .map(|m| m.session.worker.clone())
+            .collect()
+    }
+}
