@@ -184,6 +184,15 @@ impl Group {
         self.keepers() > 0 && self.holders.values().all(|h| h.contributed.is_some())
     }
 
+    /// Keeps the evaluation that came with the round's contributions, if one was due.
+    pub fn take_evaluation(&mut self) {
+        let newest = self
+            .holders
+            .values()
+            .find_map(|h| h.contributed.as_ref()?.held_out);
+        self.held_out = newest.or(self.held_out);
+    }
+
     /// Merges all contributions and plans the next round.
     pub fn close_round(&mut self, next: NextRound, now: Millis) -> ClosedRound {
         let round = self.plan.round;
@@ -214,9 +223,6 @@ impl Group {
     }
 
     fn merge(&mut self, name: &str, incarnation: u64, work: &Work, merge: &mut Merge) {
-        if let Some(held_out) = work.held_out {
-            self.held_out = Some(held_out);
-        }
         if work.trained.is_empty() {
             return;
         }

@@ -3,6 +3,8 @@
 //! Inputs are method calls with the time; what others must be told comes out of `poll_command`.
 
 mod membership;
+#[cfg(test)]
+mod tests;
 mod versions;
 mod view;
 mod work;

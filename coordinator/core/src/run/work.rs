@@ -145,10 +145,15 @@ impl Run {
     }
 
     pub(super) fn close_round_if_ready(&mut self, part: &str, now: Millis) {
-        let Some(group) = self.group(part).filter(|g| g.ready()) else {
+        let Some(group) = self.group_mut(part).filter(|g| g.ready()) else {
             return;
         };
-        let next = self.next_round(group);
+        // First, so that alpha follows the newest measurement.
+        group.take_evaluation();
+        let next = self
+            .group(part)
+            .map(|g| self.next_round(g))
+            .expect("looked up above");
         let group = self.group_mut(part).expect("looked up above");
         let closed = group.close_round(next, now);
         self.revision += 1;
