@@ -48,7 +48,7 @@ pub(crate) async fn gather(
     checked: &Checked,
     status: pb::RunStatus,
 ) -> Result<Finished, Failure> {
-    let channel = retort_client::connect(coordinator).map_err(Failure::input)?;
+    let channel = retort_client::reach(coordinator).await?;
     let (inputs, labels) = samples(&checked.dataset, Part::Test);
     let mut models = Vec::new();
     for group in checked.job.groups() {
@@ -129,7 +129,7 @@ fn measure(
 
 /// Copies a run's manifests (and newest files) from a standing fleet, so that `audit` works here.
 pub(crate) async fn mirror(coordinator: &str, status: &pb::RunStatus, out: &Path) -> Result<(), Failure> {
-    let channel = retort_client::connect(coordinator).map_err(Failure::input)?;
+    let channel = retort_client::reach(coordinator).await?;
     let mut client = retort_client::versions(channel);
     for group in &status.groups {
         let request = pb::ListVersionsRequest {

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use retort_client::Unreachable;
+
 /// Exit codes: 1 the run failed, 2 bad input (nothing was started), 130 stopped by Ctrl-C.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -39,6 +41,20 @@ impl Failure {
             }
         }
     }
+}
+
+impl From<Unreachable> for Failure {
+    fn from(error: Unreachable) -> Self {
+        match error {
+            Unreachable::Address(_) => Self::input(error),
+            Unreachable::Nobody { .. } => Self::Run(error.into()),
+        }
+    }
+}
+
+/// Runs a command's asynchronous part.
+pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    retort_runtime::block_on(async { Ok(work.await) })?
 }
 
 impl From<anyhow::Error> for Failure {

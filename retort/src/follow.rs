@@ -33,7 +33,7 @@ async fn watch(
     run: &str,
     mut each: impl FnMut(&pb::RunStatus),
 ) -> Result<pb::RunStatus, Failure> {
-    let channel = retort_client::connect(coordinator).map_err(Failure::input)?;
+    let channel = retort_client::reach(coordinator).await?;
     let request = pb::WatchRunRequest {
         run: run.to_owned(),
         ..Default::default()

@@ -1,7 +1,7 @@
 //! `retort run` and `retort quickstart`: a local fleet, one run for each seed, a report.
 
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
@@ -11,12 +11,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::check::{self, Checked};
 use crate::cli::JobArgs;
 use crate::collect::{self, Finished};
-use crate::failure::Failure;
+use crate::failure::{Failure, block_on};
 use crate::fleet::{Fleet, PROCESSES, Plan};
 use crate::follow;
 use crate::status;
 use crate::submit;
 
+/// How long after a broken stream the coordinator's death may be noticed.
+const LOST_GRACE: Duration = Duration::from_secs(1);
+/// Longest orderly stop.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Seeds of the quickstart: enough for an interval, few enough for two minutes.
 const QUICKSTART_SEEDS: u32 = 5;
 /// The quickstart's job: few labels, many unlabelled samples.
@@ -53,7 +57,7 @@ pub(crate) fn quickstart(mut output: Output) -> Result<(), Failure> {
     let mut job = retort_job::parse(QUICKSTART_JOB, name, &[]).map_err(Failure::input)?;
     job.run.baseline = true;
     let checked = check::job_in(job, PathBuf::from("."), name)?;
-    retort_runtime_block(go(checked, output))
+    block_on(go(checked, output))
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
@@ -61,11 +65,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     job.run.baseline |= args.baseline;
     let base = args.job.job.parent().unwrap_or(Path::new(".")).to_owned();
     let checked = check::job_in(job, base, &args.job.job)?;
-    retort_runtime_block(go(checked, args.output))
-}
-
-fn retort_runtime_block(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    retort_runtime::block_on(async { Ok(work.await) })?
+    block_on(go(checked, args.output))
 }
 
 async fn go(checked: Checked, output: Output) -> Result<(), Failure> {
@@ -112,17 +112,33 @@ async fn runs(
         );
         let follow = follow::to_end(&fleet.coordinator, &run, &title);
         let ended = tokio::select! {
-            ended = follow => ended?,
+            ended = follow => ended,
             _ = interrupt.recv() => return Err(stop(fleet, &run).await),
             _ = terminate.recv() => return Err(stop(fleet, &run).await),
-            () = fleet.lost.cancelled() => {
-                let log = out.join("logs/coordinator.log");
-                return Err(anyhow::anyhow!("the coordinator died; its state is not kept, so the run ends here: see {}", log.display()).into());
-            }
+            () = fleet.lost.cancelled() => return Err(coordinator_lost(out)),
+        };
+        let ended = match ended {
+            // The stream breaks a moment before the process is known to have died.
+            Err(_) if lost_soon(fleet).await => return Err(coordinator_lost(out)),
+            ended => ended?,
         };
         finished.push(collect::gather(&fleet.coordinator, checked, ended).await?);
     }
     Ok(finished)
+}
+
+async fn lost_soon(fleet: &Fleet) -> bool {
+    tokio::time::timeout(LOST_GRACE, fleet.lost.cancelled())
+        .await
+        .is_ok()
+}
+
+fn coordinator_lost(out: &Path) -> Failure {
+    let log = out.join("logs/coordinator.log");
+    Failure::Run(anyhow::anyhow!(
+        "the coordinator died; its state is not kept, so the run ends here: see {}",
+        log.display()
+    ))
 }
 
 /// Stops the run in order: replicas contribute, the merged state is published.
@@ -131,10 +147,10 @@ async fn stop(fleet: &Fleet, run: &str) -> Failure {
         submit::stop_run(&fleet.coordinator, run, "interrupted").await?;
         follow::until_ended(&fleet.coordinator, run).await
     };
-    match tokio::time::timeout(std::time::Duration::from_secs(60), stopped).await {
+    match tokio::time::timeout(STOP_LIMIT, stopped).await {
         Ok(Ok(())) => Failure::Interrupted,
         Ok(Err(failure)) => failure,
-        Err(_) => Failure::Run(anyhow::anyhow!("the run did not stop within 60 s")),
+        Err(_) => Failure::Run(anyhow::anyhow!("the run did not stop within {STOP_LIMIT:?}")),
     }
 }
 

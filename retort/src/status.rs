@@ -8,7 +8,7 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use retort_proto::{DESCRIPTORS, pb};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, block_on};
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
@@ -32,7 +32,7 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
         None => newest_local()?,
     };
     let work = async {
-        let channel = retort_client::connect(&coordinator).map_err(Failure::input)?;
+        let channel = retort_client::reach(&coordinator).await?;
         let mut client = retort_client::status(channel);
         if args.watch {
             let request = pb::WatchRunRequest {
@@ -52,7 +52,7 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
         };
         print(&client.get_run(request).await?.into_inner(), args.json)
     };
-    retort_runtime::block_on(async { Ok(work.await) })?
+    block_on(work)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]

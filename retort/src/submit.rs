@@ -13,7 +13,7 @@ use retort_proto::pb;
 use crate::check::{self, Checked};
 use crate::cli::JobArgs;
 use crate::collect;
-use crate::failure::Failure;
+use crate::failure::{Failure, block_on};
 use crate::follow;
 
 #[derive(Debug, Clone, ClapArgs)]
@@ -60,7 +60,7 @@ pub(crate) fn submit(args: Args) -> Result<(), Failure> {
         let wall_s = began.elapsed().as_secs_f64();
         collect::finish(&checked, vec![finished], (out, wall_s), args.json)
     };
-    retort_runtime::block_on(async { Ok(work.await) })?
+    block_on(work)
 }
 
 /// The job as its processes get it: with absolute paths.
@@ -81,7 +81,7 @@ pub(crate) async fn submit_run(
     job_toml: &str,
     seed: u64,
 ) -> Result<String, Failure> {
-    let channel = retort_client::connect(coordinator).map_err(Failure::input)?;
+    let channel = retort_client::reach(coordinator).await?;
     let request = pb::SubmitRequest {
         job_toml: job_toml.to_owned(),
         seed,
@@ -133,7 +133,7 @@ fn held_out(checked: &Checked, export: &Export) -> Result<Option<pb::Evaluation>
 }
 
 pub(crate) async fn stop_run(coordinator: &str, run: &str, reason: &str) -> Result<(), Failure> {
-    let channel = retort_client::connect(coordinator).map_err(Failure::input)?;
+    let channel = retort_client::reach(coordinator).await?;
     let request = pb::StopRequest {
         run: run.to_owned(),
         reason: reason.to_owned(),

@@ -110,6 +110,7 @@ impl Device {
             max_batch_samples,
             engines: BTreeMap::new(),
             active: None,
+            wanted: None,
             publish,
             counters: counters.clone(),
             window: (Instant::now(), 0),
@@ -145,6 +146,8 @@ struct Thread {
     max_batch_samples: usize,
     engines: BTreeMap<u64, Box<dyn TeacherEngine>>,
     active: Option<u64>,
+    /// Newest version asked to serve, and what to keep beside it.
+    wanted: Option<(u64, u64)>,
     publish: watch::Sender<Versions>,
     counters: Arc<Counters>,
     window: (Instant, u64),
@@ -157,15 +160,12 @@ impl Thread {
             match job {
                 Job::Stage { version, engine } => {
                     self.engines.insert(version, engine);
+                    self.switch();
                     self.tell(|_| ());
                 }
                 Job::Activate { version, keep_from } => {
-                    if self.engines.contains_key(&version) && self.active < Some(version) {
-                        self.active = Some(version);
-                        self.engines = self.engines.split_off(&keep_from.min(version));
-                        debug!(version, "serves");
-                        self.tell(|_| ());
-                    }
+                    self.wanted = self.wanted.max(Some((version, keep_from)));
+                    self.switch();
                 }
                 Job::Score(first) => {
                     // Whatever waits already joins the batch: the device is never held idle.
@@ -187,6 +187,20 @@ impl Thread {
             if next.is_none() {
                 next = inbox.blocking_recv();
             }
+        }
+    }
+
+    /// Serves the version that was asked for last, as soon as it is loaded: a server that starts
+    /// anew is told what serves before it can have it.
+    fn switch(&mut self) {
+        if let Some((version, keep_from)) = self.wanted
+            && self.engines.contains_key(&version)
+            && self.active < Some(version)
+        {
+            self.active = Some(version);
+            self.engines = self.engines.split_off(&keep_from.min(version));
+            debug!(version, "serves");
+            self.tell(|_| ());
         }
     }
 

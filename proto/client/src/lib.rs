@@ -25,26 +25,50 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// The address is no `http://host:port`.
 #[derive(Debug, thiserror::Error)]
-#[error("{address:?} is no address like http://127.0.0.1:7300: {source}")]
-pub struct BadAddress {
-    address: String,
-    source: tonic::transport::Error,
+#[error("{0:?} is no address like http://127.0.0.1:7300")]
+pub struct BadAddress(String);
+
+/// A server could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+    #[error("nobody answers at {address}: {source}")]
+    Nobody {
+        address: String,
+        source: tonic::transport::Error,
+    },
 }
 
 /// A lazy connection: it is made at the first call and made again after it broke.
 pub fn connect(address: &str) -> Result<Channel, BadAddress> {
-    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|source| BadAddress {
-        address: address.to_owned(),
-        source,
-    })?;
+    Ok(endpoint(address)?.connect_lazy())
+}
+
+/// A connection that is made now, for callers who want to know at once.
+pub async fn reach(address: &str) -> Result<Channel, Unreachable> {
+    endpoint(address)?
+        .connect()
+        .await
+        .map_err(|source| Unreachable::Nobody {
+            address: address.to_owned(),
+            source,
+        })
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
+    let bad = || BadAddress(address.to_owned());
+    if !address.starts_with("http://") && !address.starts_with("https://") {
+        return Err(bad());
+    }
+    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| bad())?;
     Ok(endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_while_idle(true)
-        .tcp_nodelay(true)
-        .connect_lazy())
+        .tcp_nodelay(true))
 }
 
 macro_rules! clients {

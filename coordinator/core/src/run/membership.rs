@@ -115,15 +115,20 @@ impl Run {
         let Some(server) = self.teacher_mut(part).and_then(|t| t.servers.get_mut(worker)) else {
             return;
         };
+        let staged = server.staged != heartbeat.staged;
         server.staged = heartbeat.staged.clone();
         server.active = heartbeat.active;
-        if server.drained != heartbeat.unhealthy {
+        let drained = server.drained != heartbeat.unhealthy;
+        if drained {
             server.drained = heartbeat.unhealthy.clone();
             let text = format!(
                 "teacher {part}: server {worker} leaves the routing: {}",
                 heartbeat.unhealthy
             );
             self.event(now, text);
+        }
+        // A server that came back is of use once it has loaded the active version.
+        if drained || staged {
             self.tell_students(part);
         }
     }

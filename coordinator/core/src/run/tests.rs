@@ -244,6 +244,54 @@ fn a_version_waits_for_every_students_floor() {
 }
 
 #[test]
+fn students_hear_of_a_server_that_came_back_once_it_has_the_active_version() {
+    let mut r = run(vec![
+        group("t", GroupKind::Teacher, 1),
+        group("s", GroupKind::Student, 1),
+    ]);
+    let server = join(&mut r, Role::TeacherServer, "server", 0).unwrap();
+    let teacher = join(&mut r, Role::StudentWorker, "x", 0).unwrap();
+    join(&mut r, Role::StudentWorker, "y", 0).unwrap();
+    publish(&mut r, &teacher.session, &teacher.start.as_ref().unwrap().1);
+    let mut staged = Heartbeat::default();
+    staged.staged.insert(0);
+    r.heartbeat(&server.session, staged.clone(), Millis(0)).unwrap();
+    let again = join(&mut r, Role::TeacherServer, "server", 1).unwrap();
+    assert_eq!((again.stage, again.active), (vec![0], Some(0)));
+    let addresses = |r: &mut Run| {
+        let told = commands(r).into_iter().rev().find_map(|c| match c {
+            Command::Send {
+                worker,
+                message: Message::Endpoints(e),
+            } if worker == "y" => Some(e.addresses.len()),
+            _ => None,
+        });
+        told
+    };
+    assert_eq!(addresses(&mut r), Some(0), "it can answer nothing yet");
+    r.heartbeat(&again.session, staged, Millis(1)).unwrap();
+    assert_eq!(addresses(&mut r), Some(1));
+}
+
+#[test]
+fn a_stopping_run_ends_even_if_a_replica_is_lost_with_its_state() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    let plan = a.start.as_ref().unwrap().1.clone();
+    publish(&mut r, &a.session, &plan);
+    r.lease(&a.session, Millis(0)).unwrap();
+    r.contribute(&a.session, work(&plan, 0, 0..4), Millis(0)).unwrap();
+    r.stop("test", Millis(0));
+    assert_eq!(
+        r.state().0,
+        State::Stopping,
+        "what is merged can still be published"
+    );
+    r.handle_timeout(Millis(TTL));
+    assert_eq!(r.state().0, State::Stopped);
+}
+
+#[test]
 fn alpha_follows_the_measured_lead() {
     let mut r = run(vec![
         group("t", GroupKind::Teacher, 1),
