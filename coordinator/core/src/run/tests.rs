@@ -259,14 +259,13 @@ fn students_hear_of_a_server_that_came_back_once_it_has_the_active_version() {
     let again = join(&mut r, Role::TeacherServer, "server", 1).unwrap();
     assert_eq!((again.stage, again.active), (vec![0], Some(0)));
     let addresses = |r: &mut Run| {
-        let told = commands(r).into_iter().rev().find_map(|c| match c {
+        commands(r).into_iter().rev().find_map(|c| match c {
             Command::Send {
                 worker,
                 message: Message::Endpoints(e),
             } if worker == "y" => Some(e.addresses.len()),
             _ => None,
-        });
-        told
+        })
     };
     assert_eq!(addresses(&mut r), Some(0), "it can answer nothing yet");
     r.heartbeat(&again.session, staged, Millis(1)).unwrap();
