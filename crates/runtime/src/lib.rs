@@ -3,6 +3,7 @@
 //! It must never know what a role does.
 
 mod announce;
+pub mod failpoint;
 pub mod logging;
 mod shutdown;
 mod tasks;
@@ -10,6 +11,18 @@ mod tasks;
 pub use announce::{announce, listen, own_address};
 pub use shutdown::{Shutdown, default_name};
 pub use tasks::{OnError, TaskGroup};
+
+/// A number that names this process among all that ever had its name, and counts from 1 how often it
+/// was asked for.
+pub fn registration_number() -> (u64, u64) {
+    use std::hash::{BuildHasher, RandomState};
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static PROCESS: OnceLock<u64> = OnceLock::new();
+    static ATTEMPT: AtomicU64 = AtomicU64::new(0);
+    let process = *PROCESS.get_or_init(|| RandomState::new().hash_one(std::process::id()));
+    (process, ATTEMPT.fetch_add(1, Ordering::Relaxed) + 1)
+}
 
 /// Runs a role on a runtime of its own. Stuck blocking work does not hold up its end.
 pub fn block_on<T>(role: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
