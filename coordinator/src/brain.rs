@@ -1,63 +1,72 @@
-//! The one owner of all runs. Services send it closures; it applies them one at a time, then
-//! carries out what the core decided.
+//! The one owner of all runs. Services send it closures; it applies them one at a time, carries out
+//! what the core decided, writes what must survive, and only then lets anybody know.
 
-use std::collections::BTreeMap;
+mod entry;
+mod restore;
+
+use std::collections::VecDeque;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use retort_coordinator_core::ids::{Millis, Session};
-use retort_coordinator_core::manifest::{Cut, HeldOut, Manifest};
-use retort_coordinator_core::round::{ClosedRound, Evaluation, RoundPlan, Ticket, Work};
-use retort_coordinator_core::run::{Command, Run};
-use retort_coordinator_core::spec::GroupKind;
-use retort_proto::pb;
+use retort_coordinator_core::ids::{Millis, Refusal, Session};
+use retort_coordinator_core::round::{Evaluation, Ticket};
+use retort_coordinator_core::run::Run;
+use retort_runtime::failpoint;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{debug, info, warn};
 
-use crate::average::{Weighted, average};
-use crate::store::{Staged, Store};
+use crate::journal::{Batch, Journal, Writer};
+use crate::services::refusal;
+use crate::store::{self, Staged, Store};
+
+pub(crate) use entry::Entry;
 
 /// Questions waiting for the brain; when full, services wait.
 const QUEUE: usize = 1_024;
+/// Questions applied before the core's decisions are carried out and written, as one commit.
+const TOGETHER: usize = 256;
 /// Commands waiting on one control stream. A reader that far behind is cut off and resynchronised.
 pub(crate) const CONTROL_QUEUE: usize = 64;
 /// Versions of a group whose files are kept beyond what students may still use.
 const KEEP_EXTRA: u64 = 2;
 
+/// What leaves the process: an answer, or a merge on its way to its members.
+pub(crate) type Effect = Box<dyn FnOnce() + Send>;
 type Question = Box<dyn FnOnce(&mut Brain) + Send>;
-pub(crate) type MergeReply = Result<(RoundPlan, Bytes), Status>;
 
-/// One run with what the shell keeps for it.
-pub(crate) struct Entry {
-    pub(crate) run: Run,
+/// What was submitted: all that is needed to take a run up again, beside its records.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Submission {
+    /// Runs take turns in this order.
+    pub(crate) order: u64,
+    pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) job_toml: String,
     pub(crate) seed: u64,
-    /// Contributions that wait for their round to close.
-    parked: BTreeMap<String, Parked>,
-    /// Control streams by worker.
-    control: BTreeMap<String, (u64, mpsc::Sender<pb::ControlDown>)>,
-    /// Newest manifest's hash by group.
-    parents: BTreeMap<String, String>,
-}
-
-struct Parked {
-    session: Session,
-    weights: Bytes,
-    reply: oneshot::Sender<MergeReply>,
+    pub(crate) positions: u64,
+    pub(crate) dataset_digest: String,
 }
 
 /// All runs.
 pub(crate) struct Brain {
     started: Instant,
+    /// Where the clock of former terms stood.
+    clock_base: u64,
     pub(crate) term: u64,
     pub(crate) store: Store,
     pub(crate) runs: Vec<Entry>,
     changes: watch::Sender<u64>,
     next_upload: u64,
+    /// Changes that no batch contains yet.
+    unwritten: Batch,
+    /// Newest batch that was handed to the journal, and newest that is durable.
+    handed: u64,
+    durable: u64,
+    /// What waits for which batch.
+    outbox: VecDeque<(u64, Effect)>,
 }
 
 /// Asks the brain.
@@ -67,27 +76,54 @@ pub(crate) struct Handle {
     changes: watch::Receiver<u64>,
 }
 
+fn gone<E>(_: E) -> Status {
+    Status::unavailable("the coordinator is shutting down")
+}
+
 impl Handle {
-    /// Runs `question` on the brain and returns its answer.
+    /// Runs `question` on the brain. The answer comes once everything that it may rest on is durable.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Brain) -> T + Send + 'static,
     ) -> Result<T, Status> {
-        let gone = |_| Status::unavailable("the coordinator is shutting down");
         let (reply, answer) = oneshot::channel();
-        let question: Question = Box::new(move |brain| {
-            // The asker may have gone; what it asked for is done all the same.
+        self.tell(move |brain| {
+            let value = question(brain);
+            brain.effect(move || {
+                // The asker may have gone; what it asked for is done all the same.
+                let _ = reply.send(value);
+            });
+        })
+        .await?;
+        answer.await.map_err(gone)
+    }
+
+    /// As [`Handle::ask`], for answers that say nothing that could be lost: they come at once.
+    pub(crate) async fn peek<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Brain) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(move |brain| {
             let _ = reply.send(question(brain));
-        });
-        self.questions.send(question).await.map_err(|_| gone(()))?;
-        answer.await.map_err(|_| gone(()))
+        })
+        .await?;
+        answer.await.map_err(gone)
+    }
+
+    /// Runs `question` on the brain, which answers by other means.
+    pub(crate) async fn tell(
+        &self,
+        question: impl FnOnce(&mut Brain) + Send + 'static,
+    ) -> Result<(), Status> {
+        self.questions.send(Box::new(question)).await.map_err(gone)
     }
 
     /// Asks again after every change until there is an answer or `wait` is over.
     pub(crate) async fn ask_until<T: Send + 'static>(
         &self,
         wait: Duration,
-        question: impl Fn(&mut Brain, bool) -> Option<T> + Clone + Send + 'static,
+        question: impl Fn(&mut Brain) -> Option<T> + Clone + Send + 'static,
     ) -> Result<Option<T>, Status> {
         let mut changes = self.changes.clone();
         let deadline = tokio::time::Instant::now() + wait;
@@ -95,7 +131,7 @@ impl Handle {
             changes.borrow_and_update();
             let last = tokio::time::Instant::now() >= deadline;
             let question = question.clone();
-            if let Some(answer) = self.ask(move |brain| question(brain, last)).await? {
+            if let Some(answer) = self.ask(question).await? {
                 return Ok(Some(answer));
             }
             if last {
@@ -114,70 +150,126 @@ impl Handle {
     }
 }
 
-/// A brain and the task that runs it until `token` is cancelled.
+/// A brain that knows what its former terms wrote, and the task that runs it until `token` is
+/// cancelled.
 pub(crate) fn start(
     store: Store,
+    mut journal: Box<dyn Journal>,
     token: CancellationToken,
-) -> (Handle, impl Future<Output = anyhow::Result<()>> + Send) {
+) -> anyhow::Result<(Handle, impl Future<Output = anyhow::Result<()>> + Send)> {
     let (questions, inbox) = mpsc::channel(QUEUE);
     let (changes, watched) = watch::channel(0);
-    let brain = Brain {
+    let mut brain = Brain {
         started: Instant::now(),
-        term: 1,
+        clock_base: 0,
+        term: 0,
         store,
         runs: Vec::new(),
         changes,
         next_upload: 0,
+        unwritten: Batch::new(),
+        handed: 0,
+        durable: 0,
+        outbox: VecDeque::new(),
     };
+    brain.restore(journal.as_mut())?;
+    let writer = Writer::start(journal)?;
     let handle = Handle {
         questions,
         changes: watched,
     };
-    (handle, brain.run(inbox, token))
+    Ok((handle, brain.run(inbox, writer, token)))
 }
 
 impl Brain {
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Question>,
+        mut writer: Writer,
         token: CancellationToken,
     ) -> anyhow::Result<()> {
+        self.settle(&writer);
         loop {
-            let timeout = self.runs.iter().filter_map(|e| e.run.poll_timeout()).min();
+            let timeout = self.runs.iter().filter_map(Entry::poll_timeout).min();
             let sleep = timeout.map_or(Duration::from_secs(60), |at| {
                 Duration::from_millis(at.since(self.now()))
             });
-            // All arms are cancel-safe: a question that was not received stays in the queue.
+            // All arms are cancel-safe: what was not received stays in its channel.
             tokio::select! {
                 question = inbox.recv() => match question {
                     Some(question) => question(&mut self),
                     None => return Ok(()),
                 },
+                durable = writer.durable() => match durable {
+                    Some(number) => self.durable = number,
+                    None => anyhow::bail!("the journal's thread has ended"),
+                },
                 () = tokio::time::sleep(sleep) => {}
                 () = token.cancelled() => return Ok(()),
             }
-            self.settle();
+            for _ in 1..TOGETHER {
+                match inbox.try_recv() {
+                    Ok(question) => question(&mut self),
+                    Err(_) => break,
+                }
+            }
+            self.settle(&writer);
         }
     }
 
-    /// Milliseconds since start, by the monotonic clock.
+    /// Milliseconds by the monotonic clock, which goes on where former terms left it.
     pub(crate) fn now(&self) -> Millis {
-        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        Millis(self.clock_base.saturating_add(elapsed))
     }
 
-    /// Carries out what the core decided, until it has nothing more to say.
-    fn settle(&mut self) {
+    /// Something that leaves the process once all that was decided so far is durable.
+    pub(crate) fn effect(&mut self, effect: impl FnOnce() + Send + 'static) {
+        // The batch that will hold what was decided but not collected yet.
+        self.outbox.push_back((self.handed + 1, Box::new(effect)));
+    }
+
+    /// Carries out what the core decided, and hands to the journal what must survive.
+    fn settle(&mut self, writer: &Writer) {
         let now = self.now();
+        let mut effects = Vec::new();
+        let mut changed = false;
         for entry in &mut self.runs {
-            if entry.run.poll_timeout().is_some_and(|at| at <= now) {
-                entry.run.handle_timeout(now);
+            changed |= entry.settle(now, &mut effects);
+            let id = &entry.submission.id;
+            for (key, record) in entry.run.take_writes() {
+                let value = record.map(|r| restore::to_bytes(&r));
+                self.unwritten.insert(restore::record_key(id, &key), value);
             }
-            while let Some(command) = entry.run.poll_command() {
-                entry.carry_out(command);
-            }
-            entry.drop_orphans();
         }
-        self.changes.send_modify(|n| *n += 1);
+        // What was decided since the last batch waits for the next, if there is anything to write;
+        // else for the one on its way.
+        let tag = if self.unwritten.is_empty() {
+            self.handed
+        } else {
+            self.handed + 1
+        };
+        for (waits_for, _) in self.outbox.iter_mut().rev() {
+            if *waits_for <= tag {
+                break;
+            }
+            *waits_for = tag;
+        }
+        self.outbox.extend(effects.into_iter().map(|e| (tag, e)));
+        if self.handed == self.durable && !self.unwritten.is_empty() {
+            self.unwritten
+                .insert(restore::CLOCK.into(), Some(restore::to_bytes(&now)));
+            self.handed += 1;
+            writer.write(self.handed, std::mem::take(&mut self.unwritten));
+        }
+        while self.outbox.front().is_some_and(|(at, _)| *at <= self.durable) {
+            if let Some((_, effect)) = self.outbox.pop_front() {
+                effect();
+            }
+        }
+        if changed {
+            self.changes.send_modify(|n| *n += 1);
+        }
     }
 
     pub(crate) fn entry(&mut self, run: &str) -> Result<&mut Entry, Status> {
@@ -201,17 +293,11 @@ impl Brain {
         self.next_upload
     }
 
-    pub(crate) fn add_run(&mut self, run: Run, (name, job_toml, seed): (String, String, u64)) {
+    pub(crate) fn add_run(&mut self, run: Run, submission: Submission) {
         info!(run = run.spec.id, "accepted");
-        self.runs.push(Entry {
-            run,
-            name,
-            job_toml,
-            seed,
-            parked: BTreeMap::new(),
-            control: BTreeMap::new(),
-            parents: BTreeMap::new(),
-        });
+        let key = restore::submission_key(&submission.id);
+        self.unwritten.insert(key, Some(restore::to_bytes(&submission)));
+        self.runs.push(Entry::new(run, submission));
     }
 
     /// Makes an uploaded state of a group durable: manifest, rename, then the ledger moves.
@@ -224,15 +310,20 @@ impl Brain {
         let now = self.now();
         let store = self.store.clone();
         let entry = self.entry(&session.run)?;
-        let ticket = entry
-            .run
-            .ticket(session, generation, round)
-            .map_err(crate::services::refusal)?;
+        let ticket = match entry.run.ticket(session, generation, round) {
+            Ok(ticket) => ticket,
+            // A retry after its answer was lost.
+            Err(refused) => {
+                let before = entry.run.published_as(session, generation, round);
+                return before.ok_or_else(|| refusal(refused));
+            }
+        };
         let manifest = entry.manifest(&ticket, staged, held_out);
-        let hash = store
-            .commit(staged, &manifest)
-            .map_err(crate::services::store_error)?;
-        entry.parents.insert(ticket.group.clone(), hash);
+        match tokio::task::block_in_place(|| store.commit(staged, &manifest)) {
+            Ok(hash) => entry.parents.insert(ticket.group.clone(), hash),
+            Err(e) => return Err(self.not_written(session, &e)),
+        };
+        failpoint::hit("store.committed");
         entry.run.published(&ticket, held_out, now);
         let serves = entry
             .run
@@ -252,6 +343,23 @@ impl Brain {
         Ok(ticket.version)
     }
 
+    /// A version could not be written: training goes on, and a later one is asked for.
+    pub(crate) fn not_written(&mut self, session: &Session, error: &store::Error) -> Status {
+        let now = self.now();
+        warn!(
+            run = session.run,
+            worker = session.worker,
+            "{error}: training goes on"
+        );
+        match self.entry(&session.run) {
+            Ok(entry) => {
+                entry.run.publish_failed(session, &error.to_string(), now);
+                Status::resource_exhausted(error.to_string())
+            }
+            Err(status) => status,
+        }
+    }
+
     /// Makes a provided teacher version 0.
     pub(crate) fn commit_provided(
         &mut self,
@@ -262,184 +370,22 @@ impl Brain {
         let now = self.now();
         let store = self.store.clone();
         let entry = self.entry(run)?;
+        let wanted = entry.run.teachers().iter().any(|t| {
+            let absent = t.newest().is_none();
+            t.spec.name == teacher && !t.spec.trained && absent
+        });
+        if !wanted {
+            let refused = format!("{teacher} is no fixed teacher of this run, or was provided before");
+            return Err(refusal(Refusal::Invalid(refused)));
+        }
         let ticket = Ticket {
             group: teacher.to_owned(),
-            version: 0,
-            round: 0,
-            steps: 0,
-            positions: 0,
-            epoch: 0,
-            merges: Vec::new(),
-            quarantined: Default::default(),
+            ..Ticket::default()
         };
-        entry
-            .run
-            .provided(teacher, held_out, now)
-            .map_err(crate::services::refusal)?;
         let manifest = entry.manifest(&ticket, staged, held_out);
-        store
-            .commit(staged, &manifest)
+        tokio::task::block_in_place(|| store.commit(staged, &manifest))
             .map_err(crate::services::store_error)?;
+        entry.run.provided(teacher, held_out, now).map_err(refusal)?;
         Ok(0)
-    }
-}
-
-impl Entry {
-    /// Parks a contribution until its round closes.
-    pub(crate) fn contribute(
-        &mut self,
-        (session, work): (Session, Work),
-        weights: Bytes,
-        now: Millis,
-        reply: oneshot::Sender<MergeReply>,
-    ) {
-        let worker = session.worker.clone();
-        let parked = Parked {
-            session: session.clone(),
-            weights,
-            reply,
-        };
-        // Parked first: the contribution may close the round.
-        self.parked.insert(worker.clone(), parked);
-        if let Err(refused) = self.run.contribute(&session, work, now)
-            && let Some(parked) = self.parked.remove(&worker)
-        {
-            let _ = parked.reply.send(Err(crate::services::refusal(refused)));
-        }
-    }
-
-    /// A control stream begins: the worker is told all it must know now.
-    pub(crate) fn attach(&mut self, session: &Session, stream: mpsc::Sender<pb::ControlDown>) {
-        for message in self.run.resync(&session.worker) {
-            if stream.try_send((&message).into()).is_err() {
-                return;
-            }
-        }
-        self.control
-            .insert(session.worker.clone(), (session.incarnation, stream));
-    }
-
-    pub(crate) fn detach(&mut self, session: &Session) {
-        if self
-            .control
-            .get(&session.worker)
-            .is_some_and(|(i, _)| *i == session.incarnation)
-        {
-            self.control.remove(&session.worker);
-        }
-    }
-
-    fn carry_out(&mut self, command: Command) {
-        match command {
-            Command::Send { worker, message } => {
-                let Some((_, stream)) = self.control.get(&worker) else {
-                    return;
-                };
-                if stream.try_send((&message).into()).is_err() {
-                    warn!(worker, "control stream is too far behind: cut, it resynchronises");
-                    self.control.remove(&worker);
-                }
-            }
-            Command::CloseRound(closed) => self.close_round(closed),
-            Command::AbortRound { workers } => {
-                for worker in workers {
-                    if let Some(parked) = self.parked.remove(&worker) {
-                        let _ = parked
-                            .reply
-                            .send(Err(Status::aborted("the round's state is gone: register again")));
-                    }
-                }
-            }
-        }
-    }
-
-    fn close_round(&mut self, closed: ClosedRound) {
-        let mut replies = Vec::new();
-        let mut parts = Vec::new();
-        for (worker, samples) in &closed.members {
-            let Some(parked) = self.parked.remove(worker) else {
-                continue;
-            };
-            parts.push(Weighted {
-                samples: *samples,
-                weights: parked.weights,
-            });
-            let mut plan = closed.plan.clone();
-            plan.publish = closed.publisher.as_ref() == Some(worker);
-            replies.push((parked.reply, plan));
-        }
-        let finish = move || {
-            let merged = average(&parts);
-            for (reply, plan) in replies {
-                let answer = merged.as_ref().map(|w| (plan, w.clone()));
-                let _ = reply.send(answer.map_err(|e| Status::internal(e.to_string())));
-            }
-        };
-        if closed.plan.exchange {
-            // Averaging is the brain's only long computation: not on its own task.
-            tokio::task::spawn_blocking(finish);
-        } else {
-            finish();
-        }
-    }
-
-    /// Answers parked contributions whose session has ended.
-    fn drop_orphans(&mut self) {
-        let run = &self.run;
-        let orphans: Vec<String> = self
-            .parked
-            .iter()
-            .filter(|(_, p)| !run.is_replica(&p.session))
-            .map(|(worker, _)| worker.clone())
-            .collect();
-        for worker in orphans {
-            if let Some(parked) = self.parked.remove(&worker) {
-                let _ = parked
-                    .reply
-                    .send(Err(Status::aborted("the session has ended: register again")));
-            }
-        }
-    }
-
-    fn manifest(&self, ticket: &Ticket, staged: &Staged, held_out: Option<Evaluation>) -> Manifest {
-        let spec = &self.run.spec;
-        let group = spec.groups.iter().find(|g| g.name == ticket.group);
-        let quarantined = if ticket.quarantined.is_empty() {
-            Vec::new()
-        } else {
-            vec![Cut {
-                epoch: ticket.epoch,
-                positions: ticket.quarantined.clone(),
-            }]
-        };
-        Manifest {
-            format: retort_coordinator_core::manifest::FORMAT,
-            run: spec.id.clone(),
-            group: ticket.group.clone(),
-            kind: group.map_or("fixed", |g| GroupKind::name(g.kind)).to_owned(),
-            version: ticket.version,
-            parent: self.parents.get(&ticket.group).cloned(),
-            steps: ticket.steps,
-            positions: ticket.positions,
-            epoch: ticket.epoch,
-            epochs: group.map_or(0, |g| g.epochs),
-            positions_per_epoch: spec.positions,
-            seed: self.seed,
-            dataset_digest: spec.dataset_digest.clone(),
-            merges: ticket.merges.clone(),
-            quarantined,
-            files: staged.files.clone(),
-            teacher_versions: self
-                .run
-                .teachers()
-                .iter()
-                .filter_map(|t| Some((t.spec.name.clone(), t.active?)))
-                .collect(),
-            held_out: held_out.map(|e| HeldOut {
-                loss: e.loss,
-                accuracy: e.accuracy,
-                samples: e.samples,
-            }),
-        }
     }
 }

@@ -6,6 +6,7 @@
 mod average;
 mod brain;
 mod config;
+mod journal;
 mod server;
 mod services;
 mod spec;

@@ -11,6 +11,7 @@ use tracing::info;
 
 use crate::brain;
 use crate::config::Config;
+use crate::journal::RedbJournal;
 use crate::services::{FleetService, ReduceService, RunsService, StatusService, VersionsService};
 use crate::store::Store;
 
@@ -19,7 +20,8 @@ pub async fn run(config: Config, listener: TcpListener, tasks: TaskGroup) -> any
     let store = Store::open(&config.data_dir).context("open store")?;
     let address = listener.local_addr().context("address of the listener")?;
     let token = tasks.token().clone();
-    let (handle, thinking) = brain::start(store, token.clone());
+    let journal = RedbJournal::open(&config.data_dir).context("open journal")?;
+    let (handle, thinking) = brain::start(store, Box::new(journal), token.clone())?;
     tasks.spawn("brain", OnError::Shutdown, thinking);
 
     let fleet = pb::fleet_server::FleetServer::new(FleetService {

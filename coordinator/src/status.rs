@@ -16,10 +16,10 @@ pub(crate) fn run_status(entry: &Entry, curves: bool, now: Millis, term: u64) ->
     let seconds = |at: Millis| at.since(accepted) as f64 / 1e3;
     pb::RunStatus {
         run: run.spec.id.clone(),
-        name: entry.name.clone(),
+        name: entry.submission.name.clone(),
         state: state.name().into(),
         reason: reason.into(),
-        seed: entry.seed,
+        seed: entry.submission.seed,
         revision: run.revision(),
         age_s: seconds(now),
         dataset_digest: run.spec.dataset_digest.clone(),
@@ -85,9 +85,9 @@ fn group_status(run: &Run, group: &Group, curves: bool, now: Millis) -> pb::Grou
         version: group.version(),
         alpha: plan.alpha,
         gate: plan.gate.map(Into::into),
-        last: group.curve.last().map(point),
+        last: group.curve().next_back().map(point),
         curve: if curves {
-            group.curve.iter().map(point).collect()
+            group.curve().map(point).collect()
         } else {
             Vec::new()
         },

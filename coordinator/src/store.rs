@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use retort_coordinator_core::manifest::{FILE_NAME, FileDigest, Manifest};
+use retort_runtime::failpoint;
+use tracing::error;
 
 /// Files that a version may hold.
 const FILES: [&str; 3] = ["model.safetensors", "model.json", "optimizer.bin"];
@@ -105,6 +107,7 @@ impl Store {
                 });
             }
             write_synced(&staged.folder.join(name), bytes)?;
+            failpoint::hit("store.file-written");
             staged.files.insert(
                 name.clone(),
                 FileDigest {
@@ -119,7 +122,9 @@ impl Store {
     /// Makes a staged version visible under its manifest and returns the manifest's hash.
     pub(crate) fn commit(&self, staged: &Staged, manifest: &Manifest) -> Result<String, Error> {
         let bytes = manifest.to_bytes();
+        failpoint::hit("store.before-manifest");
         write_synced(&staged.folder.join(FILE_NAME), &bytes)?;
+        failpoint::hit("store.before-rename");
         let group = group_dir(&self.data_dir, &manifest.run, &manifest.group);
         fs::create_dir_all(&group).map_err(io("create", &group))?;
         let target = checkpoint_dir(&self.data_dir, &manifest.run, &manifest.group, manifest.version);
@@ -182,6 +187,41 @@ impl Store {
         let path = checkpoint_dir(&self.data_dir, run, group, version).join(file);
         let bytes = fs::read(&path).map_err(io("read", &path))?;
         Ok((version, bytes.into(), digest.blake3.clone()))
+    }
+
+    /// The newest version whose manifest and files are whole, with the hash of the manifest's bytes.
+    /// Damaged ones are put aside, loudly.
+    pub(crate) fn newest_intact(&self, run: &str, group: &str) -> Result<Option<(Manifest, String)>, Error> {
+        for version in self.versions(run, group).into_iter().rev() {
+            match self.check(run, group, version) {
+                Ok(intact) => return Ok(Some(intact)),
+                Err(e) => {
+                    let folder = checkpoint_dir(&self.data_dir, run, group, version);
+                    error!("version {version} of {group} is damaged and put aside: {e}");
+                    let aside = folder.with_extension("damaged");
+                    fs::rename(&folder, &aside).map_err(io("rename to", &aside))?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a version as a whole and compares every hash.
+    fn check(&self, run: &str, group: &str, version: u64) -> Result<(Manifest, String), Error> {
+        let (bytes, manifest) = self.manifest(run, group, version)?;
+        for (name, digest) in &manifest.files {
+            let path = checkpoint_dir(&self.data_dir, run, group, version).join(name);
+            let bytes = fs::read(&path).map_err(io("read", &path))?;
+            let found = blake3::hash(&bytes).to_hex().to_string();
+            if found != digest.blake3 {
+                return Err(Error::Hash {
+                    name: name.clone(),
+                    expected: digest.blake3.clone(),
+                    found,
+                });
+            }
+        }
+        Ok((manifest, retort_coordinator_core::manifest::hash(&bytes)))
     }
 
     /// Drops the files of versions below `keep_from`; their manifests stay for the audit.

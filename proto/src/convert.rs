@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use retort_coordinator_core::ids::{Role, Session};
 use retort_coordinator_core::lease::{Answer, Reason};
-use retort_coordinator_core::round::{Evaluation, Gate, RoundPlan, Start, Sums, Work};
+use retort_coordinator_core::round::{Claim, Evaluation, Gate, RoundPlan, Start, Sums, Work};
 use retort_coordinator_core::run::{Admission, Endpoints, Heartbeat, Message};
 use retort_data::ranges::RangeSet;
 
@@ -176,15 +176,17 @@ impl TryFrom<pb::RoundPlan> for RoundPlan {
 impl From<&(Start, RoundPlan)> for pb::StartState {
     fn from((start, plan): &(Start, RoundPlan)) -> Self {
         use pb::start_state::Kind;
-        let (kind, version) = match start {
-            Start::Init => (Kind::Init, None),
-            Start::Restore(version) => (Kind::Restore, Some(*version)),
-            Start::Join(version) => (Kind::Join, *version),
+        let (kind, version, held) = match start {
+            Start::Init => (Kind::Init, None, Vec::new()),
+            Start::Restore(version) => (Kind::Restore, Some(*version), Vec::new()),
+            Start::Join(version) => (Kind::Join, *version, Vec::new()),
+            Start::Resume(held) => (Kind::Resume, None, ranges(held)),
         };
         Self {
             kind: kind.into(),
             version,
             plan: Some(plan.into()),
+            held,
         }
     }
 }
@@ -198,6 +200,7 @@ impl TryFrom<pb::StartState> for (Start, RoundPlan) {
             Kind::Init => Start::Init,
             Kind::Restore => Start::Restore(s.version.ok_or(Error::Missing("start.version"))?),
             Kind::Join => Start::Join(s.version),
+            Kind::Resume => Start::Resume(ranges_from(&s.held)?),
             Kind::Unspecified => return Err(Error::Missing("start.kind")),
         };
         Ok((start, required(s.plan, "plan")?))
@@ -237,7 +240,42 @@ impl From<&Admission> for pb::RegisterReply {
             teachers: a.teachers.iter().map(Into::into).collect(),
             stage: a.stage.clone(),
             active: a.active,
+            poison: a.poison.iter().map(|p| order_position(*p)).collect(),
         }
+    }
+}
+
+fn order_position((epoch, position): (u32, u64)) -> pb::OrderPosition {
+    pb::OrderPosition { epoch, position }
+}
+
+impl From<&Claim> for pb::Claim {
+    fn from(c: &Claim) -> Self {
+        Self {
+            part: c.part.clone(),
+            generation: c.generation,
+            round: c.round,
+            epoch: c.epoch,
+            trained: ranges(&c.trained),
+            held: ranges(&c.held),
+            snapshot: c.snapshot,
+        }
+    }
+}
+
+impl TryFrom<pb::Claim> for Claim {
+    type Error = Error;
+
+    fn try_from(c: pb::Claim) -> Result<Self, Error> {
+        Ok(Self {
+            part: c.part,
+            generation: c.generation,
+            round: c.round,
+            epoch: c.epoch,
+            trained: ranges_from(&c.trained)?,
+            held: ranges_from(&c.held)?,
+            snapshot: c.snapshot,
+        })
     }
 }
 
@@ -258,6 +296,11 @@ impl From<&Message> for pb::ControlDown {
             Message::Finish(reason) => Command::Finish(pb::Finish {
                 reason: reason.clone(),
             }),
+            Message::Revoke { generation, round } => Command::Revoke(pb::Revoke {
+                generation: *generation,
+                round: *round,
+            }),
+            Message::Poison { epoch, position } => Command::Poison(order_position((*epoch, *position))),
         };
         Self {
             command: Some(command),
@@ -265,7 +308,8 @@ impl From<&Message> for pb::ControlDown {
     }
 }
 
-fn versions(map: &BTreeMap<String, u64>) -> Vec<pb::TeacherVersion> {
+/// Versions by teacher as messages.
+pub fn versions(map: &BTreeMap<String, u64>) -> Vec<pb::TeacherVersion> {
     map.iter()
         .map(|(teacher, version)| pb::TeacherVersion {
             teacher: teacher.clone(),
@@ -274,7 +318,8 @@ fn versions(map: &BTreeMap<String, u64>) -> Vec<pb::TeacherVersion> {
         .collect()
 }
 
-fn versions_from(list: Vec<pb::TeacherVersion>) -> BTreeMap<String, u64> {
+/// Messages as versions by teacher.
+pub fn versions_from(list: Vec<pb::TeacherVersion>) -> BTreeMap<String, u64> {
     list.into_iter().map(|v| (v.teacher, v.version)).collect()
 }
 
@@ -336,6 +381,8 @@ impl From<&Answer> for pb::LeaseReply {
                     Reason::Closing => Pb::Closing,
                     Reason::Pace => Pb::Pace,
                     Reason::Stopping => Pb::Stopping,
+                    Reason::Paused => Pb::Paused,
+                    Reason::Reclaim => Pb::Reclaim,
                 }
                 .into(),
             }),
@@ -374,6 +421,8 @@ impl TryFrom<pb::LeaseReply> for Answer {
                 Pb::Closing => Reason::Closing,
                 Pb::Pace => Reason::Pace,
                 Pb::Stopping => Reason::Stopping,
+                Pb::Paused => Reason::Paused,
+                Pb::Reclaim => Reason::Reclaim,
                 Pb::Unspecified => return Err(Error::Missing("idle.reason")),
             }),
             Reply::Publish(_) => Self::Publish,

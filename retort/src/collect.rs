@@ -11,7 +11,7 @@ use retort_proto::pb;
 use tonic::transport::Channel;
 
 use crate::check::Checked;
-use crate::failure::Failure;
+use crate::failure::{Failure, patiently};
 use crate::report::metrics::{self, Bin, Comparison, Evaluation, Logits};
 use crate::report::{self, ClassRow, Curves, GroupCurve, Metric, Point, Report, html};
 
@@ -48,11 +48,11 @@ pub(crate) async fn gather(
     checked: &Checked,
     status: pb::RunStatus,
 ) -> Result<Finished, Failure> {
-    let channel = retort_client::reach(coordinator).await?;
+    let channel = patiently(|| async { Ok(retort_client::reach(coordinator).await?) }).await?;
     let (inputs, labels) = samples(&checked.dataset, Part::Test);
     let mut models = Vec::new();
     for group in checked.job.groups() {
-        let export = fetch(channel.clone(), &status.run, &group.name).await?;
+        let export = patiently(|| fetch(channel.clone(), &status.run, &group.name)).await?;
         models.push(measure(
             checked,
             (group.name, Some(group.kind)),
@@ -77,12 +77,8 @@ pub(crate) async fn gather(
 
 async fn fetch(channel: Channel, run: &str, group: &str) -> Result<Export, Failure> {
     let mut client = retort_client::versions(channel);
-    let card = retort_client::fetch(&mut client, (run, group), None, "model.json")
-        .await
-        .context("fetch model")?;
-    let weights = retort_client::fetch(&mut client, (run, group), None, "model.safetensors")
-        .await
-        .context("fetch model")?;
+    let card = retort_client::fetch(&mut client, (run, group), None, "model.json").await?;
+    let weights = retort_client::fetch(&mut client, (run, group), None, "model.safetensors").await?;
     let card: Card = serde_json::from_slice(&card.bytes).context("model card")?;
     Ok(Export {
         card,

@@ -1,8 +1,9 @@
 //! How a command ends when it does not end well.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use retort_client::Unreachable;
+use retort_client::{FileError, Unreachable};
 
 /// Exit codes: 1 the run failed, 2 bad input (nothing was started), 130 stopped by Ctrl-C.
 #[derive(Debug)]
@@ -11,8 +12,28 @@ pub(crate) enum Failure {
     Input(String),
     /// A run or a command failed.
     Run(anyhow::Error),
+    /// The coordinator does not answer (it may be starting again).
+    Away(anyhow::Error),
     /// Stopped on request, after an orderly checkpoint.
     Interrupted,
+}
+
+/// How long a coordinator may be away before a command gives up.
+const AWAY: Duration = Duration::from_secs(60);
+/// Pause between two attempts to reach it.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Tries again for as long as the coordinator is away, at most a minute.
+pub(crate) async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Failure> {
+    let began = Instant::now();
+    loop {
+        match attempt().await {
+            Err(Failure::Away(_)) if began.elapsed() < AWAY => tokio::time::sleep(PAUSE).await,
+            other => return other,
+        }
+    }
 }
 
 impl Failure {
@@ -31,7 +52,7 @@ impl Failure {
                 eprintln!("error: {message}");
                 ExitCode::from(2)
             }
-            Self::Run(error) => {
+            Self::Run(error) | Self::Away(error) => {
                 eprintln!("error: {error:#}");
                 ExitCode::from(1)
             }
@@ -47,7 +68,7 @@ impl From<Unreachable> for Failure {
     fn from(error: Unreachable) -> Self {
         match error {
             Unreachable::Address(_) => Self::input(error),
-            Unreachable::Nobody { .. } => Self::Run(error.into()),
+            Unreachable::Nobody { .. } => Self::Away(error.into()),
         }
     }
 }
@@ -63,11 +84,23 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Status(status) => status.into(),
+            FileError::Corrupt { .. } => Self::Away(error.into()),
+        }
+    }
+}
+
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         let text = format!("{:?}: {}", status.code(), status.message());
         match status.code() {
             tonic::Code::InvalidArgument => Self::Input(status.message().to_owned()),
+            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => {
+                Self::Away(anyhow::anyhow!(text))
+            }
             _ => Self::Run(anyhow::anyhow!(text)),
         }
     }

@@ -24,6 +24,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const START_POLL: Duration = Duration::from_millis(5);
 /// A child that lived this long starts its back-off anew.
 const STABLE: Duration = Duration::from_secs(10);
+/// A coordinator that dies this often right after its start will not do better.
+const SHORT_LIVES: u32 = 12;
 /// The file that says which processes a fleet consists of.
 pub(crate) const PROCESSES: &str = "processes.json";
 
@@ -65,7 +67,7 @@ pub(crate) struct Plan {
 /// The running fleet.
 pub(crate) struct Fleet {
     pub(crate) coordinator: String,
-    /// Cancelled when the coordinator is lost, which ends the run.
+    /// Cancelled when the coordinator does not stay up, which ends the run.
     pub(crate) lost: CancellationToken,
     tasks: TaskGroup,
     shared: Arc<Shared>,
@@ -98,11 +100,11 @@ impl Fleet {
         let mut coordinator = Supervised::new(shared.clone(), Role::Coordinator, "coordinator".into());
         let mut child = coordinator.spawn("")?;
         let address = coordinator.listening(&mut child).await?;
-        let (token, ended) = (tasks.token().clone(), lost.clone());
+        let (token, gone) = (tasks.token().clone(), lost.clone());
         tasks.spawn("coordinator", OnError::Log, async move {
-            coordinator.watch_once(child, &token).await;
-            ended.cancel();
-            Ok(())
+            let kept = coordinator.keep(Some(child), String::new(), token).await;
+            gone.cancel();
+            kept
         });
         let fleet = Self {
             coordinator: address,
@@ -123,7 +125,7 @@ impl Fleet {
         let child = Supervised::new(self.shared.clone(), role, name);
         let (coordinator, token) = (self.coordinator.clone(), self.tasks.token().clone());
         self.tasks
-            .spawn("supervise", OnError::Log, child.keep(coordinator, token));
+            .spawn("supervise", OnError::Log, child.keep(None, coordinator, token));
     }
 
     /// Asks every process to leave, and waits for it.
@@ -251,21 +253,40 @@ impl Supervised {
         Path::new("logs").join(format!("{}.log", self.name))
     }
 
-    /// Starts the child again and again until the fleet stops.
-    async fn keep(mut self, coordinator: String, token: CancellationToken) -> anyhow::Result<()> {
+    /// Starts the child again and again until the fleet stops, or (the coordinator) until it has died
+    /// too often at once.
+    async fn keep(
+        mut self,
+        mut running: Option<Child>,
+        coordinator: String,
+        token: CancellationToken,
+    ) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(self.name.len() as u64);
+        let mut short_lives = 0;
         while !token.is_cancelled() {
             let began = tokio::time::Instant::now();
-            let mut child = self.spawn(&coordinator)?;
-            if let Err(e) = self.listening(&mut child).await {
-                warn!("{e:#}");
-            }
+            let child = match running.take() {
+                Some(child) => child,
+                None => {
+                    let mut child = self.spawn(&coordinator)?;
+                    if let Err(e) = self.listening(&mut child).await {
+                        warn!("{e:#}");
+                    }
+                    child
+                }
+            };
             if self.watch_once(child, &token).await {
                 return Ok(());
             }
             if began.elapsed() > STABLE {
                 backoff.reset();
+                short_lives = 0;
             }
+            short_lives += 1;
+            anyhow::ensure!(
+                self.role != Role::Coordinator || short_lives < SHORT_LIVES,
+                "the coordinator died {short_lives} times within {STABLE:?} of its start"
+            );
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_delay()) => {}
                 () = token.cancelled() => return Ok(()),

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use retort_proto::pb;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, patiently};
 
 /// Pause between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(2);
+/// Pause before a broken stream is opened again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// Follows a run to its end. A failed run is an error; its last status comes back otherwise.
 pub(crate) async fn to_end(coordinator: &str, run: &str, title: &str) -> Result<pb::RunStatus, Failure> {
@@ -28,27 +30,34 @@ pub(crate) async fn until_ended(coordinator: &str, run: &str) -> Result<(), Fail
     watch(coordinator, run, |_| ()).await.map(|_| ())
 }
 
+/// Reads a run's states until it has ended; a coordinator that is away is waited for.
 async fn watch(
     coordinator: &str,
     run: &str,
     mut each: impl FnMut(&pb::RunStatus),
 ) -> Result<pb::RunStatus, Failure> {
-    let channel = retort_client::reach(coordinator).await?;
-    let request = pb::WatchRunRequest {
-        run: run.to_owned(),
-        ..Default::default()
-    };
-    let mut states = retort_client::status(channel)
-        .watch_run(request)
-        .await?
-        .into_inner();
-    let mut last = None;
-    while let Some(status) = states.message().await? {
-        each(&status);
-        last = Some(status);
+    loop {
+        let request = || pb::WatchRunRequest {
+            run: run.to_owned(),
+            ..Default::default()
+        };
+        let mut states = patiently(|| async {
+            let channel = retort_client::reach(coordinator).await?;
+            Ok(retort_client::status(channel)
+                .watch_run(request())
+                .await?
+                .into_inner())
+        })
+        .await?;
+        while let Ok(Some(status)) = states.message().await {
+            each(&status);
+            if matches!(status.state.as_str(), "done" | "failed" | "stopped") {
+                return Ok(status);
+            }
+        }
+        // Whatever broke the stream, the next attempt says.
+        tokio::time::sleep(AGAIN).await;
     }
-    last.filter(|s| matches!(s.state.as_str(), "done" | "failed" | "stopped"))
-        .ok_or_else(|| anyhow::anyhow!("the status stream of run {run} ended before the run did").into())
 }
 
 enum Display {
@@ -149,7 +158,7 @@ fn committed(group: &pb::GroupStatus) -> u64 {
 }
 
 fn describe(status: &pb::RunStatus, group: &pb::GroupStatus) -> String {
-    let rate: f64 = group.workers.iter().map(|w| w.samples_per_s).sum();
+    let rate: f64 = group.workers.iter().fold(0.0, |sum, w| sum + w.samples_per_s);
     let mut parts = vec![format!(
         "epoch {}/{}",
         (group.epoch + 1).min(group.epochs),

@@ -9,16 +9,17 @@ use retort_runtime::logging::Format;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::check::{self, Checked};
-use crate::cli::JobArgs;
 use crate::collect::{self, Finished};
-use crate::failure::{Failure, block_on};
+use crate::failure::{Failure, block_on, patiently};
 use crate::fleet::{Fleet, PROCESSES, Plan};
 use crate::follow;
 use crate::status;
 use crate::submit;
 
-/// How long after a broken stream the coordinator's death may be noticed.
-const LOST_GRACE: Duration = Duration::from_secs(1);
+/// What `--resume` needs beside the job: the seeds of the run.
+const SEEDS: &str = "seeds.json";
+/// The job as its processes get it.
+const JOB: &str = "job.toml";
 /// Longest orderly stop.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Seeds of the quickstart: enough for an interval, few enough for two minutes.
@@ -29,9 +30,13 @@ const QUICKSTART_JOB: &str = include_str!("../../examples/digits-online.toml");
 /// Where a run's results go.
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Output {
-    /// Folder for report, models, checkpoints and logs; must be empty or absent.
+    /// Folder for report, models, checkpoints and logs; must be empty or absent, or hold a run to
+    /// `--resume`.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+    /// Go on with the run in the folder, from its newest checkpoints.
+    #[arg(long, requires = "out")]
+    pub(crate) resume: bool,
     /// Print the report as JSON on stdout, and nothing else there.
     #[arg(long)]
     pub(crate) json: bool,
@@ -42,8 +47,12 @@ pub(crate) struct Output {
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    pub(crate) job: JobArgs,
+    /// The job file; with `--resume` the one stored in the folder may stand for it.
+    #[arg(required_unless_present = "resume")]
+    pub(crate) job: Option<PathBuf>,
+    /// Change one key, such as students.0.replicas=4; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) settings: Vec<String>,
     #[command(flatten)]
     pub(crate) output: Output,
     /// Also train each student alone with the same budget.
@@ -61,10 +70,12 @@ pub(crate) fn quickstart(mut output: Output) -> Result<(), Failure> {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let mut job = retort_job::read(&args.job.job, &args.job.settings).map_err(Failure::input)?;
+    let stored = args.output.out.as_ref().map(|out| out.join(JOB));
+    let path = args.job.or(stored).unwrap_or_default();
+    let mut job = retort_job::read(&path, &args.settings).map_err(Failure::input)?;
     job.run.baseline |= args.baseline;
-    let base = args.job.job.parent().unwrap_or(Path::new(".")).to_owned();
-    let checked = check::job_in(job, base, &args.job.job)?;
+    let base = path.parent().unwrap_or(Path::new(".")).to_owned();
+    let checked = check::job_in(job, base, &path)?;
     block_on(go(checked, args.output))
 }
 
@@ -72,9 +83,17 @@ async fn go(checked: Checked, output: Output) -> Result<(), Failure> {
     let began = Instant::now();
     let out = prepare(&output, &checked.job.run.name)?;
     let job_toml = submit::portable(&checked)?;
-    let path = out.join("job.toml");
-    std::fs::write(&path, &job_toml).with_context(|| format!("write {}", path.display()))?;
-    let seeds = seeds(&checked, output.seeds);
+    let seeds = if output.resume {
+        stored_seeds(&checked, &out, &job_toml)?
+    } else {
+        let seeds = seeds(&checked, output.seeds);
+        let text = serde_json::to_string(&seeds).context("write seeds")?;
+        for (name, text) in [(SEEDS, &text), (JOB, &job_toml)] {
+            let path = out.join(name);
+            std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        }
+        seeds
+    };
     let plan = Plan {
         out: out.clone(),
         teacher_servers: teacher_servers(&checked),
@@ -92,6 +111,32 @@ async fn go(checked: Checked, output: Output) -> Result<(), Failure> {
     collect::finish(&checked, finished, (&out, wall_s), output.json)
 }
 
+/// The seeds of the run in a folder, whose job must be the one it was started with.
+fn stored_seeds(checked: &Checked, out: &Path, job_toml: &str) -> Result<Vec<u64>, Failure> {
+    let read = |name: &str| {
+        let path = out.join(name);
+        std::fs::read_to_string(&path).map_err(|e| {
+            Failure::input(format!(
+                "--resume: {}: {e}; is it a run's folder?",
+                path.display()
+            ))
+        })
+    };
+    if read(JOB)? != job_toml {
+        return Err(Failure::input(format!(
+            "--resume: {} is not the job that was given; a run goes on with the job it began with",
+            out.join(JOB).display()
+        )));
+    }
+    let text = read(SEEDS)?;
+    let seeds: Vec<u64> = serde_json::from_str(&text)
+        .map_err(|e| Failure::input(format!("--resume: {}: {e}", out.join(SEEDS).display())))?;
+    if seeds.is_empty() {
+        return Ok(self::seeds(checked, None));
+    }
+    Ok(seeds)
+}
+
 async fn runs(
     checked: &Checked,
     job_toml: &str,
@@ -103,7 +148,12 @@ async fn runs(
     let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
     let mut finished = Vec::new();
     for (i, seed) in seeds.iter().enumerate() {
-        let run = submit::submit_run(&fleet.coordinator, checked, job_toml, *seed).await?;
+        let wished = format!("{}-{seed}", checked.job.run.name);
+        let submit = || submit::submit_run(&fleet.coordinator, checked, (job_toml, *seed), &wished);
+        let run = tokio::select! {
+            run = patiently(submit) => run?,
+            () = fleet.lost.cancelled() => return Err(coordinator_lost(out)),
+        };
         let title = format!(
             "{} (seed {seed}, {} of {})",
             checked.job.run.name,
@@ -117,34 +167,32 @@ async fn runs(
             _ = terminate.recv() => return Err(stop(fleet, &run).await),
             () = fleet.lost.cancelled() => return Err(coordinator_lost(out)),
         };
-        let ended = match ended {
-            // The stream breaks a moment before the process is known to have died.
-            Err(_) if lost_soon(fleet).await => return Err(coordinator_lost(out)),
-            ended => ended?,
-        };
+        let ended = ended?;
+        if ended.state == "stopped" {
+            let text = format!(
+                "run {run} was stopped: go on with --resume --out {}",
+                out.display()
+            );
+            return Err(Failure::Run(anyhow::anyhow!(text)));
+        }
         finished.push(collect::gather(&fleet.coordinator, checked, ended).await?);
     }
     Ok(finished)
 }
 
-async fn lost_soon(fleet: &Fleet) -> bool {
-    tokio::time::timeout(LOST_GRACE, fleet.lost.cancelled())
-        .await
-        .is_ok()
-}
-
 fn coordinator_lost(out: &Path) -> Failure {
     let log = out.join("logs/coordinator.log");
     Failure::Run(anyhow::anyhow!(
-        "the coordinator died; its state is not kept, so the run ends here: see {}",
-        log.display()
+        "the coordinator does not stay up: see {}; go on with --resume --out {}",
+        log.display(),
+        out.display()
     ))
 }
 
 /// Stops the run in order: replicas contribute, the merged state is published.
 async fn stop(fleet: &Fleet, run: &str) -> Failure {
     let stopped = async {
-        submit::stop_run(&fleet.coordinator, run, "interrupted").await?;
+        patiently(|| submit::stop_run(&fleet.coordinator, run, "interrupted")).await?;
         follow::until_ended(&fleet.coordinator, run).await
     };
     match tokio::time::timeout(STOP_LIMIT, stopped).await {
@@ -178,9 +226,9 @@ fn prepare(output: &Output, name: &str) -> Result<PathBuf, Failure> {
         }
     };
     let taken = std::fs::read_dir(&out).is_ok_and(|mut entries| entries.next().is_some());
-    if taken {
+    if taken && !output.resume {
         return Err(Failure::input(format!(
-            "--out {}: expected an empty or absent folder",
+            "--out {}: expected an empty or absent folder; --resume goes on with the run in it",
             out.display()
         )));
     }

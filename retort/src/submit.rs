@@ -9,6 +9,7 @@ use clap::Args as ClapArgs;
 use retort_data::Part;
 use retort_models::{Choice, Classifier, Export};
 use retort_proto::pb;
+use tonic::Code;
 
 use crate::check::{self, Checked};
 use crate::cli::JobArgs;
@@ -46,7 +47,7 @@ pub(crate) fn submit(args: Args) -> Result<(), Failure> {
         // Paths stay relative: each worker resolves them below its own --base.
         let job_toml = toml::to_string(&checked.job).context("write the job")?;
         let seed = checked.job.run.seed;
-        let run = submit_run(&args.coordinator, &checked, &job_toml, seed).await?;
+        let run = submit_run(&args.coordinator, &checked, (&job_toml, seed), "").await?;
         if args.detach {
             println!("{run}");
             return Ok(());
@@ -74,12 +75,13 @@ pub(crate) fn portable(checked: &Checked) -> Result<String, Failure> {
     Ok(toml::to_string(&job).context("write the job")?)
 }
 
-/// Submits one run and uploads its fixed teachers.
+/// Submits one run and uploads its fixed teachers. With an id of its own (`wished`) this may be
+/// repeated: what is there already stays, and a run that was stopped goes on.
 pub(crate) async fn submit_run(
     coordinator: &str,
     checked: &Checked,
-    job_toml: &str,
-    seed: u64,
+    (job_toml, seed): (&str, u64),
+    wished: &str,
 ) -> Result<String, Failure> {
     let channel = retort_client::reach(coordinator).await?;
     let request = pb::SubmitRequest {
@@ -87,15 +89,32 @@ pub(crate) async fn submit_run(
         seed,
         positions: u64::from(checked.dataset.train_len()),
         dataset_digest: checked.dataset.digest().to_owned(),
-        run: String::new(),
+        run: wished.to_owned(),
     };
-    let run = retort_client::runs(channel.clone())
-        .submit(request)
+    let mut runs = retort_client::runs(channel.clone());
+    let run = match runs.submit(request).await {
+        Ok(reply) => reply.into_inner().run,
+        Err(status) if status.code() == Code::AlreadyExists => wished.to_owned(),
+        Err(status) => return Err(status.into()),
+    };
+    let request = pb::GetRunRequest {
+        run: run.clone(),
+        without_curves: true,
+    };
+    let status = retort_client::status(channel.clone())
+        .get_run(request)
         .await?
-        .into_inner()
-        .run;
+        .into_inner();
+    if matches!(status.state.as_str(), "stopped" | "stopping" | "paused") {
+        let request = pb::ResumeRequest { run: run.clone() };
+        runs.resume(request).await?;
+    }
+    let provided = |name: &str| {
+        let known = status.teachers.iter().find(|t| t.name == name);
+        known.is_none_or(|t| t.published.is_some())
+    };
     let mut versions = retort_client::versions(channel);
-    for (teacher, export) in checked.fixed.iter().filter(|_| !checked.job.students.is_empty()) {
+    for (teacher, export) in checked.fixed.iter().filter(|(name, _)| !provided(name)) {
         let by = pb::publish_header::By::Teacher(pb::ProvidedTeacher {
             run: run.clone(),
             teacher: teacher.clone(),

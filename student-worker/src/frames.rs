@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tracing::{debug, warn};
 
-use crate::session::Event;
+use crate::replica::Event;
 use crate::thread::Frame;
 
 /// Wants waiting for one link; the machine wants `prefetch` blocks at most.
@@ -165,6 +165,8 @@ impl Link {
                 Err(status) => Err(status),
             };
             let Err(status) = ended else {
+                // The server has left the routing: what it was asked for is asked elsewhere.
+                self.fail(std::mem::take(&mut outstanding)).await;
                 return Ok(());
             };
             debug!(
@@ -178,14 +180,18 @@ impl Link {
                 outstanding.insert(u64::MAX - outstanding.len() as u64, want);
             }
             tokio::time::sleep(backoff.next_delay()).await;
-            for (_, want) in std::mem::take(&mut outstanding) {
-                let failed = Event::FrameFailed {
-                    teacher: want.teacher,
-                    id: want.id,
-                };
-                if self.events.send(failed).await.is_err() {
-                    return Ok(());
-                }
+            self.fail(std::mem::take(&mut outstanding)).await;
+        }
+    }
+
+    async fn fail(&self, wants: BTreeMap<u64, Want>) {
+        for (_, want) in wants {
+            let failed = Event::FrameFailed {
+                teacher: want.teacher,
+                id: want.id,
+            };
+            if self.events.send(failed).await.is_err() {
+                return; // the replica is gone
             }
         }
     }
@@ -207,7 +213,7 @@ impl Link {
         }
     }
 
-    /// `Ok`: the session is over.
+    /// `Ok`: nobody asks this server any more.
     async fn relay(
         &self,
         inbox: &mut mpsc::Receiver<Want>,
@@ -297,6 +303,7 @@ impl Link {
             teacher: want.teacher,
             id: want.id,
             version: answer.version,
+            unreadable: answer.unreadable.clone(),
             frame: Arc::new(Frame {
                 log_probs: frame.log_probs,
                 bytes: answer.frame.len() as u64,

@@ -1,13 +1,14 @@
 //! The student worker: trains any group (a student, a baseline, an online teacher).
 //!
-//! `membership` joins runs; `part` says what one session trains; `session` drives the worker's
-//! pure machine between the coordinator, the teachers (`frames`) and the trainer thread
-//! (`thread`). burn is named in [`trainer`] only.
+//! `membership` joins runs; `part` says what a replica trains; `replica` drives the worker's pure
+//! machine between the coordinator (`session`, `rpc`), the teachers (`frames`) and the trainer
+//! thread (`thread`). burn is named in [`trainer`] only.
 
 mod config;
 mod frames;
 mod membership;
 mod part;
+mod replica;
 mod rpc;
 mod server;
 mod session;

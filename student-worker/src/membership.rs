@@ -4,16 +4,15 @@ use std::path::Path;
 
 use anyhow::Context;
 use retort_client::Backoff;
-use retort_coordinator_core::round::{RoundPlan, Start};
 use retort_job::Job;
-use retort_proto::{PROTOCOL, pb, required};
+use retort_proto::pb;
 use retort_runtime::TaskGroup;
-use tonic::transport::Channel;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, info_span, warn};
 
 use crate::config::Config;
 use crate::part::{Loaded, Part};
-use crate::session::{Joined, Left, Session};
+use crate::replica::{Left, Replica};
+use crate::rpc::{self, Channels};
 
 /// How long one question for a run is held open.
 const NEXT_RUN_WAIT_MS: u32 = 10_000;
@@ -21,30 +20,23 @@ const NEXT_RUN_WAIT_MS: u32 = 10_000;
 pub(crate) struct Membership {
     config: Config,
     name: String,
-    control: Channel,
-    data: Channel,
+    channels: Channels,
 }
 
 impl Membership {
     pub(crate) fn new(config: Config, name: String) -> anyhow::Result<Self> {
-        // Control and data do not share a connection: a saturated one must not look like death.
         let control = retort_client::connect(&config.coordinator)?;
         let data = retort_client::connect(&config.coordinator)?;
         Ok(Self {
             config,
             name,
-            control,
-            data,
+            channels: Channels { control, data },
         })
     }
 
     pub(crate) async fn run(self, tasks: &TaskGroup) -> anyhow::Result<()> {
         let token = tasks.token().clone();
-        let seed = self
-            .name
-            .bytes()
-            .fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
-        let mut backoff = Backoff::new(seed);
+        let mut backoff = Backoff::new(rpc::seed(&self.name, 0));
         // Kept between sessions of one run: reading the data again would be the longest pause.
         let mut loaded = None;
         while !token.is_cancelled() {
@@ -79,7 +71,9 @@ impl Membership {
             worker: self.name.clone(),
             wait_ms: NEXT_RUN_WAIT_MS,
         };
-        let reply = retort_client::fleet(self.control.clone()).next_run(request).await;
+        let reply = retort_client::fleet(self.channels.control.clone())
+            .next_run(request)
+            .await;
         Ok(reply.context("ask for a run")?.into_inner())
     }
 
@@ -97,47 +91,20 @@ impl Membership {
             }
         };
         let loaded = cache.insert(loaded);
-        let registered = retort_client::fleet(self.control.clone())
-            .register(pb::RegisterRequest {
-                protocol: PROTOCOL,
-                run: loaded.run.clone(),
-                role: pb::Role::StudentWorker.into(),
-                worker: self.name.clone(),
-                dataset_digest: loaded.dataset.digest().to_owned(),
-                address: String::new(),
-                device: String::new(),
-            })
-            .await
-            .context("register")?
-            .into_inner();
-        let part = Part::new(loaded, &registered.part)?;
-        let (start, plan): (Start, RoundPlan) = required(registered.start, "start")?;
-        let joined = Joined {
-            session: required(registered.session, "session")?,
-            heartbeat_ms: u64::from(registered.heartbeat_ms.max(10)),
-            start,
-            plan,
-            teachers: registered.teachers.into_iter().map(Into::into).collect(),
+        let token = tasks.token().clone();
+        let digest = loaded.dataset.digest().to_owned();
+        let who = (loaded.run.as_str(), self.name.as_str(), digest.as_str());
+        let first = rpc::Registration::default();
+        let (joined, asked) = tokio::select! {
+            registered = rpc::register(self.channels.control.clone(), who, &first) => match registered {
+                Ok(registered) => registered,
+                Err(reason) => anyhow::bail!("register: {reason}"),
+            },
+            () = token.cancelled() => return Ok(Left::Shutdown),
         };
-        let span = info_span!(
-            "train",
-            run = loaded.run,
-            group = registered.part,
-            incarnation = joined.session.incarnation
-        );
-        async {
-            info!(start = ?joined.start, "joined");
-            Session::new(
-                loaded,
-                part,
-                joined,
-                (self.control.clone(), self.data.clone()),
-                tasks,
-            )?
-            .run()
-            .await
-        }
-        .instrument(span)
-        .await
+        let part = Part::new(loaded, &joined.part)?;
+        let span = info_span!("train", run = loaded.run, group = joined.part);
+        let replica = Replica::new(loaded, part, self.name.clone(), self.channels.clone(), tasks)?;
+        replica.run(joined, asked).instrument(span).await
     }
 }

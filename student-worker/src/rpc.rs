@@ -1,16 +1,22 @@
 //! Calls of a session to the coordinator: each retries while the coordinator is away and reports
 //! a lost session as such.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use retort_client::Backoff;
 use retort_coordinator_core::ids::Session;
 use retort_coordinator_core::lease::Answer;
-use retort_coordinator_core::round::{Evaluation, RoundPlan, Work};
-use retort_proto::{pb, ranges, required};
+use retort_coordinator_core::round::{Claim, Evaluation, RoundPlan, Work};
+use retort_proto::{Error, PROTOCOL, pb, ranges, required, versions};
+use retort_runtime::registration_number;
+use retort_student_worker_core::Admitted;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::thread::Snapshot;
+use crate::thread::{OPTIMIZER_FILE, Snapshot};
 
 /// How long one question for work is held open.
 const LEASE_WAIT_MS: u32 = 5_000;
@@ -40,11 +46,48 @@ pub(crate) fn judge(status: &Status) -> Result<Failed, ()> {
     }
 }
 
+/// Control and data do not share a connection: a saturated one must not look like death.
+#[derive(Debug, Clone)]
+pub(crate) struct Channels {
+    pub(crate) control: Channel,
+    pub(crate) data: Channel,
+}
+
+/// What registration gave.
+pub(crate) struct Joined {
+    pub(crate) part: String,
+    pub(crate) lease: Duration,
+    pub(crate) heartbeat: Duration,
+    pub(crate) admitted: Admitted,
+}
+
+/// What became of a version.
+pub(crate) enum Published {
+    Version(u64),
+    /// Training goes on; a later one is asked for.
+    NotWritten(String),
+}
+
+/// What a process that registers says of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Registration {
+    claim: Option<pb::Claim>,
+    floors: Vec<pb::TeacherVersion>,
+}
+
+pub(crate) fn registration(claim: Option<&Claim>, floors: &BTreeMap<String, u64>) -> Registration {
+    Registration {
+        claim: claim.map(Into::into),
+        floors: versions(floors),
+    }
+}
+
+/// Calls until there is an answer or nothing to hope for.
 async fn retry<T, F: Future<Output = Result<T, Status>>>(
-    seed: u64,
+    session: &Session,
     call: impl Fn() -> F,
 ) -> Result<T, Failed> {
-    let mut backoff = Backoff::new(seed);
+    let mut backoff = Backoff::new(seed(&session.worker, session.incarnation));
     loop {
         match call().await {
             Ok(value) => return Ok(value),
@@ -56,11 +99,80 @@ async fn retry<T, F: Future<Output = Result<T, Status>>>(
     }
 }
 
-pub(crate) async fn lease(channel: Channel, session: Session) -> Result<Answer, Failed> {
-    retry(session.incarnation, || async {
+/// Spreads the retries of a fleet.
+pub(crate) fn seed(worker: &str, incarnation: u64) -> u64 {
+    let spread = |h: u64, b: u8| h.wrapping_mul(31).wrapping_add(b.into());
+    worker.bytes().fold(incarnation.wrapping_add(7), spread)
+}
+
+/// Registers; waits while the coordinator is away, every part is taken or former replicas may still
+/// come back. `Err`: this process is not wanted in the run. Also says when the granted request was
+/// sent: the lease counts from there.
+pub(crate) async fn register(
+    channel: Channel,
+    (run, worker, digest): (&str, &str, &str),
+    registration: &Registration,
+) -> Result<(Joined, Instant), String> {
+    let request = || {
+        let (process, attempt) = registration_number();
+        pb::RegisterRequest {
+            protocol: PROTOCOL,
+            run: run.to_owned(),
+            role: pb::Role::StudentWorker.into(),
+            worker: worker.to_owned(),
+            dataset_digest: digest.to_owned(),
+            address: String::new(),
+            device: String::new(),
+            claim: registration.claim.clone(),
+            floors: registration.floors.clone(),
+            process,
+            attempt,
+        }
+    };
+    let mut backoff = Backoff::new(seed(worker, 0));
+    loop {
+        let asked = Instant::now();
+        match retort_client::fleet(channel.clone()).register(request()).await {
+            Ok(reply) => {
+                let joined = joined(reply.into_inner()).map_err(|e| e.to_string())?;
+                return Ok((joined, asked));
+            }
+            Err(status) if judge(&status).is_ok() => return Err(status.message().to_owned()),
+            Err(status) => {
+                tracing::debug!("register: {}", status.message());
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+}
+
+fn joined(reply: pb::RegisterReply) -> Result<Joined, Error> {
+    let (start, plan) = required(reply.start, "start")?;
+    Ok(Joined {
+        part: reply.part,
+        lease: Duration::from_millis(u64::from(reply.lease_ttl_ms.max(10))),
+        heartbeat: Duration::from_millis(u64::from(reply.heartbeat_ms.max(10))),
+        admitted: Admitted {
+            session: required(reply.session, "session")?,
+            start,
+            plan,
+            teachers: reply.teachers.into_iter().map(Into::into).collect(),
+            poison: reply.poison.iter().map(|p| (p.epoch, p.position)).collect(),
+        },
+    })
+}
+
+pub(crate) async fn lease(
+    channel: Channel,
+    session: &Session,
+    (sequence, received): (u64, u64),
+) -> Result<Answer, Failed> {
+    retry(session, || async {
         let request = pb::LeaseRequest {
-            session: Some((&session).into()),
+            session: Some(session.into()),
             wait_ms: LEASE_WAIT_MS,
+            sequence,
+            received,
         };
         let reply = retort_client::fleet(channel.clone()).lease(request).await?;
         Ok(Answer::try_from(reply.into_inner())?)
@@ -70,28 +182,45 @@ pub(crate) async fn lease(channel: Channel, session: Session) -> Result<Answer, 
 
 pub(crate) async fn release(
     channel: Channel,
-    session: Session,
+    session: &Session,
     (epoch, positions): (u32, Vec<pb::Positions>),
-) {
-    let request = pb::ReleaseRequest {
-        session: Some((&session).into()),
-        epoch,
-        positions,
-    };
-    // If it is lost, the positions return when the session ends.
-    let _ = retort_client::fleet(channel).release(request).await;
+) -> Result<(), Failed> {
+    retry(session, || async {
+        let request = pb::ReleaseRequest {
+            session: Some(session.into()),
+            epoch,
+            positions: positions.clone(),
+        };
+        retort_client::fleet(channel.clone()).release(request).await?;
+        Ok(())
+    })
+    .await
+}
+
+pub(crate) async fn reject(
+    channel: Channel,
+    session: &Session,
+    request: pb::RejectRequest,
+) -> Result<(), Failed> {
+    retry(session, || async {
+        retort_client::fleet(channel.clone())
+            .reject(request.clone())
+            .await?;
+        Ok(())
+    })
+    .await
 }
 
 /// Contributes and waits for the merged state; the weights are empty where none are exchanged.
 pub(crate) async fn contribute(
     channel: Channel,
-    session: Session,
+    session: &Session,
     (work, weights): (Work, Bytes),
 ) -> Result<(RoundPlan, Bytes), Failed> {
-    retry(session.incarnation, || async {
+    retry(session, || async {
         use pb::contribute_request::Part;
         let message = |part| pb::ContributeRequest { part: Some(part) };
-        let mut parts = vec![message(Part::Header((&session, &work).into()))];
+        let mut parts = vec![message(Part::Header((session, &work).into()))];
         for start in (0..weights.len()).step_by(CHUNK) {
             parts.push(message(Part::Weights(
                 weights.slice(start..weights.len().min(start + CHUNK)),
@@ -118,24 +247,67 @@ pub(crate) async fn contribute(
     .await
 }
 
-/// Uploads the state at the start of the plan's round as a version.
+/// Uploads the snapshot of a round's start as a version.
 pub(crate) async fn publish(
     channel: Channel,
-    session: Session,
-    plan: RoundPlan,
+    session: &Session,
+    (generation, round): (u64, u64),
     (held_out, snapshot): (Option<Evaluation>, Snapshot),
-) -> Result<u64, Failed> {
+) -> Result<Published, Failed> {
     let by = pb::publish_header::By::Round(pb::PublishedRound {
-        session: Some((&session).into()),
-        generation: plan.generation,
-        round: plan.round,
+        session: Some(session.into()),
+        generation,
+        round,
     });
-    retry(session.incarnation, || {
+    retry(session, || {
         let (by, files) = (by.clone(), snapshot.files.clone());
         let mut client = retort_client::versions(channel.clone());
-        async move { retort_client::publish(&mut client, by, held_out.map(Into::into), files).await }
+        async move {
+            match retort_client::publish(&mut client, by, held_out.map(Into::into), files).await {
+                Ok(version) => Ok(Published::Version(version)),
+                Err(status) if status.code() == Code::ResourceExhausted => {
+                    Ok(Published::NotWritten(status.message().to_owned()))
+                }
+                Err(status) => Err(status),
+            }
+        }
     })
     .await
+}
+
+/// Fetches a version's weights (if asked for) and optimizer, for as long as the coordinator is away.
+pub(crate) async fn state(
+    channel: Channel,
+    at: (&str, &str),
+    version: u64,
+    with_weights: bool,
+) -> Result<(Option<Bytes>, Bytes), String> {
+    let mut client = retort_client::versions(channel);
+    let mut backoff = Backoff::new(version);
+    loop {
+        let fetched = async {
+            let optimizer = retort_client::fetch(&mut client, at, Some(version), OPTIMIZER_FILE).await?;
+            let weights = if with_weights {
+                let file = "model.safetensors";
+                Some(
+                    retort_client::fetch(&mut client, at, Some(version), file)
+                        .await?
+                        .bytes,
+                )
+            } else {
+                None
+            };
+            Ok::<_, retort_client::FileError>((weights, optimizer.bytes))
+        };
+        match fetched.await {
+            Ok(state) => return Ok(state),
+            Err(e) if e.is_final() => return Err(format!("fetch version {version}: {e}")),
+            Err(e) => {
+                tracing::warn!(version, "fetch: {e}");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
 }
 
 pub(crate) async fn leave(channel: Channel, session: &Session) {

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use retort_coordinator_core::round::Evaluation;
+use retort_runtime::failpoint;
 use retort_student_worker_core::{Batch as Positions, StepDone};
 use tokio::sync::mpsc;
 
 use crate::part::Part;
-use crate::session::Event;
+use crate::replica::Event;
 use crate::trainer::{Batch, BurnTrainer, Error, SoftTargets, Trainer};
 
 /// Commands waiting for the trainer. The machine hands out two batches at most, and the rest are
@@ -42,6 +43,8 @@ pub(crate) enum TrainerCommand {
         optimizer: Option<Bytes>,
         steps: u64,
     },
+    /// The initial state again.
+    Reset,
 }
 
 pub(crate) enum TrainerEvent {
@@ -50,6 +53,11 @@ pub(crate) enum TrainerEvent {
         snapshot: Option<Snapshot>,
     },
     Trained(StepDone),
+    /// The sample at this position of the batch can't be read; no step was taken.
+    Unreadable {
+        position: u64,
+        reason: String,
+    },
     Exported(Bytes),
     Imported,
     Restored,
@@ -58,6 +66,7 @@ pub(crate) enum TrainerEvent {
 }
 
 /// The files of a version.
+#[derive(Clone)]
 pub(crate) struct Snapshot {
     pub(crate) files: Vec<(String, Bytes)>,
 }
@@ -100,13 +109,17 @@ struct Owner {
     held_out: (Vec<f32>, Vec<u32>),
 }
 
+fn new_trainer(part: &Part) -> Result<Box<dyn Trainer>, Error> {
+    let device = part.group.device.0.parse()?;
+    let trainer = BurnTrainer::new(&part.spec, part.group.optimizer, part.init_seed, device)?;
+    Ok(Box::new(trainer))
+}
+
 impl Owner {
     fn new(part: Part) -> Result<Self, Error> {
-        let device = part.group.device.0.parse()?;
-        let trainer = BurnTrainer::new(&part.spec, part.group.optimizer, part.init_seed, device)?;
         Ok(Self {
             held_out: part.held_out(),
-            trainer: Box::new(trainer),
+            trainer: new_trainer(&part)?,
             part,
         })
     }
@@ -117,7 +130,11 @@ impl Owner {
                 held_out: if evaluate { self.evaluate()? } else { None },
                 snapshot: snapshot.then(|| self.snapshot()).transpose()?,
             },
-            TrainerCommand::Train { batch, alpha } => TrainerEvent::Trained(self.train(&batch, alpha)?),
+            TrainerCommand::Train { batch, alpha } => self.train(&batch, alpha)?,
+            TrainerCommand::Reset => {
+                self.trainer = new_trainer(&self.part)?;
+                TrainerEvent::Restored
+            }
             TrainerCommand::Export => {
                 let flat = self.trainer.flat();
                 TrainerEvent::Exported(
@@ -178,12 +195,15 @@ impl Owner {
         })
     }
 
-    fn train(&mut self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<StepDone, Error> {
+    fn train(&mut self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<TrainerEvent, Error> {
         let began = Instant::now();
-        let batch = self.batch(positions, alpha);
+        let batch = match self.batch(positions, alpha) {
+            Ok(batch) => batch,
+            Err((position, reason)) => return Ok(TrainerEvent::Unreadable { position, reason }),
+        };
         let report = self.trainer.step(&batch)?;
         let frames = positions.frames.iter().filter(|_| positions.first_of_block);
-        Ok(StepDone {
+        Ok(TrainerEvent::Trained(StepDone {
             samples: batch.samples as u64,
             hard_loss: report.hard_loss.unwrap_or(0.0),
             labelled: report.labelled as u64,
@@ -191,10 +211,11 @@ impl Owner {
             gradient_share: report.gradient_share,
             seconds: began.elapsed().as_secs_f64(),
             frame_bytes: frames.map(|(_, _, f)| f.bytes).sum(),
-        })
+        }))
     }
 
-    fn batch(&self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Batch {
+    /// `Err`: the position whose sample can't be read, and why.
+    fn batch(&self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<Batch, (u64, String)> {
         let dataset = &self.part.dataset;
         let samples = (positions.positions.end - positions.positions.start) as usize;
         let len = dataset.shape().len();
@@ -203,11 +224,13 @@ impl Owner {
         let epoch = positions.id.epoch;
         for (position, out) in positions.positions.clone().zip(inputs.chunks_exact_mut(len)) {
             let sample = self.part.order.sample(epoch, position);
-            dataset.view(sample, self.part.order.view_seed(epoch, position), out);
+            let view_seed = self.part.order.view_seed(epoch, position);
+            let read = failpoint::guard(sample, true, || dataset.view(sample, view_seed, out));
+            read.map_err(|reason| (position, reason))?;
             labels.push(dataset.label(sample));
         }
         let rows = positions.first_row as usize..positions.first_row as usize + samples;
-        Batch {
+        Ok(Batch {
             inputs,
             samples,
             labels,
@@ -216,7 +239,7 @@ impl Owner {
                 temperature: self.part.temperature as f32,
             }),
             alpha,
-        }
+        })
     }
 
     /// The mixture of the teachers' distributions, by weight, in probability space: the gradient of

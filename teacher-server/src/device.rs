@@ -9,8 +9,9 @@ use bytes::Bytes;
 use retort_codec::Encoding;
 use retort_data::Dataset;
 use retort_data::order::{Grid, Order};
+use retort_runtime::failpoint;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::engine::TeacherEngine;
 
@@ -43,6 +44,8 @@ pub(crate) struct Score {
 pub(crate) struct Frame {
     pub(crate) version: u64,
     pub(crate) bytes: Bytes,
+    /// Positions whose samples could not be read; their rows are placeholders.
+    pub(crate) unreadable: Vec<u64>,
 }
 
 #[derive(Debug, Clone, thiserror::Error)]
@@ -237,7 +240,7 @@ impl Thread {
 
     fn score_version(&mut self, version: u64, scores: Vec<Score>) {
         let total: u64 = scores.iter().map(|s| self.samples(s)).sum();
-        let inputs = self.inputs(&scores, total as usize);
+        let (inputs, unreadable) = self.inputs(&scores, total as usize);
         let Some(engine) = self.engines.get_mut(&version) else {
             return;
         };
@@ -255,7 +258,13 @@ impl Thread {
         let mut at = 0;
         for score in scores {
             let rows = self.samples(&score) as usize;
-            let frame = encode(&logits[at..at + rows * classes], classes, &score, version);
+            let mut frame = encode(&logits[at..at + rows * classes], classes, &score, version);
+            if let Ok(frame) = &mut frame {
+                let here = unreadable
+                    .iter()
+                    .filter(|(e, b, _)| (*e, *b) == (score.epoch, score.block));
+                frame.unreadable = here.map(|(_, _, position)| *position).collect();
+            }
             if let Err(ScoreError::NotFinite { detail, .. }) = &frame {
                 let text = format!("version {version} gave a value that is not finite: {detail}");
                 error!("{text}");
@@ -267,20 +276,27 @@ impl Thread {
         self.count(total);
     }
 
-    fn inputs(&self, scores: &[Score], total: usize) -> Vec<f32> {
+    /// Views of all samples, and the epoch, block and position of those that can't be read; these
+    /// are left blank.
+    fn inputs(&self, scores: &[Score], total: usize) -> (Vec<f32>, Vec<(u32, u64, u64)>) {
         let blocks = &self.blocks;
         let len = blocks.dataset.shape().len();
         let mut inputs = vec![0f32; total * len];
+        let mut unreadable = Vec::new();
         let positions = scores
             .iter()
-            .flat_map(|s| blocks.grid.range(s.block).map(|p| (s.epoch, p)));
-        for ((epoch, position), out) in positions.zip(inputs.chunks_exact_mut(len)) {
+            .flat_map(|s| blocks.grid.range(s.block).map(|p| (s.epoch, s.block, p)));
+        for ((epoch, block, position), out) in positions.zip(inputs.chunks_exact_mut(len)) {
             let sample = blocks.order.sample(epoch, position);
-            blocks
-                .dataset
-                .view(sample, blocks.order.view_seed(epoch, position), out);
+            let view_seed = blocks.order.view_seed(epoch, position);
+            let read = failpoint::guard(sample, false, || blocks.dataset.view(sample, view_seed, out));
+            if let Err(reason) = read {
+                warn!(sample, "can't be read: {reason}");
+                out.fill(0.0);
+                unreadable.push((epoch, block, position));
+            }
         }
-        inputs
+        (inputs, unreadable)
     }
 
     fn count(&mut self, samples: u64) {
@@ -326,5 +342,6 @@ fn encode(logits: &[f32], classes: usize, score: &Score, version: u64) -> Result
     Ok(Frame {
         version,
         bytes: bytes.into(),
+        unreadable: Vec::new(),
     })
 }

@@ -277,6 +277,7 @@ async fn score(terms: &Terms, want: &pb::Want, samples: u64) -> pb::SoftTargets 
         Ok(Ok(frame)) => {
             answer.version = frame.version;
             answer.frame = frame.bytes;
+            answer.unreadable = frame.unreadable;
             answer
         }
         Ok(Err(e)) => {

@@ -11,7 +11,7 @@ use retort_data::order::{Grid, Order};
 use retort_job::Job;
 use retort_models::Card;
 use retort_proto::{PROTOCOL, pb};
-use retort_runtime::{OnError, TaskGroup};
+use retort_runtime::{OnError, TaskGroup, registration_number};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -75,9 +75,11 @@ impl Membership {
             .bytes()
             .fold(7u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
         let mut backoff = Backoff::new(seed);
+        // Outlives sessions: what is loaded goes on serving while the coordinator is away.
+        let mut kept = None;
         loop {
             let once = tokio::select! {
-                once = self.join_and_serve(&tasks) => once,
+                once = self.join_and_serve(&tasks, &mut kept) => once,
                 () = token.cancelled() => return Ok(()),
             };
             match once {
@@ -93,7 +95,11 @@ impl Membership {
     }
 
     /// Waits for a run, joins it and serves until it ends; `None`: there was none.
-    async fn join_and_serve(&self, tasks: &TaskGroup) -> anyhow::Result<Option<Left>> {
+    async fn join_and_serve(
+        &self,
+        tasks: &TaskGroup,
+        kept: &mut Option<Arc<Serving>>,
+    ) -> anyhow::Result<Option<Left>> {
         let mut fleet = retort_client::fleet(self.control.clone());
         let offered = fleet
             .next_run(pb::NextRunRequest {
@@ -108,18 +114,23 @@ impl Membership {
             return Ok(None);
         }
         let job = retort_job::parse(&offered.job_toml, Path::new("job"), &[])?;
-        let blocks = self.load(&job, offered.seed).await?;
-        let device =
-            Device::start(blocks.clone(), self.config.max_batch_samples).context("start device thread")?;
+        let same_run = kept.take_if(|s| s.run == offered.run);
+        let blocks = match &same_run {
+            Some(serving) => serving.device.blocks.clone(),
+            None => self.load(&job, offered.seed).await?,
+        };
+        let (process, attempt) = registration_number();
         let registered = fleet
             .register(pb::RegisterRequest {
+                process,
+                attempt,
                 protocol: PROTOCOL,
                 run: offered.run.clone(),
                 role: pb::Role::TeacherServer.into(),
                 worker: self.name.clone(),
                 dataset_digest: blocks.dataset.digest().to_owned(),
                 address: self.advertise.clone(),
-                device: String::new(),
+                ..Default::default()
             })
             .await
             .context("register")?
@@ -131,13 +142,18 @@ impl Membership {
         let teacher = job.teachers.iter().find(|t| t.name == registered.part);
         let choice = teacher.map(|t| t.device.0.clone()).unwrap_or_default();
         let span = info_span!("serve", run = offered.run, teacher = registered.part);
-        let serving = Arc::new(Serving {
-            run: offered.run,
-            teacher: registered.part.clone(),
-            dataset_digest: blocks.dataset.digest().to_owned(),
-            device_name: choice,
-            device: device.clone(),
-        });
+        let serving = match same_run.filter(|s| s.teacher == registered.part) {
+            Some(serving) => serving,
+            None => Arc::new(Serving {
+                run: offered.run,
+                teacher: registered.part.clone(),
+                dataset_digest: blocks.dataset.digest().to_owned(),
+                device_name: choice,
+                device: Device::start(blocks, self.config.max_batch_samples)
+                    .context("start device thread")?,
+            }),
+        };
+        *kept = Some(serving.clone());
         self.serving.send_replace(Some(serving.clone()));
         let mut served = Served {
             membership: self,
@@ -263,7 +279,11 @@ impl Served<'_> {
                     .await;
                 return Some(Left::Finished);
             }
-            Command::Alive(_) | Command::Floor(_) | Command::Teacher(_) => {}
+            Command::Alive(_)
+            | Command::Floor(_)
+            | Command::Teacher(_)
+            | Command::Revoke(_)
+            | Command::Poison(_) => {}
         }
         None
     }

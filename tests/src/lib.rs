@@ -2,6 +2,9 @@
 //!
 //! Nothing depends on this crate. Waiting is for conditions, never for time.
 
+pub mod online;
+pub mod proxy;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -74,8 +77,14 @@ impl Harness {
 
     /// Starts a command and leaves it running.
     pub fn start(&self, args: &[&str]) -> Running {
+        self.start_with(args, &[])
+    }
+
+    /// As [`Harness::start`], with more environment.
+    pub fn start_with(&self, args: &[&str], environment: &[(&str, &str)]) -> Running {
         let child = self
             .command(args)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
@@ -163,6 +172,15 @@ pub fn processes(out: &Path, role: &str) -> Vec<(String, u32, String)> {
             let pid = p["pid"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
             (text(&p["name"]), pid, text(&p["addresses"][0]))
         })
+        .collect()
+}
+
+/// Ids of all processes of a local run.
+pub fn children(out: &Path) -> Vec<u32> {
+    ["coordinator", "teacher-server", "student-worker"]
+        .iter()
+        .flat_map(|role| processes(out, role))
+        .map(|(_, pid, _)| pid)
         .collect()
 }
 

@@ -13,9 +13,14 @@ fn root() -> PathBuf {
 }
 
 fn metadata() -> Metadata {
+    // This platform's packages only: they are here, or nothing would have been built.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     MetadataCommand::new()
         .manifest_path(root().join("Cargo.toml"))
-        .other_options(vec!["--offline".to_owned()])
+        .other_options(vec![
+            "--locked".to_owned(),
+            format!("--filter-platform={platform}"),
+        ])
         .exec()
         .expect("cargo metadata")
 }

@@ -1,60 +1,15 @@
 //! The main job end to end, over real processes and gRPC on loopback.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails, fails its scenario")]
-
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use retort_tests::{Harness, eventually, json, processes, signal};
+use retort_tests::online::{LIMIT, ONLINE, exactly_once, long, text, under_way};
+use retort_tests::{Harness, children, eventually, json, processes, signal};
 use rustix::process::Signal;
 use serde_json::Value;
 
-/// Longest time of one scenario on a busy machine; it fails instead of hanging.
-const LIMIT: Duration = Duration::from_secs(180);
-
-/// Teacher and student learn at the same time; small enough for seconds.
-const ONLINE: &str = r#"
-[run]
-name = "online"
-seed = 3
-epochs = 6
-batch_size = 32
-
-[dataset]
-name = "digits"
-labelled = 100
-
-[[teachers]]
-name = "wide"
-model = { architecture = "mlp", hidden = [64] }
-source = { kind = "trained", learning_rate = 0.005, publish_every = 10 }
-
-[[students]]
-name = "small"
-model = { architecture = "mlp", hidden = [16] }
-learning_rate = 0.01
-replicas = 2
-teachers = [{ name = "wide", weight = 1.0 }]
-
-[distillation]
-temperature = 4.0
-alpha = 0.9
-
-[sync]
-strategy = "local-sgd"
-every = 8
-
-[fleet]
-lease = "2s"
-heartbeat = "100ms"
-"#;
-
 fn harness() -> Harness {
     Harness::new(env!("CARGO_BIN_EXE_retort-harness"))
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a plain path")
 }
 
 /// Runs a job to its end and gives its folder and report.
@@ -72,23 +27,6 @@ fn run(h: &Harness, job: &str, out: &str, more: &[&str]) -> (PathBuf, Value) {
         "stdout and report.json differ"
     );
     (folder, report)
-}
-
-/// Every sample's effect is there once (P2), by the audit's reading of the manifests.
-fn exactly_once(h: &Harness, folder: &Path, report: &Value, samples: u64) {
-    let l = &report["ledger"];
-    assert_eq!(l["samples"], samples, "{l}");
-    assert_eq!(
-        l["committed"].as_u64().unwrap() + l["quarantined"].as_u64().unwrap(),
-        samples,
-        "{l}"
-    );
-    assert_eq!(
-        (&l["duplicates"], &l["lost"]),
-        (&Value::from(0), &Value::from(0)),
-        "{l}"
-    );
-    h.ok(&["audit", text(folder)]);
 }
 
 fn schema_holds(report: &Value) {
@@ -202,27 +140,6 @@ fn lockstep_gives_the_same_weights_bit_for_bit() {
     assert!(weights("first") == weights("second"), "P9: two runs differ");
 }
 
-/// A job that lasts long enough to be disturbed.
-fn long() -> String {
-    ONLINE.replace("epochs = 6", "epochs = 60")
-}
-
-/// Waits until the run's student has merged something, and gives its processes.
-fn under_way(h: &Harness, out: &Path) -> Value {
-    eventually("training", LIMIT, || {
-        let (_, _, address) = processes(out, "coordinator").into_iter().next()?;
-        let output = h.call(&["status", "--json", "--coordinator", &address]);
-        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
-        let student = status["groups"]
-            .as_array()?
-            .iter()
-            .find(|g| g["kind"] == "student")?
-            .clone();
-        (student["round"].as_u64()? > 5 && student["workers"].as_array()?.len() == 2).then_some(student)
-    })
-    .expect("the run gets under way")
-}
-
 #[test]
 fn a_killed_worker_loses_and_repeats_nothing() {
     let h = harness();
@@ -293,11 +210,7 @@ fn ctrl_c_stops_in_order_with_a_checkpoint() {
     let out = h.path("stop");
     let running = h.start(&["run", text(&file), "--out", text(&out)]);
     under_way(&h, &out);
-    let children: Vec<u32> = ["coordinator", "teacher-server", "student-worker"]
-        .iter()
-        .flat_map(|role| processes(&out, role))
-        .map(|p| p.1)
-        .collect();
+    let children = children(&out);
     assert_eq!(children.len(), 5);
     signal(running.pid(), Signal::INT).unwrap();
     let (code, _) = running.end(LIMIT).expect("it stops");
@@ -331,11 +244,7 @@ fn children_leave_when_their_supervisor_is_killed() {
     let out = h.path("orphan");
     let running = h.start(&["run", text(&file), "--out", text(&out)]);
     under_way(&h, &out);
-    let children: Vec<u32> = ["coordinator", "teacher-server", "student-worker"]
-        .iter()
-        .flat_map(|role| processes(&out, role))
-        .map(|p| p.1)
-        .collect();
+    let children = children(&out);
     signal(running.pid(), Signal::KILL).unwrap();
     for pid in children {
         eventually("an orphan leaves", Duration::from_secs(30), || {

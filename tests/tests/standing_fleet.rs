@@ -280,8 +280,14 @@ fn registration_refuses_other_data_and_other_protocols() {
             .unwrap()
             .into_inner()
             .dataset_digest;
+        let attempts = std::cell::Cell::new(0);
+        let next = || {
+            attempts.set(attempts.get() + 1);
+            attempts.get()
+        };
         let register = |protocol, dataset_digest: String| pb::RegisterRequest {
             protocol,
+            attempt: next(),
             run: run.clone(),
             role: pb::Role::StudentWorker.into(),
             worker: "w".into(),
@@ -315,7 +321,11 @@ fn registration_refuses_other_data_and_other_protocols() {
             .await
             .unwrap()
             .into_inner();
-        let lease = |session| pb::LeaseRequest { session, wait_ms: 0 };
+        let lease = |session| pb::LeaseRequest {
+            session,
+            sequence: 1,
+            ..Default::default()
+        };
         let stale = client.lease(lease(first.session)).await.unwrap_err();
         assert_eq!(stale.code(), Code::FailedPrecondition);
         assert!(stale.message().contains("incarnation"), "{stale}");

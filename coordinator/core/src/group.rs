@@ -1,17 +1,28 @@
 //! One group: its replicas, rounds, merged history and published versions.
 
-use std::collections::BTreeMap;
+mod curve;
+mod reclaim;
+mod record;
+mod rounds;
+mod suspects;
+mod versions;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use retort_data::ranges::RangeSet;
 
-use crate::ids::{Millis, Refusal};
+use crate::ids::Millis;
 use crate::ledger::Ledger;
-use crate::manifest::{Contribution, Cut, Merge};
-use crate::round::{ClosedRound, Evaluation, Gate, Point, RoundPlan, Start, Sums, Ticket, Work};
+use crate::manifest::Merge;
+use crate::record::Key;
+use crate::round::{Claim, Evaluation, Point, RoundPlan, Start, Sums, Work};
 use crate::spec::GroupSpec;
 
-/// Points a curve keeps; when full, every other one is dropped.
-const CURVE_LIMIT: usize = 1_024;
+use curve::Curve;
+pub(crate) use record::Records;
+pub use record::{Durable, Record};
+pub use rounds::{Contributed, NextRound};
+use suspects::Suspects;
 
 /// A replica that takes part in the current round.
 #[derive(Debug, Clone)]
@@ -20,15 +31,14 @@ struct Holder {
     /// It waits for a merge to get its first state.
     joining: bool,
     contributed: Option<Work>,
-}
-
-/// The newest durable version.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Durable {
-    version: u64,
-    steps: u64,
-    positions: u64,
-    at: Millis,
+    /// When it contributed to this round.
+    contributed_at: Option<Millis>,
+    /// The newest round that its contribution entered.
+    merged: Option<u64>,
+    /// Samples per second from a round's start to its contribution, newest round first in weight.
+    service: f64,
+    /// Its last request for work got none.
+    idle: bool,
 }
 
 /// State of one group.
@@ -40,12 +50,18 @@ pub struct Group {
     pub ledger: Ledger,
     plan: RoundPlan,
     holders: BTreeMap<String, Holder>,
+    /// Replicas of a former term that may come back with the state.
+    expected: BTreeMap<String, reclaim::Former>,
+    /// The state at the start of this round is also known by this generation and round.
+    alias: Option<(u64, u64)>,
     /// Merged since the newest durable version, oldest first.
     pending: Vec<Merge>,
     durable: Option<Durable>,
     next_version: u64,
     /// Who publishes the state at the start of which round.
     publishing: Option<(String, u64)>,
+    /// No version is asked for before this: the last one could not be written.
+    publish_after: Millis,
     /// Optimizer steps in the merged state.
     pub steps: u64,
     /// Positions in the merged state.
@@ -57,11 +73,16 @@ pub struct Group {
     pub totals: Sums,
     /// Samples trained on each version of each teacher.
     pub teacher_use: BTreeMap<String, BTreeMap<u64, u64>>,
-    /// Means by round.
-    pub curve: Vec<Point>,
-    curve_stride: u64,
+    curve: Curve,
     round_began: Millis,
+    suspects: Suspects,
+    /// What silent workers held: blamed until they come back.
+    blamed: BTreeMap<String, RangeSet>,
+    /// Epoch and position of every quarantined sample.
+    poison: BTreeSet<(u32, u64)>,
     done: bool,
+    /// Records that changed since they were last taken.
+    dirty: BTreeSet<Key>,
 }
 
 impl Group {
@@ -82,284 +103,180 @@ impl Group {
             ledger: Ledger::new(positions),
             plan,
             holders: BTreeMap::new(),
+            expected: BTreeMap::new(),
+            alias: None,
             pending: Vec::new(),
             durable: None,
             next_version: 0,
             publishing: None,
+            publish_after: Millis::default(),
             steps: 0,
             positions: 0,
             evaluated_at: None,
             held_out: None,
             totals: Sums::default(),
             teacher_use: BTreeMap::new(),
-            curve: Vec::new(),
-            curve_stride: 1,
+            curve: Curve::new(),
             round_began: Millis::default(),
+            suspects: Suspects::default(),
+            blamed: BTreeMap::new(),
+            poison: BTreeSet::new(),
             done: false,
+            dirty: BTreeSet::new(),
         }
     }
 
-    /// Takes a replica in and says how it begins, with the plan for it.
-    pub fn admit(&mut self, worker: &str, incarnation: u64, now: Millis) -> (Start, RoundPlan) {
-        if self.keepers() == 0 && !self.pending.is_empty() {
-            self.roll_back();
+    /// Takes a replica in and says how it begins, with the plan for it. Ask
+    /// [`Group::must_wait`] first.
+    pub fn admit(
+        &mut self,
+        (worker, incarnation): (&str, u64),
+        claim: Option<&Claim>,
+        now: Millis,
+    ) -> (Start, RoundPlan) {
+        let blamed = self.blamed.remove(worker);
+        if let Some(held) = blamed.filter(|_| claim.is_some()) {
+            self.suspects.absolve(&held);
         }
-        let joining = !self.pending.is_empty();
-        let version = self.durable.map(|d| d.version);
-        let start = match (joining, version) {
-            (true, version) => Start::Join(version),
-            (false, Some(version)) => Start::Restore(version),
-            (false, None) => Start::Init,
+        let resumed = claim.and_then(|c| self.reclaim(worker, c));
+        let start = match resumed {
+            Some(held) => Start::Resume(held),
+            None => self.start_anew(),
         };
         self.holders.insert(
             worker.to_owned(),
             Holder {
                 incarnation,
-                joining,
+                joining: matches!(start, Start::Join(_)),
                 contributed: None,
+                contributed_at: None,
+                merged: None,
+                service: 0.0,
+                idle: false,
             },
         );
         if self.round_began == Millis::default() {
             self.round_began = now;
         }
         let mut plan = self.plan.clone();
-        if self.durable.is_none() && !joining && self.publishing.is_none() {
-            // Version 0: the initial state.
+        let stale = self.durable.is_none_or(|d| d.round < plan.round);
+        plan.publish = self.publishing.is_none()
+            && match &start {
+                // The snapshot of this round's start that it was asked for is still wanted.
+                Start::Resume(_) => claim.is_some_and(|c| c.snapshot) && stale,
+                // Version 0: the initial state.
+                Start::Init => true,
+                Start::Restore(_) | Start::Join(_) => false,
+            };
+        if plan.publish {
             self.publishing = Some((worker.to_owned(), plan.round));
-            plan.publish = true;
         }
         (start, plan)
     }
 
-    /// Removes a replica; its leases return. True if replicas that waited to join lost their source.
-    pub fn remove(&mut self, worker: &str) -> (u64, bool) {
+    fn start_anew(&mut self) -> Start {
+        if self.keepers() == 0 && !self.pending.is_empty() {
+            self.roll_back();
+        }
+        let version = self.durable.map(|d| d.version);
+        match (self.pending.is_empty(), version) {
+            (false, version) => Start::Join(version),
+            (true, Some(version)) => Start::Restore(version),
+            (true, None) => Start::Init,
+        }
+    }
+
+    /// Removes a replica; its leases return. `died`: what it held may have killed it. Gives the
+    /// positions that are quarantined for that.
+    pub fn remove(&mut self, worker: &str, died: bool) -> Vec<u64> {
         self.holders.remove(worker);
+        self.expected.remove(worker);
         if self.publishing.as_ref().is_some_and(|(who, _)| who == worker) {
             self.publishing = None;
         }
         let returned = self.ledger.expire(worker);
-        (returned, self.keepers() == 0 && !self.holders.is_empty())
+        if returned.is_empty() {
+            return Vec::new();
+        }
+        self.touch();
+        if !died {
+            return Vec::new();
+        }
+        self.blamed.insert(worker.to_owned(), returned.clone());
+        let guilty = self.suspects.blame(&returned);
+        guilty.into_iter().filter(|p| self.quarantine_free(*p)).collect()
     }
 
     /// Forgets replicas that can't be served any more; they register again.
     pub fn drop_holders(&mut self) -> Vec<String> {
         let names: Vec<String> = self.holders.keys().cloned().collect();
+        for name in &names {
+            self.ledger.expire(name);
+        }
         self.holders.clear();
+        self.publishing = None;
         names
     }
 
-    /// Checks and keeps a contribution until the round closes.
-    pub fn contribute(&mut self, worker: &str, work: Work) -> Result<(), Refusal> {
-        let gone = |text: String| Err(Refusal::Gone(text));
-        if work.generation != self.plan.generation || work.round != self.plan.round {
-            return gone(format!(
-                "group {} is in round {} of generation {}, not in round {} of generation {}",
-                self.spec.name, self.plan.round, self.plan.generation, work.round, work.generation
-            ));
+    /// Replicas wait for a merge that nobody is left to make.
+    pub fn is_orphaned(&self) -> bool {
+        self.expected.is_empty() && self.keepers() == 0 && !self.holders.is_empty()
+    }
+
+    fn quarantine_free(&mut self, position: u64) -> bool {
+        let taken = self.ledger.quarantine_free(position);
+        if taken {
+            self.note_poison(position);
         }
-        if !work.trained.is_empty() {
-            self.ledger
-                .holds(worker, work.epoch, &work.trained)
-                .map_err(|e| Refusal::Gone(format!("contribution of {worker}: {e}")))?;
-        }
-        if work.sums.samples != work.trained.len() {
-            return Err(Refusal::Invalid(format!(
-                "sums.samples = {} differs from the {} trained positions",
-                work.sums.samples,
-                work.trained.len()
-            )));
-        }
-        let Some(holder) = self.holders.get_mut(worker) else {
-            return gone(format!("{worker} is no replica of group {}", self.spec.name));
-        };
-        if holder.joining != work.joining || holder.contributed.is_some() {
-            return gone(format!("{worker} contributed to round {} before", work.round));
-        }
-        holder.contributed = Some(work);
+        taken
+    }
+
+    /// A replica that holds the position can't read or compute it.
+    pub fn quarantine(
+        &mut self,
+        worker: &str,
+        epoch: u32,
+        position: u64,
+    ) -> Result<(), crate::ledger::Error> {
+        self.ledger.quarantine(worker, epoch, position)?;
+        self.note_poison(position);
         Ok(())
     }
 
-    /// All replicas contributed: the round can close.
-    pub fn ready(&self) -> bool {
-        self.keepers() > 0 && self.holders.values().all(|h| h.contributed.is_some())
+    fn note_poison(&mut self, position: u64) {
+        self.poison.insert((self.ledger.epoch(), position));
+        self.suspects.clear(&RangeSet::from(position..position + 1));
+        self.touch();
     }
 
-    /// Keeps the evaluation that came with the round's contributions, if one was due.
-    pub fn take_evaluation(&mut self) {
-        let newest = self
-            .holders
-            .values()
-            .find_map(|h| h.contributed.as_ref()?.held_out);
-        self.held_out = newest.or(self.held_out);
+    /// Epoch and position of every quarantined sample.
+    pub fn poison(&self) -> impl Iterator<Item = &(u32, u64)> {
+        self.poison.iter()
     }
 
-    /// Merges all contributions and plans the next round.
-    pub fn close_round(&mut self, next: NextRound, now: Millis) -> ClosedRound {
-        let round = self.plan.round;
-        let mut merge = Merge {
-            round,
-            contributions: Vec::new(),
-        };
-        let mut sums = Sums::default();
-        let mut members = Vec::new();
-        let names: Vec<String> = self.holders.keys().cloned().collect();
-        for name in names {
-            let Some((incarnation, work)) = self.holders.get_mut(&name).and_then(|h| {
-                h.joining = false;
-                Some((h.incarnation, h.contributed.take()?))
-            }) else {
-                continue;
-            };
-            members.push((name.clone(), work.sums.samples));
-            self.merge(&name, incarnation, &work, &mut merge);
-            sums.add(&work.sums);
+    /// What may be leased next, at most `blocks` of `block` positions; `None`: nothing, or nothing
+    /// for this holder before it has contributed.
+    pub fn lease(&mut self, worker: &str, block: u32, blocks: u32) -> Option<std::ops::Range<u64>> {
+        let held_suspect = |held: &RangeSet| self.suspects.touches(held);
+        if self.ledger.held(worker).is_some_and(held_suspect) {
+            return None;
         }
-        if merge.contributions.iter().any(|c| !c.trained.is_empty()) {
-            self.pending.push(merge);
+        let first = self.ledger.first_available()?;
+        let size = u64::from(block);
+        let end = ((first.start / size + u64::from(blocks.max(1))) * size).min(first.end);
+        let (range, alone) = self.suspects.cut(first.start..end);
+        if alone && self.ledger.held_by(worker) > 0 {
+            return None;
         }
-        self.add_point(&sums, now);
-        self.totals.add(&sums);
-        self.plan_next(next, now, round, members)
+        self.ledger.lease_range(worker, range.clone());
+        Some(range)
     }
 
-    fn merge(&mut self, name: &str, incarnation: u64, work: &Work, merge: &mut Merge) {
-        if work.trained.is_empty() {
-            return;
+    /// Notes whether a replica's last request for work got none.
+    pub fn set_idle(&mut self, worker: &str, idle: bool) {
+        if let Some(holder) = self.holders.get_mut(worker) {
+            holder.idle = idle;
         }
-        self.ledger
-            .ack(name, work.epoch, &work.trained)
-            .expect("the contribution was checked when it came, and a lost lease removes it");
-        self.steps += u64::from(work.steps);
-        self.positions += work.trained.len();
-        for (teacher, versions) in &work.teacher_use {
-            let total = self.teacher_use.entry(teacher.clone()).or_default();
-            for (version, samples) in versions {
-                *total.entry(*version).or_default() += samples;
-            }
-        }
-        merge.contributions.push(Contribution {
-            worker: name.to_owned(),
-            incarnation,
-            steps: work.steps,
-            trained: vec![Cut {
-                epoch: work.epoch,
-                positions: work.trained.clone(),
-            }],
-            teacher_versions: work.teacher_use.clone(),
-        });
-    }
-
-    fn plan_next(
-        &mut self,
-        next: NextRound,
-        now: Millis,
-        round: u64,
-        members: Vec<(String, u64)>,
-    ) -> ClosedRound {
-        self.plan.round += 1;
-        self.plan.alpha = next.alpha;
-        self.plan.gate = next.gate;
-        self.plan.evaluate = self
-            .evaluated_at
-            .is_none_or(|at| self.steps >= at + self.spec.evaluate_every);
-        if self.plan.evaluate {
-            self.evaluated_at = Some(self.steps);
-        }
-        let publisher = self.publish_due(&next, now).then(|| self.elect()).flatten();
-        if let Some(worker) = &publisher {
-            self.publishing = Some((worker.clone(), self.plan.round));
-        }
-        ClosedRound {
-            group: self.spec.name.clone(),
-            round,
-            members,
-            publisher,
-            plan: self.plan.clone(),
-        }
-    }
-
-    fn publish_due(&self, next: &NextRound, now: Millis) -> bool {
-        if self.publishing.is_some() || self.pending.is_empty() {
-            return false;
-        }
-        let (steps, at) = self.durable.map_or((0, Millis::default()), |d| (d.steps, d.at));
-        let by_steps =
-            self.spec.publish_every > 0 && self.steps >= steps + u64::from(self.spec.publish_every);
-        let by_time = next.checkpoint_every.is_some_and(|every| now.since(at) >= every);
-        self.ledger.all_merged() || by_steps || by_time || next.stopping
-    }
-
-    /// The first replica that holds the state.
-    fn elect(&self) -> Option<String> {
-        self.holders
-            .iter()
-            .find(|(_, h)| !h.joining)
-            .map(|(name, _)| name.clone())
-    }
-
-    /// Asks `worker` to publish if a manifest is due and nobody is at it (its publisher was lost).
-    pub fn take_over_publishing(&mut self, worker: &str) -> bool {
-        let holds = self
-            .holders
-            .get(worker)
-            .is_some_and(|h| !h.joining && h.contributed.is_none());
-        let due = self.publishing.is_none() && !self.pending.is_empty();
-        if holds && due {
-            self.publishing = Some((worker.to_owned(), self.plan.round));
-        }
-        holds && due
-    }
-
-    /// What a version that `worker` uploads will contain.
-    pub fn ticket(&self, worker: &str, generation: u64, round: u64) -> Result<Ticket, Refusal> {
-        let expected = self
-            .publishing
-            .as_ref()
-            .is_some_and(|(who, at)| who == worker && *at == round);
-        if generation != self.plan.generation || !expected {
-            return Err(Refusal::Gone(format!(
-                "{worker} was not asked to publish round {round} of generation {generation} of group {}",
-                self.spec.name
-            )));
-        }
-        let merges: Vec<Merge> = self.pending.iter().filter(|m| m.round < round).cloned().collect();
-        let (steps, positions) = self.durable.map_or((0, 0), |d| (d.steps, d.positions));
-        let added = |m: &Merge| m.contributions.iter().map(|c| u64::from(c.steps)).sum::<u64>();
-        Ok(Ticket {
-            group: self.spec.name.clone(),
-            version: self.next_version,
-            round,
-            steps: steps + merges.iter().map(added).sum::<u64>(),
-            positions: positions + merges.iter().map(|m| merged(m).len()).sum::<u64>(),
-            epoch: self.ledger.epoch(),
-            merges,
-            quarantined: self.ledger.quarantined().clone(),
-        })
-    }
-
-    /// The version's manifest is durable: what it contains is committed. True if that closed an epoch.
-    pub fn published(&mut self, ticket: &Ticket, now: Millis) -> bool {
-        for merge in &ticket.merges {
-            self.ledger.commit(&merged(merge));
-        }
-        self.pending.retain(|m| m.round >= ticket.round);
-        self.durable = Some(Durable {
-            version: ticket.version,
-            steps: ticket.steps,
-            positions: ticket.positions,
-            at: now,
-        });
-        self.next_version = ticket.version + 1;
-        self.publishing = None;
-        if !self.ledger.all_durable() {
-            return false;
-        }
-        if self.ledger.epoch() + 1 >= self.spec.epochs {
-            self.done = true;
-        } else {
-            self.ledger.next_epoch();
-        }
-        true
     }
 
     /// All epochs are durable.
@@ -377,8 +294,36 @@ impl Group {
         self.holders.get(worker).is_some_and(|h| !h.joining)
     }
 
+    /// This replica waits for its first state, or for a new one.
+    pub fn is_joining(&self, worker: &str) -> bool {
+        self.holders.get(worker).is_some_and(|h| h.joining)
+    }
+
+    /// The group loses nothing if this replica leaves: it holds nothing that others, or a manifest,
+    /// do not have.
+    pub fn can_spare(&self, worker: &str) -> bool {
+        let others = self.has_other_keeper(worker);
+        let publishes = self.publishing.as_ref().is_some_and(|(who, _)| who == worker);
+        self.ledger.held_by(worker) == 0 && !publishes && (others || self.pending.is_empty())
+    }
+
+    /// Another replica holds the state.
+    pub fn has_other_keeper(&self, worker: &str) -> bool {
+        self.holders.iter().any(|(name, h)| name != worker && !h.joining)
+    }
+
+    /// Some replica waits for the others' contributions.
+    pub fn somebody_waits(&self) -> bool {
+        self.holders.values().any(|h| h.contributed.is_some())
+    }
+
+    /// Replicas of a former term may still come back with what they hold.
+    pub fn is_reclaiming(&self) -> bool {
+        !self.expected.is_empty()
+    }
+
     /// Replicas in this round.
-    pub fn replicas(&self) -> impl Iterator<Item = &str> {
+    pub fn replicas(&self) -> impl ExactSizeIterator<Item = &str> {
         self.holders.keys().map(String::as_str)
     }
 
@@ -390,6 +335,11 @@ impl Group {
     /// Newest durable version.
     pub fn version(&self) -> Option<u64> {
         self.durable.map(|d| d.version)
+    }
+
+    /// Means by round, oldest first.
+    pub fn curve(&self) -> impl DoubleEndedIterator<Item = &Point> {
+        self.curve.points()
     }
 
     /// `initialising`, `training`, `closing` or `done`.
@@ -412,77 +362,7 @@ impl Group {
         self.holders.values().filter(|h| !h.joining).count()
     }
 
-    fn roll_back(&mut self) {
-        self.ledger.roll_back();
-        self.pending.clear();
-        self.publishing = None;
-        self.plan.generation += 1;
-        let (steps, positions) = self.durable.map_or((0, 0), |d| (d.steps, d.positions));
-        self.steps = steps;
-        self.positions = positions;
-        self.evaluated_at = None;
-        self.plan.evaluate = true;
-        self.curve.retain(|p| p.step <= steps);
+    fn touch(&mut self) {
+        self.dirty.insert(Key::Group(self.spec.name.clone()));
     }
-
-    fn add_point(&mut self, sums: &Sums, now: Millis) {
-        let mean = |sum: f64, count: u64| (count > 0).then(|| sum / count as f64);
-        let seconds = now.since(self.round_began) as f64 / 1e3;
-        self.round_began = now;
-        if sums.samples == 0 {
-            return;
-        }
-        let point = Point {
-            step: self.steps,
-            positions: self.positions,
-            epoch: self.ledger.epoch(),
-            hard_loss: mean(sums.hard_loss, sums.labelled),
-            kl: mean(sums.kl, sums.taught),
-            held_out: self.plan.evaluate.then_some(self.held_out).flatten(),
-            alpha: (!self.spec.teachers.is_empty()).then_some(self.plan.alpha),
-            teacher_version: self
-                .teacher_use
-                .values()
-                .filter_map(|v| v.keys().next_back())
-                .max()
-                .copied(),
-            gradient_share: mean(sums.gradient_share, sums.taught),
-            samples_per_s: (seconds > 0.0).then(|| sums.samples as f64 / seconds),
-        };
-        if self.plan.evaluate || self.plan.round.is_multiple_of(self.curve_stride) {
-            self.curve.push(point);
-        }
-        if self.curve.len() >= CURVE_LIMIT {
-            self.curve_stride *= 2;
-            let mut index = 0;
-            self.curve.retain(|_| {
-                index += 1;
-                index % 2 == 1
-            });
-        }
-    }
-}
-
-/// What the run knows when a round closes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NextRound {
-    /// Alpha after schedule and gate.
-    pub alpha: f64,
-    /// The lead behind it.
-    pub gate: Option<Gate>,
-    /// Publish when the newest version is older than this, ms; `None`: never by time.
-    pub checkpoint_every: Option<u64>,
-    /// The run is stopping.
-    pub stopping: bool,
-}
-
-/// All positions of a merge.
-fn merged(merge: &Merge) -> RangeSet {
-    let mut all = RangeSet::new();
-    for cut in merge.contributions.iter().flat_map(|c| &c.trained) {
-        for range in cut.positions.iter() {
-            all.insert(range);
-        }
-    }
-    all
 }

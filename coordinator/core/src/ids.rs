@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-/// Milliseconds since the coordinator started, by a monotonic clock. Always passed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds of the coordinator's own monotonic clock, which goes on where it stood after a
+/// restart. Always passed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Millis(pub u64);
 
 impl Millis {
@@ -19,7 +22,7 @@ impl Millis {
 }
 
 /// What a process does in the fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Role {
     /// Serves versions of one teacher.
     TeacherServer,
@@ -37,7 +40,7 @@ impl fmt::Display for Role {
 }
 
 /// One life of one process within one run; every write names it (promise P3).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Id of the run.
     pub run: String,
@@ -75,6 +78,14 @@ pub enum Refusal {
         run: String,
         /// Who asked.
         role: Role,
+    },
+    /// Former replicas may still come back with their state: ask again soon.
+    #[error("run {run}: replicas of {part} may still come back with their state: ask again")]
+    Wait {
+        /// Id of the run.
+        run: String,
+        /// Group concerned.
+        part: String,
     },
     /// The input contradicts itself or names what does not exist.
     #[error("{0}")]

@@ -38,8 +38,12 @@ pub enum Reason {
     Closing,
     /// Too far ahead of the teacher or the students.
     Pace,
-    /// The run is stopping.
+    /// The run, or this replica's part in it, is ending: contribute and give back the rest.
     Stopping,
+    /// The run is paused.
+    Paused,
+    /// Replicas of a former term may still come back for their leases.
+    Reclaim,
 }
 
 impl fmt::Display for Reason {
@@ -49,6 +53,8 @@ impl fmt::Display for Reason {
             Self::Closing => "the epoch's manifest",
             Self::Pace => "the teacher's or the students' progress",
             Self::Stopping => "the run to stop",
+            Self::Paused => "somebody to resume the run",
+            Self::Reclaim => "former replicas to come back",
         })
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use retort_data::ranges::RangeSet;
+use serde::{Deserialize, Serialize};
 
 /// Why positions could not move.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,30 +40,95 @@ pub struct Ledger {
     acked: RangeSet,
     committed: RangeSet,
     quarantined: RangeSet,
-    redelivered: u64,
-    rolled_back: u64,
-    total_committed: u64,
-    total_quarantined: u64,
+    /// Available again because a holder was lost, and not leased since.
+    returned: RangeSet,
+    counts: Counts,
+    totals: Totals,
+}
+
+/// How many positions are where; kept beside the sets, so that a billion positions among ten
+/// thousand holders cost nothing to count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    available: u64,
+    leased: u64,
+    acked: u64,
+    committed: u64,
+    quarantined: u64,
+}
+
+/// Counts over all epochs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Positions that were leased again because their holder was lost.
+    pub redelivered: u64,
+    /// Merged positions that were lost with every holder of the state.
+    pub rolled_back: u64,
+    /// In durable manifests, closed epochs only.
+    pub committed: u64,
+    /// Taken out, closed epochs only.
+    pub quarantined: u64,
+}
+
+/// What of a ledger survives the coordinator: leases do not, their holders claim them again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Current epoch.
+    pub epoch: u32,
+    /// In durable manifests, this epoch.
+    pub committed: RangeSet,
+    /// Taken out, this epoch.
+    pub quarantined: RangeSet,
+    /// Over all epochs.
+    pub totals: Totals,
 }
 
 impl Ledger {
     /// A ledger at the start of epoch 0.
     pub fn new(positions: u64) -> Self {
-        let mut ledger = Self {
+        Self {
             positions,
             epoch: 0,
-            available: RangeSet::new(),
+            available: RangeSet::from(0..positions),
             leased: BTreeMap::new(),
             acked: RangeSet::new(),
             committed: RangeSet::new(),
             quarantined: RangeSet::new(),
-            redelivered: 0,
-            rolled_back: 0,
-            total_committed: 0,
-            total_quarantined: 0,
-        };
-        ledger.available.insert(0..positions);
+            returned: RangeSet::new(),
+            counts: Counts {
+                available: positions,
+                ..Counts::default()
+            },
+            totals: Totals::default(),
+        }
+    }
+
+    /// The ledger that wrote `record`, with what was `merged` since the newest manifest.
+    pub fn restore(positions: u64, record: &Record, merged: &RangeSet) -> Self {
+        let mut ledger = Self::new(positions);
+        ledger.epoch = record.epoch;
+        ledger.totals = record.totals;
+        ledger.committed = record.committed.clone();
+        ledger.quarantined = record.quarantined.clone();
+        ledger.acked = merged.clone();
+        for taken in [merged, &record.committed, &record.quarantined] {
+            for range in taken.iter() {
+                ledger.available.remove(range);
+            }
+        }
+        ledger.counts = ledger.recount();
+        ledger.check();
         ledger
+    }
+
+    /// What survives the coordinator.
+    pub fn record(&self) -> Record {
+        Record {
+            epoch: self.epoch,
+            committed: self.committed.clone(),
+            quarantined: self.quarantined.clone(),
+            totals: self.totals,
+        }
     }
 
     /// Leases up to `limit` blocks of `block` positions: the first run of available blocks.
@@ -71,14 +137,39 @@ impl Ledger {
         let block = u64::from(block);
         // Releases may start inside a block (a rejected position); the lease ends on the grid.
         let end = ((first.start / block + u64::from(limit.max(1))) * block).min(first.end);
-        let range = first.start..end;
-        self.available.remove(range.clone());
-        self.leased
-            .entry(holder.to_owned())
-            .or_default()
-            .insert(range.clone());
+        self.lease_range(holder, first.start..end);
+        Some(first.start..end)
+    }
+
+    /// Leases an available range.
+    ///
+    /// # Panics
+    /// If it is not available as a whole.
+    pub fn lease_range(&mut self, holder: &str, range: Range<u64>) {
+        let count = self.available.remove(range.clone());
+        assert_eq!(count, range.end - range.start, "{range:?} is not available");
+        self.totals.redelivered += self.returned.remove(range.clone());
+        self.counts.available -= count;
+        self.counts.leased += count;
+        self.leased.entry(holder.to_owned()).or_default().insert(range);
         self.check();
-        Some(range)
+    }
+
+    /// The part of `wanted` that is available.
+    pub fn free(&self, wanted: &RangeSet) -> RangeSet {
+        wanted.intersect(&self.available)
+    }
+
+    /// The holder comes back for available positions that it held before.
+    ///
+    /// # Panics
+    /// If they are not available as a whole.
+    pub fn claim(&mut self, holder: &str, positions: &RangeSet) {
+        for range in positions.iter() {
+            // The same hands again: nothing was delivered twice.
+            self.returned.remove(range.clone());
+            self.lease_range(holder, range);
+        }
     }
 
     /// Checks that `holder` holds all of `claim` in `epoch`.
@@ -105,10 +196,11 @@ impl Ledger {
     /// The holder's contribution was merged.
     pub fn ack(&mut self, holder: &str, epoch: u32, trained: &RangeSet) -> Result<(), Error> {
         self.holds(holder, epoch, trained)?;
-        self.take(holder, trained);
+        let count = self.take(holder, trained);
         for range in trained.iter() {
             self.acked.insert(range);
         }
+        self.counts.acked += count;
         self.check();
         Ok(())
     }
@@ -119,12 +211,14 @@ impl Ledger {
     /// If they were not merged: the caller lists merges of this ledger only.
     pub fn commit(&mut self, merged: &RangeSet) {
         for range in merged.iter() {
-            assert!(
-                self.acked.contains_range(range.clone()),
+            let count = self.acked.remove(range.clone());
+            assert_eq!(
+                count,
+                range.end - range.start,
                 "commit of {range:?}, which is not merged"
             );
-            self.acked.remove(range.clone());
-            self.committed.insert(range);
+            self.counts.acked -= count;
+            self.counts.committed += self.committed.insert(range);
         }
         self.check();
     }
@@ -133,56 +227,90 @@ impl Ledger {
     pub fn release(&mut self, holder: &str, epoch: u32, positions: &RangeSet) -> Result<(), Error> {
         self.holds(holder, epoch, positions)?;
         self.take(holder, positions);
-        for range in positions.iter() {
-            self.available.insert(range);
-        }
+        self.put_back(positions);
         self.check();
         Ok(())
     }
 
     /// The holder is gone: all it held is available again.
-    pub fn expire(&mut self, holder: &str) -> u64 {
+    pub fn expire(&mut self, holder: &str) -> RangeSet {
         let Some(held) = self.leased.remove(holder) else {
-            return 0;
+            return RangeSet::new();
         };
+        self.counts.leased -= held.len();
+        self.put_back(&held);
         for range in held.iter() {
-            self.available.insert(range);
+            self.returned.insert(range);
         }
-        self.redelivered += held.len();
         self.check();
-        held.len()
+        held
     }
 
-    /// The merged state is gone: back to the newest durable manifest.
-    pub fn roll_back(&mut self) -> u64 {
-        let lost = std::mem::take(&mut self.acked);
-        for range in lost.iter() {
-            self.available.insert(range);
+    /// The state behind these merged positions is gone: they are trained again.
+    ///
+    /// # Panics
+    /// If they were not merged, or are durable.
+    pub fn unmerge(&mut self, merged: &RangeSet) {
+        for range in merged.iter() {
+            let count = self.acked.remove(range.clone());
+            assert_eq!(count, range.end - range.start, "{range:?} is not merged");
+            self.counts.acked -= count;
+            self.totals.rolled_back += count;
         }
-        self.rolled_back += lost.len();
+        self.put_back(merged);
         self.check();
-        lost.len()
+    }
+
+    /// Back to a manifest's cut, forward or back; nobody may hold a lease.
+    ///
+    /// # Panics
+    /// If leases are held.
+    pub fn move_to(&mut self, cut: &Record) {
+        assert!(self.leased.is_empty(), "the ledger moves under its holders");
+        let before = u64::from(self.epoch) * self.positions + self.counts.committed + self.counts.acked;
+        let after = u64::from(cut.epoch) * self.positions + cut.committed.len();
+        let mut totals = self.totals;
+        totals.rolled_back += before.saturating_sub(after);
+        totals.committed = cut.totals.committed;
+        totals.quarantined = cut.totals.quarantined;
+        let cut = Record {
+            totals,
+            ..cut.clone()
+        };
+        *self = Self::restore(self.positions, &cut, &RangeSet::new());
     }
 
     /// Takes one position out of the epoch; `holder` reported it and must hold it.
     pub fn quarantine(&mut self, holder: &str, epoch: u32, position: u64) -> Result<(), Error> {
-        let mut one = RangeSet::new();
-        one.insert(position..position + 1);
+        let one = RangeSet::from(position..position + 1);
         self.holds(holder, epoch, &one)?;
         self.take(holder, &one);
-        self.quarantined.insert(position..position + 1);
+        self.counts.quarantined += self.quarantined.insert(position..position + 1);
         self.check();
         Ok(())
     }
 
+    /// Takes one available position out of the epoch; false: it is not available.
+    pub fn quarantine_free(&mut self, position: u64) -> bool {
+        let count = self.available.remove(position..position + 1);
+        self.returned.remove(position..position + 1);
+        self.counts.available -= count;
+        self.counts.quarantined += count;
+        if count > 0 {
+            self.quarantined.insert(position..position + 1);
+        }
+        self.check();
+        count > 0
+    }
+
     /// Nothing is left to lease or to merge in this epoch.
     pub fn all_merged(&self) -> bool {
-        self.available.is_empty() && self.leased.is_empty()
+        self.counts.available == 0 && self.counts.leased == 0
     }
 
     /// Every position is committed or quarantined.
     pub fn all_durable(&self) -> bool {
-        self.all_merged() && self.acked.is_empty()
+        self.all_merged() && self.counts.acked == 0
     }
 
     /// Opens the next epoch.
@@ -195,13 +323,15 @@ impl Ledger {
             "epoch {} closes before it is durable",
             self.epoch
         );
-        self.total_committed += self.committed.len();
-        self.total_quarantined += self.quarantined.len();
-        self.committed = RangeSet::new();
-        self.quarantined = RangeSet::new();
-        self.epoch += 1;
-        self.available.insert(0..self.positions);
-        self.check();
+        let totals = Totals {
+            committed: self.total_committed(),
+            quarantined: self.total_quarantined(),
+            ..self.totals
+        };
+        let epoch = self.epoch + 1;
+        *self = Self::new(self.positions);
+        self.epoch = epoch;
+        self.totals = totals;
     }
 
     /// Current epoch, from 0.
@@ -209,16 +339,15 @@ impl Ledger {
         self.epoch
     }
 
+    /// Positions of one epoch.
+    pub fn positions(&self) -> u64 {
+        self.positions
+    }
+
     /// Counts of this epoch: available, leased, acked, committed, quarantined.
     pub fn counts(&self) -> [u64; 5] {
-        let leased = self.leased.values().map(RangeSet::len).sum();
-        [
-            self.available.len(),
-            leased,
-            self.acked.len(),
-            self.committed.len(),
-            self.quarantined.len(),
-        ]
+        let c = self.counts;
+        [c.available, c.leased, c.acked, c.committed, c.quarantined]
     }
 
     /// Positions held by one holder.
@@ -226,9 +355,14 @@ impl Ledger {
         self.leased.get(holder).map_or(0, RangeSet::len)
     }
 
-    /// First position that a lease would start at.
-    pub fn first_available(&self) -> Option<u64> {
-        self.available.iter().next().map(|r| r.start)
+    /// What one holder holds.
+    pub fn held(&self, holder: &str) -> Option<&RangeSet> {
+        self.leased.get(holder)
+    }
+
+    /// The range that a lease would be cut from.
+    pub fn first_available(&self) -> Option<Range<u64>> {
+        self.available.first()
     }
 
     /// Positions of this epoch that were taken out.
@@ -236,43 +370,71 @@ impl Ledger {
         &self.quarantined
     }
 
+    /// Positions of this epoch in durable manifests.
+    pub fn committed(&self) -> &RangeSet {
+        &self.committed
+    }
+
     /// Positions handed out in all epochs so far and not given back.
     pub fn granted(&self) -> u64 {
-        u64::from(self.epoch) * self.positions + self.positions - self.available.len()
+        u64::from(self.epoch) * self.positions + self.positions - self.counts.available
     }
 
     /// Committed over all epochs.
     pub fn total_committed(&self) -> u64 {
-        self.total_committed + self.committed.len()
+        self.totals.committed + self.counts.committed
     }
 
     /// Quarantined over all epochs.
     pub fn total_quarantined(&self) -> u64 {
-        self.total_quarantined + self.quarantined.len()
+        self.totals.quarantined + self.counts.quarantined
     }
 
     /// Positions that were leased again because their holder was lost.
     pub fn redelivered(&self) -> u64 {
-        self.redelivered
+        self.totals.redelivered
     }
 
     /// Merged positions that were lost with every holder of the state.
     pub fn rolled_back(&self) -> u64 {
-        self.rolled_back
+        self.totals.rolled_back
     }
 
-    fn take(&mut self, holder: &str, positions: &RangeSet) {
-        if let Some(held) = self.leased.get_mut(holder) {
-            for range in positions.iter() {
-                held.remove(range);
-            }
-            if held.is_empty() {
-                self.leased.remove(holder);
-            }
+    /// Counts the sets themselves; equal to [`Ledger::counts`], which an oracle checks.
+    pub fn counted(&self) -> [u64; 5] {
+        let c = self.recount();
+        [c.available, c.leased, c.acked, c.committed, c.quarantined]
+    }
+
+    fn recount(&self) -> Counts {
+        Counts {
+            available: self.available.len(),
+            leased: self.leased.values().map(RangeSet::len).sum(),
+            acked: self.acked.len(),
+            committed: self.committed.len(),
+            quarantined: self.quarantined.len(),
         }
     }
 
-    /// P1. Interval sets make it cheap enough to assert always.
+    fn take(&mut self, holder: &str, positions: &RangeSet) -> u64 {
+        let Some(held) = self.leased.get_mut(holder) else {
+            return 0;
+        };
+        let count: u64 = positions.iter().map(|range| held.remove(range)).sum();
+        if held.is_empty() {
+            self.leased.remove(holder);
+        }
+        self.counts.leased -= count;
+        count
+    }
+
+    fn put_back(&mut self, positions: &RangeSet) {
+        for range in positions.iter() {
+            self.counts.available += self.available.insert(range);
+        }
+    }
+
+    /// P1, cheap enough to assert always.
     fn check(&self) {
         let sum: u64 = self.counts().iter().sum();
         assert_eq!(
@@ -305,7 +467,7 @@ mod tests {
         l.ack("a", 0, &set(0..30)).unwrap();
         assert!(l.ack("a", 0, &set(0..30)).is_err(), "merged twice");
         l.commit(&set(0..30));
-        assert_eq!(l.expire("b"), 70);
+        assert_eq!(l.expire("b").len(), 70);
         assert_eq!(l.counts(), [70, 0, 0, 30, 0]);
     }
 
@@ -315,7 +477,7 @@ mod tests {
         l.lease("a", 10, 2);
         l.ack("a", 0, &set(0..20)).unwrap();
         l.commit(&set(0..10));
-        assert_eq!(l.roll_back(), 10);
+        l.unmerge(&set(10..20));
         assert_eq!(l.counts(), [10, 0, 0, 10, 0]);
         assert_eq!(l.rolled_back(), 10);
     }
@@ -333,6 +495,40 @@ mod tests {
         l.commit(&set(5..10));
         l.next_epoch();
         assert_eq!((l.epoch(), l.total_committed(), l.total_quarantined()), (1, 9, 1));
+    }
+
+    #[test]
+    fn a_restored_ledger_has_everything_but_the_leases() {
+        let mut l = Ledger::new(100);
+        l.lease("a", 10, 4);
+        l.ack("a", 0, &set(0..20)).unwrap();
+        l.commit(&set(0..10));
+        l.quarantine("a", 0, 25).unwrap();
+        let r = Ledger::restore(100, &l.record(), &set(10..20));
+        assert_eq!(r.counts(), [79, 0, 10, 10, 1]);
+        assert_eq!(r.counts(), r.counted());
+    }
+
+    #[test]
+    fn only_what_others_get_again_counts_as_redelivered() {
+        let mut l = Ledger::new(40);
+        l.lease("a", 10, 2);
+        l.expire("a");
+        l.claim("a", &set(0..10));
+        assert_eq!(l.redelivered(), 0);
+        l.lease("b", 10, 1);
+        assert_eq!(l.redelivered(), 10);
+    }
+
+    #[test]
+    fn moving_back_to_a_cut_counts_what_is_lost() {
+        let mut l = Ledger::new(20);
+        let start = l.record();
+        l.lease("a", 10, 2);
+        l.ack("a", 0, &set(0..20)).unwrap();
+        l.commit(&set(0..15));
+        l.move_to(&start);
+        assert_eq!((l.counts(), l.rolled_back()), ([20, 0, 0, 0, 0], 20));
     }
 
     proptest! {
@@ -356,8 +552,9 @@ mod tests {
                     },
                     3 => { l.expire(who); held.remove(who); },
                     4 => { for r in merged.drain(..) { l.commit(&set(r)); } },
-                    _ => { l.roll_back(); merged.clear(); },
+                    _ => { for r in merged.drain(..) { l.unmerge(&set(r)); } },
                 }
+                prop_assert_eq!(l.counts(), l.counted());
                 if l.all_durable() {
                     l.next_epoch();
                     held.clear();

@@ -22,6 +22,7 @@ pub mod lease;
 pub mod ledger;
 pub mod manifest;
 pub mod pace;
+pub mod record;
 pub mod round;
 pub mod run;
 pub mod spec;

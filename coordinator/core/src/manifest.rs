@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use retort_data::ranges::RangeSet;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::round::Evaluation;
+
 /// The format that [`Manifest`] writes and reads.
 pub const FORMAT: u32 = 1;
 
@@ -17,7 +19,7 @@ pub const FORMAT: u32 = 1;
 pub const FILE_NAME: &str = "manifest.json";
 
 /// One cut of weights, optimizer, randomness, ledger and teacher versions.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Always [`FORMAT`].
     pub format: u32,
@@ -37,6 +39,10 @@ pub struct Manifest {
     pub positions: u64,
     /// The epoch this cut lies in.
     pub epoch: u32,
+    /// The weights stand at the start of this round.
+    pub round: u64,
+    /// Positions of `epoch` that the weights contain, along the whole lineage: the ledger's cut.
+    pub committed: RangeSet,
     /// Epochs the group is to train.
     pub epochs: u32,
     /// Positions of one epoch; each is to be merged once or quarantined.
@@ -111,6 +117,26 @@ pub struct HeldOut {
     pub samples: u64,
 }
 
+impl From<Evaluation> for HeldOut {
+    fn from(e: Evaluation) -> Self {
+        Self {
+            loss: e.loss,
+            accuracy: e.accuracy,
+            samples: e.samples,
+        }
+    }
+}
+
+impl From<HeldOut> for Evaluation {
+    fn from(h: HeldOut) -> Self {
+        Self {
+            loss: h.loss,
+            accuracy: h.accuracy,
+            samples: h.samples,
+        }
+    }
+}
+
 impl Manifest {
     /// The bytes that go to disk and that [`hash`] is taken of. Equal manifests give equal bytes:
     /// fields have a fixed order and maps are sorted.
@@ -136,7 +162,8 @@ pub fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-fn null_as_nan<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Error> {
+/// JSON has no NaN: a loss that is not finite is written as null.
+pub(crate) fn null_as_nan<'de, D: Deserializer<'de>>(input: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(input)?.unwrap_or(f64::NAN))
 }
 
@@ -166,6 +193,8 @@ mod tests {
             steps: 0,
             positions: 0,
             epoch: 0,
+            round: 0,
+            committed: RangeSet::new(),
             epochs: 2,
             positions_per_epoch: 100,
             seed: 1,
@@ -200,6 +229,23 @@ mod tests {
         let read = Manifest::from_bytes(&bytes).unwrap();
         assert_eq!(read, manifest());
         assert_eq!(hash(&read.to_bytes()), hash(&bytes));
+    }
+
+    #[test]
+    fn every_float_comes_back_as_it_was() {
+        for bits in (0..1_000u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 2) {
+            let held_out = HeldOut {
+                loss: f64::from_bits(bits),
+                accuracy: f64::from_bits(bits ^ 1),
+                samples: 1,
+            };
+            let bytes = Manifest {
+                held_out: Some(held_out),
+                ..manifest()
+            }
+            .to_bytes();
+            assert_eq!(Manifest::from_bytes(&bytes).unwrap().to_bytes(), bytes);
+        }
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use retort_data::ranges::RangeSet;
+use serde::{Deserialize, Serialize};
 
-use crate::manifest::Merge;
+use crate::manifest::{Merge, null_as_nan};
 
 /// What all replicas of a group do until the next merge.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RoundPlan {
     /// Rolled-back histories so far.
     pub generation: u64,
@@ -28,13 +29,15 @@ pub struct RoundPlan {
 }
 
 /// The teacher's measured lead, from held-out hard losses (nats).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Gate {
     /// Version of the teacher that was measured.
     pub teacher_version: u64,
     /// Its loss.
+    #[serde(deserialize_with = "null_as_nan")]
     pub teacher_loss: f64,
     /// The student's loss.
+    #[serde(deserialize_with = "null_as_nan")]
     pub student_loss: f64,
     /// `clamp((student - teacher) / student, 0, 1)`.
     pub lead: f64,
@@ -71,12 +74,34 @@ pub enum Start {
     Restore(u64),
     /// An empty contribution to the next merge; the optimizer state comes from this version, if any.
     Join(Option<u64>),
+    /// The state it has, with these untrained positions still its own.
+    Resume(RangeSet),
+}
+
+/// What a replica that lost its session still has. It asks to go on with it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Claim {
+    /// Group it trained.
+    pub part: String,
+    /// Rolled-back histories it knows of.
+    pub generation: u64,
+    /// Its state began at the start of this round.
+    pub round: u64,
+    /// Epoch of the positions.
+    pub epoch: u32,
+    /// Positions that its state contains since the round's start.
+    pub trained: RangeSet,
+    /// Positions leased and not trained.
+    pub held: RangeSet,
+    /// It still has the snapshot of the round's start that it was to publish.
+    pub snapshot: bool,
 }
 
 /// Mean loss and accuracy on the held-out samples.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean negative log-likelihood, nats.
+    #[serde(deserialize_with = "null_as_nan")]
     pub loss: f64,
     /// 0..=1.
     pub accuracy: f64,
@@ -108,19 +133,22 @@ pub struct Work {
 }
 
 /// Sums and counts over samples, so that means over replicas and rounds are right.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sums {
     /// Samples trained.
     pub samples: u64,
     /// Hard loss over `labelled`, nats.
+    #[serde(deserialize_with = "null_as_nan")]
     pub hard_loss: f64,
     /// Labelled samples.
     pub labelled: u64,
     /// KL at temperature T over `taught`, nats.
+    #[serde(deserialize_with = "null_as_nan")]
     pub kl: f64,
     /// Samples with soft targets.
     pub taught: u64,
     /// The teacher's share of the gradient, weighted by samples.
+    #[serde(deserialize_with = "null_as_nan")]
     pub gradient_share: f64,
     /// Seconds in optimizer steps.
     pub step_seconds: f64,
@@ -130,6 +158,17 @@ pub struct Sums {
     pub frame_bytes: u64,
     /// Largest staleness trained on.
     pub max_staleness: u64,
+}
+
+impl ClosedRound {
+    /// The plan as one member gets it.
+    pub fn plan_of(&self, member: &str) -> RoundPlan {
+        RoundPlan {
+            steps: self.steps.get(member).copied().unwrap_or(self.plan.steps),
+            publish: self.publisher.as_deref() == Some(member),
+            ..self.plan.clone()
+        }
+    }
 }
 
 impl Sums {
@@ -157,14 +196,16 @@ pub struct ClosedRound {
     pub round: u64,
     /// Members in merge order with their weights (samples); 0 holds no weights.
     pub members: Vec<(String, u64)>,
+    /// Steps of each member in the next round, by measured rate.
+    pub steps: BTreeMap<String, u32>,
     /// Member that publishes the merged state, if one shall.
     pub publisher: Option<String>,
-    /// What everybody does next (`publish` set for the publisher only).
+    /// What everybody does next, but for `steps` and `publish`, which differ by member.
     pub plan: RoundPlan,
 }
 
 /// What a version about to be published contains; the shell writes it into the manifest.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ticket {
     /// Group.
     pub group: String,
@@ -178,6 +219,8 @@ pub struct Ticket {
     pub positions: u64,
     /// Epoch it stands in.
     pub epoch: u32,
+    /// Positions of that epoch in it, along the whole lineage.
+    pub committed: RangeSet,
     /// Merges since the parent.
     pub merges: Vec<Merge>,
     /// Positions taken out of this epoch so far.
@@ -185,7 +228,7 @@ pub struct Ticket {
 }
 
 /// Means over one round, for curves.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Point {
     /// Optimizer steps so far.
     pub step: u64,

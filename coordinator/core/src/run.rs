@@ -2,6 +2,8 @@
 //!
 //! Inputs are method calls with the time; what others must be told comes out of `poll_command`.
 
+mod control;
+mod durable;
 mod membership;
 #[cfg(test)]
 mod tests;
@@ -12,9 +14,12 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::group::Group;
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{Millis, Role, Session};
-use crate::lease::Reason;
-use crate::round::{ClosedRound, RoundPlan, Start};
+use crate::lease::{Answer, Reason};
+use crate::record::Key;
+use crate::round::{Claim, ClosedRound, RoundPlan, Start};
 use crate::spec::RunSpec;
 use crate::teacher::Teacher;
 
@@ -22,12 +27,15 @@ use crate::teacher::Teacher;
 const EVENT_LIMIT: usize = 256;
 
 /// Where a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Fixed teachers are still to be provided.
     Waiting,
     /// Groups train.
     Running,
+    /// Replicas finish what they hold, and wait.
+    Paused,
     /// Replicas contribute and publish, then leave.
     Stopping,
     /// Ended on request; the merged state is durable.
@@ -44,6 +52,7 @@ impl State {
         match self {
             Self::Waiting => "waiting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Done => "done",
@@ -78,6 +87,21 @@ pub enum Message {
     },
     /// Student worker: servers or versions of a teacher changed.
     Endpoints(Endpoints),
+    /// Student worker: its leases in this round were taken away; it joins the next merge with
+    /// nothing.
+    Revoke {
+        /// Generation of the round.
+        generation: u64,
+        /// The round; a worker that is past it has joined already.
+        round: u64,
+    },
+    /// Student worker: the sample at this place of the order can't be trained on.
+    Poison {
+        /// Epoch.
+        epoch: u32,
+        /// Position.
+        position: u64,
+    },
     /// The run has ended.
     Finish(String),
 }
@@ -127,6 +151,14 @@ pub struct Registration {
     pub address: String,
     /// Device, for the status.
     pub device: String,
+    /// Which process of that name asks; another number is another process.
+    pub process: u64,
+    /// Counts the process's requests to register, so that a late copy is known as one.
+    pub attempt: u64,
+    /// Student workers: what it still has of a former session.
+    pub claim: Option<Claim>,
+    /// Student workers: floors that hold in it.
+    pub floors: BTreeMap<String, u64>,
 }
 
 /// A granted registration.
@@ -140,6 +172,8 @@ pub struct Admission {
     pub start: Option<(Start, RoundPlan)>,
     /// Student workers: their teachers.
     pub teachers: Vec<Endpoints>,
+    /// Student workers: epoch and position of samples that can't be trained on.
+    pub poison: Vec<(u32, u64)>,
     /// Teacher servers: versions to load, oldest first.
     pub stage: Vec<u64>,
     /// Teacher servers: version that serves.
@@ -178,6 +212,12 @@ pub struct Member {
     pub last_seen: Millis,
     /// Its newest heartbeat.
     pub heartbeat: Heartbeat,
+    /// Teacher servers: where students reach it.
+    pub address: String,
+    /// The process and the newest of its requests to register.
+    registered: (u64, u64),
+    /// The newest grant and the request it answered, until the worker says that it has it.
+    answered: Option<(u64, Answer)>,
 }
 
 /// State of one run.
@@ -194,11 +234,23 @@ pub struct Run {
     incarnations: BTreeMap<String, u64>,
     groups: Vec<Group>,
     teachers: Vec<Teacher>,
+    /// Live members by role and part.
+    taken: BTreeMap<(Role, String), u32>,
+    /// Workers that were asked to leave for good.
+    drained: BTreeSet<String>,
+    /// No session ends before this.
+    quiet_until: Millis,
+    /// When time was last looked at.
+    looked: Millis,
+    /// When to look for overdue replicas.
+    overdue_check: Option<Millis>,
     waiting_for: BTreeMap<String, Reason>,
     lost_rejections: BTreeMap<String, BTreeMap<String, u64>>,
     commands: VecDeque<Command>,
     events: VecDeque<(Millis, String)>,
     revision: u64,
+    /// Records that changed since they were last taken, the groups' own apart.
+    dirty: BTreeSet<Key>,
 }
 
 impl Run {
@@ -226,57 +278,23 @@ impl Run {
             incarnations: BTreeMap::new(),
             groups,
             teachers,
+            taken: BTreeMap::new(),
+            drained: BTreeSet::new(),
+            quiet_until: Millis(u64::MAX),
+            looked: now,
+            overdue_check: None,
             waiting_for: BTreeMap::new(),
             lost_rejections: BTreeMap::new(),
             commands: VecDeque::new(),
             events: VecDeque::new(),
             revision: 1,
+            dirty: BTreeSet::from([Key::Run]),
         }
     }
 
     /// The next thing to carry out.
     pub fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
-    }
-
-    /// Ends the run in order.
-    pub fn stop(&mut self, reason: &str, now: Millis) {
-        if self.state.ended() || self.state == State::Stopping {
-            return;
-        }
-        self.state = State::Stopping;
-        self.reason = reason.to_owned();
-        self.event(now, format!("stopping: {reason}"));
-        self.stop_if_safe(now);
-    }
-
-    fn stop_if_safe(&mut self, now: Millis) {
-        // A group whose replicas are all gone can publish nothing more: what they merged since the
-        // newest manifest is rolled back when the group goes on.
-        let idle = |g: &Group| g.is_done() || g.replicas().next().is_none();
-        if self.state == State::Stopping && self.groups.iter().all(idle) {
-            let reason = self.reason.clone();
-            self.end(State::Stopped, reason, now);
-        }
-    }
-
-    fn end(&mut self, state: State, reason: String, now: Millis) {
-        if self.state.ended() {
-            return;
-        }
-        self.state = state;
-        self.event(now, format!("run is {}: {reason}", state.name()));
-        self.reason = reason.clone();
-        for worker in self.members.keys() {
-            self.commands.push_back(Command::Send {
-                worker: worker.clone(),
-                message: Message::Finish(reason.clone()),
-            });
-        }
-        let parked: Vec<String> = self.groups.iter_mut().flat_map(Group::drop_holders).collect();
-        if !parked.is_empty() {
-            self.commands.push_back(Command::AbortRound { workers: parked });
-        }
     }
 
     fn event(&mut self, now: Millis, text: String) {

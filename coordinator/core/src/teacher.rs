@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::record::{self, Record};
 use crate::round::Evaluation;
 use crate::spec::TeacherSpec;
 
@@ -36,8 +37,8 @@ impl Server {
 pub struct Teacher {
     /// What it is.
     pub spec: TeacherSpec,
-    /// Published versions with their held-out results.
-    versions: BTreeMap<u64, Option<Evaluation>>,
+    /// Published versions: place in the timetable and held-out result.
+    versions: BTreeMap<u64, (u64, Option<Evaluation>)>,
     /// Lockstep: which version is the n-th of the timetable.
     by_index: BTreeMap<u64, u64>,
     /// Version that serves.
@@ -46,6 +47,9 @@ pub struct Teacher {
     pub floor: u64,
     /// Versions activated so far.
     pub activations: u64,
+    /// The version on its way to serve. It is not given up for a newer one, or a teacher that
+    /// publishes faster than floors are acknowledged would never serve.
+    next: Option<u64>,
     /// Live servers by worker.
     pub servers: BTreeMap<String, Server>,
 }
@@ -81,14 +85,72 @@ impl Teacher {
             active: None,
             floor: 0,
             activations: 0,
+            next: None,
             servers: BTreeMap::new(),
         }
     }
 
     /// A version is durable; `index` is its place in the lockstep timetable.
     pub fn publish(&mut self, version: u64, index: u64, held_out: Option<Evaluation>) {
-        self.versions.insert(version, held_out);
+        self.versions.insert(version, (index, held_out));
         self.by_index.insert(index, version);
+    }
+
+    /// Versions above the newest intact one can't be loaded any more; where one of them served, the
+    /// newest intact one serves again, and the floor falls with it. Gives those forgotten.
+    ///
+    /// Only at a restart: students take the floor of the new term's admission as it is.
+    pub fn forget_above(&mut self, newest: Option<u64>, max_staleness: u64) -> Vec<u64> {
+        let from = newest.map_or(0, |v| v + 1);
+        let gone: Vec<u64> = self.versions.range(from..).map(|(v, _)| *v).collect();
+        for version in &gone {
+            self.versions.remove(version);
+        }
+        self.by_index.retain(|_, v| !gone.contains(v));
+        // Where a version was published again, its place belongs to the one that is left.
+        for (version, (index, _)) in &self.versions {
+            self.by_index.entry(*index).or_insert(*version);
+        }
+        if self.active > newest {
+            self.active = newest;
+            self.next = None;
+        }
+        let oldest = self.active.map_or(0, |a| a.saturating_sub(max_staleness));
+        self.floor = self.floor.min(oldest);
+        for server in self.servers.values_mut() {
+            server.staged.retain(|v| !gone.contains(v));
+            server.asked.retain(|v| !gone.contains(v));
+            server.active = server.active.min(newest);
+        }
+        gone
+    }
+
+    /// What survives the coordinator, but for the versions.
+    pub fn record(&self) -> record::Teacher {
+        record::Teacher {
+            name: self.spec.name.clone(),
+            active: self.active,
+            floor: self.floor,
+            activations: self.activations,
+        }
+    }
+
+    /// One published version, as it survives the coordinator.
+    pub fn version_record(&self, version: u64) -> Option<Record> {
+        let (index, held_out) = *self.versions.get(&version)?;
+        Some(Record::Version(record::Version {
+            teacher: self.spec.name.clone(),
+            version,
+            index,
+            held_out,
+        }))
+    }
+
+    /// Takes up what [`Teacher::record`] wrote.
+    pub fn restore(&mut self, r: &record::Teacher) {
+        self.active = r.active;
+        self.floor = r.floor;
+        self.activations = r.activations;
     }
 
     /// Newest published version.
@@ -98,7 +160,7 @@ impl Teacher {
 
     /// Held-out result of a version.
     pub fn held_out(&self, version: u64) -> Option<Evaluation> {
-        self.versions.get(&version).copied().flatten()
+        self.versions.get(&version).and_then(|(_, held_out)| *held_out)
     }
 
     /// The active version that stands at this place of the timetable.
@@ -131,11 +193,15 @@ impl Teacher {
         let candidate = match (in_turn, self.active) {
             (true, Some(active)) => *self.versions.range(active + 1..).next()?.0,
             (true, None) => *self.versions.keys().next()?,
-            (false, _) => self.newest()?,
+            (false, _) => self
+                .next
+                .filter(|v| self.versions.contains_key(v))
+                .or(self.newest())?,
         };
         if self.active >= Some(candidate) {
             return None;
         }
+        self.next = Some(candidate);
         let ask: Vec<String> = self
             .servers
             .iter_mut()
@@ -160,6 +226,7 @@ impl Teacher {
             return None;
         }
         self.active = Some(candidate);
+        self.next = None;
         self.activations += 1;
         Some(Step::Activate {
             version: candidate,
@@ -240,6 +307,37 @@ mod tests {
         );
         assert_eq!(t.at_index(1), Some(1));
         assert_eq!(t.at_index(2), None, "published, but not active");
+    }
+
+    #[test]
+    fn a_damaged_version_is_not_waited_for() {
+        let mut t = teacher();
+        t.next_step(&[], 1, false);
+        t.publish(1, 1, None);
+        assert_eq!(t.forget_above(Some(0), 1), [1]);
+        assert_eq!(t.next_step(&[], 1, false), None);
+        t.publish(2, 1, None);
+        assert!(matches!(
+            t.next_step(&[], 1, true),
+            Some(Step::Stage { version: 2, .. })
+        ));
+    }
+
+    #[test]
+    fn where_the_serving_version_is_lost_the_newest_intact_one_serves_and_the_floor_falls() {
+        let mut t = teacher();
+        t.publish(1, 1, None);
+        (t.active, t.floor) = (Some(1), 1);
+        let server = t.servers.values_mut().next().expect("one server");
+        server.staged = [0, 1].into();
+        assert_eq!(t.forget_above(Some(0), 0), [1]);
+        assert_eq!((t.active, t.floor), (Some(0), 0));
+        let server = t.servers.values().next().expect("one server");
+        assert_eq!(
+            server.staged,
+            [0].into(),
+            "nobody is sent to a version that is gone"
+        );
     }
 
     #[test]

@@ -1,11 +1,10 @@
 use std::time::Duration;
 
 use retort_coordinator_core::ids::{Role, Session};
-use retort_coordinator_core::lease::{Answer, Reason};
 use retort_coordinator_core::run::{Heartbeat, Registration, Rejected};
-use retort_proto::{PROTOCOL, pb, ranges_from, required};
+use retort_proto::{PROTOCOL, pb, ranges_from, required, versions_from};
 use retort_runtime::{OnError, TaskGroup};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
@@ -51,16 +50,17 @@ impl pb::fleet_server::Fleet for FleetService {
         let request = request.into_inner();
         let role = role(request.role)?;
         worker_name(&request.worker)?;
+        let worker = request.worker;
         let reply = self
             .brain
-            .ask_until(wait(request.wait_ms), move |brain, _| {
+            .ask_until(wait(request.wait_ms), move |brain| {
                 let term = brain.term;
                 // Runs take turns: only the first that has not ended is offered.
                 let entry = brain.runs.iter().find(|e| !e.run.state().0.ended())?;
-                entry.run.wants(role).then(|| pb::NextRunReply {
+                entry.run.wants(role, &worker).then(|| pb::NextRunReply {
                     run: entry.run.spec.id.clone(),
-                    job_toml: entry.job_toml.clone(),
-                    seed: entry.seed,
+                    job_toml: entry.submission.job_toml.clone(),
+                    seed: entry.submission.seed,
                     term,
                 })
             })
@@ -86,6 +86,10 @@ impl pb::fleet_server::Fleet for FleetService {
             dataset_digest: r.dataset_digest,
             address: r.address,
             device: r.device,
+            process: r.process,
+            attempt: r.attempt,
+            claim: r.claim.map(TryInto::try_into).transpose()?,
+            floors: versions_from(r.floors),
         };
         if registration.role == Role::TeacherServer && !registration.address.starts_with("http") {
             return Err(Status::invalid_argument(format!(
@@ -156,7 +160,11 @@ impl pb::fleet_server::Fleet for FleetService {
                     break;
                 }
             }
-            let _ = brain.ask(move |b| b.entry(&session.run).map(|e| e.detach(&session))).await;
+            // Closed first: a newer stream of the same worker must stay.
+            drop(from_brain);
+            let _ = brain
+                .peek(move |b| b.entry(&session.run).map(|e| e.detach(&session.worker)))
+                .await;
             Ok(())
         });
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -165,22 +173,34 @@ impl pb::fleet_server::Fleet for FleetService {
     async fn lease(&self, request: Request<pb::LeaseRequest>) -> Result<Response<pb::LeaseReply>, Status> {
         let request = request.into_inner();
         let session: Session = required(request.session, "session")?;
-        let answer = self
-            .brain
-            .ask_until(wait(request.wait_ms), move |brain, last| {
+        if request.sequence == 0 {
+            return Err(Status::invalid_argument(
+                "sequence = 0: requests are numbered from 1",
+            ));
+        }
+        let asked = (request.sequence, request.received);
+        let held_open = u64::try_from(wait(request.wait_ms).as_millis()).unwrap_or(u64::MAX);
+        let (reply, answer) = oneshot::channel();
+        self.brain
+            .tell(move |brain| {
                 let now = brain.now();
-                let entry = match brain.entry(&session.run) {
-                    Ok(entry) => entry,
-                    Err(status) => return Some(Err(status)),
+                let times = (now, now.plus(held_open));
+                let effect = match brain.entry(&session.run) {
+                    Ok(entry) => entry.lease((session, asked), times, reply),
+                    Err(status) => {
+                        let _ = reply.send(Err(status));
+                        None
+                    }
                 };
-                match entry.run.lease(&session, now).map_err(refusal) {
-                    // Only others can end these waits.
-                    Ok(Answer::Idle(Reason::Closing | Reason::Pace)) if !last => None,
-                    answer => Some(answer),
+                if let Some(effect) = effect {
+                    brain.effect(effect);
                 }
             })
             .await?;
-        let answer = answer.ok_or_else(|| Status::unavailable("the coordinator is shutting down"))??;
+        // Its sender is dropped when another question of the same worker takes its place.
+        let answer = answer
+            .await
+            .map_err(|_| Status::unavailable("asked again, or shutting down"))??;
         Ok(Response::new((&answer).into()))
     }
 
@@ -257,7 +277,7 @@ impl pb::fleet_server::Fleet for FleetService {
 async fn beat(brain: &Handle, message: pb::ControlUp) -> Result<pb::ControlDown, Status> {
     let (session, heartbeat) = <(Session, Heartbeat)>::try_from(message)?;
     brain
-        .ask(move |brain| {
+        .peek(move |brain| {
             let now = brain.now();
             brain
                 .entry(&session.run)?

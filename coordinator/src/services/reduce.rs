@@ -54,17 +54,28 @@ impl pb::reduce_server::Reduce for ReduceService {
         let (reply, merged) = oneshot::channel();
         let weights = weights.freeze();
         self.brain
-            .ask(move |brain| {
+            .tell(move |brain| {
                 let now = brain.now();
-                brain
-                    .entry(&session.run)?
-                    .contribute((session, work), weights, now, reply);
-                Ok::<_, Status>(())
+                let effect = match brain.entry(&session.run) {
+                    Ok(entry) => entry.contribute((session, work), weights, now, reply),
+                    Err(status) => {
+                        let _ = reply.send(Err(status));
+                        None
+                    }
+                };
+                if let Some(effect) = effect {
+                    brain.effect(effect);
+                }
             })
-            .await??;
-        let (plan, weights) = merged
+            .await?;
+        let gone = || Status::unavailable("the coordinator is shutting down");
+        let (plan, mut merging) = merged.await.map_err(|_| gone())??;
+        let merged = merging
+            .wait_for(Option::is_some)
             .await
-            .map_err(|_| Status::unavailable("the coordinator is shutting down"))??;
+            .map_err(|_| gone())?
+            .clone();
+        let weights = merged.ok_or_else(gone)??;
         let message = |part| Ok(pb::ContributeReply { part: Some(part) });
         let header = pb::Merged {
             plan: Some((&plan).into()),

@@ -1,10 +1,12 @@
 use std::path::Path;
 
+use retort_coordinator_core::ids::{Millis, Refusal};
 use retort_coordinator_core::run::Run;
 use retort_proto::pb;
 use tonic::{Request, Response, Status};
 
-use crate::brain::Handle;
+use crate::brain::{Handle, Submission};
+use crate::services::refusal;
 use crate::spec::{Data, run_spec};
 
 /// Hexadecimal digits of a data set digest.
@@ -41,8 +43,9 @@ impl pb::runs_server::Runs for RunsService {
         let run = self
             .brain
             .ask(move |brain| {
+                let order = brain.runs.len() as u64;
                 let id = if r.run.is_empty() {
-                    format!("{}-{}", job.run.name, brain.runs.len() + 1)
+                    format!("{}-{}", job.run.name, order + 1)
                 } else {
                     r.run
                 };
@@ -51,11 +54,19 @@ impl pb::runs_server::Runs for RunsService {
                 }
                 let data = Data {
                     positions: r.positions,
-                    digest: r.dataset_digest,
+                    digest: r.dataset_digest.clone(),
                 };
-                let seed = if r.seed == 0 { job.run.seed } else { r.seed };
                 let run = Run::new(run_spec(id.clone(), &job, data), brain.term, brain.now());
-                brain.add_run(run, (job.run.name.clone(), r.job_toml, seed));
+                let submission = Submission {
+                    order,
+                    id: id.clone(),
+                    name: job.run.name.clone(),
+                    seed: if r.seed == 0 { job.run.seed } else { r.seed },
+                    job_toml: r.job_toml,
+                    positions: r.positions,
+                    dataset_digest: r.dataset_digest,
+                };
+                brain.add_run(run, submission);
                 Ok(id)
             })
             .await??;
@@ -64,13 +75,44 @@ impl pb::runs_server::Runs for RunsService {
 
     async fn stop(&self, request: Request<pb::StopRequest>) -> Result<Response<pb::StopReply>, Status> {
         let r = request.into_inner();
+        self.control(r.run, move |run, now| {
+            run.stop(&r.reason, now);
+            Ok(())
+        })
+        .await?;
+        Ok(Response::new(pb::StopReply {}))
+    }
+
+    async fn pause(&self, request: Request<pb::PauseRequest>) -> Result<Response<pb::PauseReply>, Status> {
+        self.control(request.into_inner().run, Run::pause).await?;
+        Ok(Response::new(pb::PauseReply {}))
+    }
+
+    async fn resume(&self, request: Request<pb::ResumeRequest>) -> Result<Response<pb::ResumeReply>, Status> {
+        self.control(request.into_inner().run, Run::resume).await?;
+        Ok(Response::new(pb::ResumeReply {}))
+    }
+
+    async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainReply>, Status> {
+        let r = request.into_inner();
+        self.control(r.run, move |run, now| run.drain(&r.worker, now))
+            .await?;
+        Ok(Response::new(pb::DrainReply {}))
+    }
+}
+
+impl RunsService {
+    /// Asks something of a run (empty: the newest).
+    async fn control(
+        &self,
+        run: String,
+        verb: impl FnOnce(&mut Run, Millis) -> Result<(), Refusal> + Send + 'static,
+    ) -> Result<(), Status> {
         self.brain
             .ask(move |brain| {
                 let now = brain.now();
-                brain.entry(&r.run)?.run.stop(&r.reason, now);
-                Ok::<_, Status>(())
+                verb(&mut brain.entry(&run)?.run, now).map_err(refusal)
             })
-            .await??;
-        Ok(Response::new(pb::StopReply {}))
+            .await?
     }
 }

@@ -27,7 +27,7 @@ impl StatusService {
 
 async fn get(brain: &Handle, run: String, curves: bool) -> Result<pb::RunStatus, Status> {
     brain
-        .ask(move |brain| {
+        .peek(move |brain| {
             let (now, term) = (brain.now(), brain.term);
             brain.entry(&run).map(|e| run_status(e, curves, now, term))
         })
@@ -47,7 +47,7 @@ impl pb::status_server::Status for StatusService {
     ) -> Result<Response<pb::ListRunsReply>, Status> {
         let runs = self
             .brain
-            .ask(|brain| {
+            .peek(|brain| {
                 let (now, term) = (brain.now(), brain.term);
                 brain
                     .runs

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::brain::Handle;
 use crate::services::store_error;
+use crate::store::Error;
 
 /// Largest file of a version.
 const MAX_FILE: u64 = 16 << 30;
@@ -33,16 +34,23 @@ impl pb::versions_server::Versions for VersionsService {
         let files = receive(&mut parts, &header.files).await?;
         let (id, store) = self
             .brain
-            .ask(|brain| (brain.upload_id(), brain.store.clone()))
+            .peek(|brain| (brain.upload_id(), brain.store.clone()))
             .await?;
         // Writing and syncing block: not on the runtime's own threads.
         let staged = tokio::task::spawn_blocking(move || store.stage(id, &files))
             .await
-            .map_err(|e| Status::internal(e.to_string()))?
-            .map_err(store_error)?;
+            .map_err(|e| Status::internal(e.to_string()))?;
         let version = match by {
             By::Round(round) => {
                 let session: Session = required(round.session, "session")?;
+                let staged = match staged {
+                    Ok(staged) => staged,
+                    Err(e @ Error::Io { .. }) => {
+                        let refused = self.brain.ask(move |b| b.not_written(&session, &e)).await?;
+                        return Err(refused);
+                    }
+                    Err(e) => return Err(store_error(e)),
+                };
                 self.brain
                     .ask(move |b| {
                         b.commit_round((&session, round.generation, round.round), &staged, held_out)
@@ -50,6 +58,7 @@ impl pb::versions_server::Versions for VersionsService {
                     .await??
             }
             By::Teacher(t) => {
+                let staged = staged.map_err(store_error)?;
                 self.brain
                     .ask(move |b| b.commit_provided((&t.run, &t.teacher), &staged, held_out))
                     .await??
@@ -62,7 +71,7 @@ impl pb::versions_server::Versions for VersionsService {
 
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let r = request.into_inner();
-        let store = self.brain.ask(|brain| brain.store.clone()).await?;
+        let store = self.brain.peek(|brain| brain.store.clone()).await?;
         let read = move || store.read((&r.run, &r.group), r.version, &r.file);
         let (version, bytes, blake3) = tokio::task::spawn_blocking(read)
             .await
@@ -92,7 +101,7 @@ impl pb::versions_server::Versions for VersionsService {
         request: Request<pb::ListVersionsRequest>,
     ) -> Result<Response<pb::ListVersionsReply>, Status> {
         let r = request.into_inner();
-        let store = self.brain.ask(|brain| brain.store.clone()).await?;
+        let store = self.brain.peek(|brain| brain.store.clone()).await?;
         let mut versions = Vec::new();
         for version in store.versions(&r.run, &r.group) {
             let (bytes, _) = store.manifest(&r.run, &r.group, version).map_err(store_error)?;

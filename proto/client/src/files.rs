@@ -21,6 +21,20 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Asking again is no use: the version is not there, or the request is wrong.
+    pub fn is_final(&self) -> bool {
+        use tonic::Code;
+        match self {
+            Self::Status(s) => matches!(
+                s.code(),
+                Code::NotFound | Code::InvalidArgument | Code::PermissionDenied
+            ),
+            Self::Corrupt { .. } => false,
+        }
+    }
+}
+
 /// A downloaded file.
 #[derive(Debug, Clone)]
 pub struct FetchedFile {

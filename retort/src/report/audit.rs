@@ -94,6 +94,8 @@ pub enum Finding {
         epochs: u32,
         samples: u64,
     },
+    #[error("version {version}: its ledger cut is not what its lineage holds of the epoch")]
+    WrongCut { version: u64 },
     #[error("version {version} records {recorded} merged positions, its lineage holds {found}")]
     Miscounted { version: u64, recorded: u64, found: u64 },
 }

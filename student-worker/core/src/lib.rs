@@ -1,15 +1,16 @@
-//! The worker's own state machine: leases, prefetch, steps, rounds and floors of one session.
+//! The worker's own state machine: sessions, leases, prefetch, steps, rounds and floors.
 //!
 //! Pure and synchronous: no clock, no randomness, no I/O; the simulator drives this very code. It
 //! must never depend on tokio, tonic or burn. Frames are opaque to it (`F`).
 //!
 //! ```text
-//!   lease_answer, frame, frame_failed, began, published, trained, merged, floor, endpoints, finish
+//!   admitted, lost, set_silent, lease_answer, frame, began, trained, merged, published, floor, ...
 //!          │
 //!          ▼
 //!   ┌─────────────┐  poll_command()
-//!   │   Worker    ├──▶ AskLease ─ Want ─ BeginRound ─ Train ─ Contribute ─ Release ─ Beat ─ Leave
-//!   └─────────────┘
+//!   │   Worker    ├──▶ coordinator: Register, AskLease, Contribute, Publish, Release, Reject, Beat
+//!   └─────────────┘    teacher:     Want
+//!                      trainer:     Become, BeginRound, Train, Adopt   (in this order of sending)
 //! ```
 //!
 //! One block's way: leased, wanted from every teacher of the mixture, trained batch by batch on the
@@ -19,4 +20,4 @@ mod queue;
 mod worker;
 
 pub use queue::{Batch, BlockId};
-pub use worker::{Command, Setup, StepDone, Worker};
+pub use worker::{Admitted, Command, Setup, StepDone, Worker};

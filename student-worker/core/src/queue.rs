@@ -73,8 +73,14 @@ impl<F: Clone> Queue<F> {
                 batches.push_back(at..next);
                 at = next;
             }
+            let id = BlockId { epoch, block };
+            if let Some(known) = self.find(id) {
+                // Two parts of one block share its frames.
+                known.batches.extend(batches);
+                continue;
+            }
             self.blocks.push_back(Block {
-                id: BlockId { epoch, block },
+                id,
                 whole,
                 batches,
                 fresh: true,
@@ -116,14 +122,56 @@ impl<F: Clone> Queue<F> {
         self.blocks.iter_mut().find(|b| b.id == id)
     }
 
+    /// Epoch and positions of all that was not trained.
+    pub(crate) fn held(&self) -> Option<(u32, RangeSet)> {
+        let epoch = self.blocks.front()?.id.epoch;
+        let batches = self.blocks.iter().flat_map(|b| &b.batches);
+        Some((epoch, batches.cloned().collect()))
+    }
+
     /// Gives up everything that was not trained.
     pub(crate) fn drain(&mut self) -> Option<(u32, RangeSet)> {
-        let epoch = self.blocks.front()?.id.epoch;
-        let mut left = RangeSet::new();
-        for positions in self.blocks.drain(..).flat_map(|b| b.batches) {
-            left.insert(positions);
+        let held = self.held();
+        self.blocks.clear();
+        held
+    }
+
+    /// Keeps only these positions.
+    pub(crate) fn retain(&mut self, kept: &RangeSet) {
+        for block in &mut self.blocks {
+            let pieces = block.batches.drain(..).map(RangeSet::from);
+            block.batches = pieces
+                .flat_map(|batch| batch.intersect(kept).iter().collect::<Vec<_>>())
+                .collect();
         }
-        Some((epoch, left))
+        self.blocks.retain(|b| !b.batches.is_empty());
+    }
+
+    /// Takes back a batch that was not trained, without one of its positions.
+    pub(crate) fn put_back(&mut self, batch: Batch<F>, without: u64) {
+        let pieces = [batch.positions.start..without, without + 1..batch.positions.end];
+        let front = self.blocks.front().is_some_and(|b| b.id == batch.id);
+        if !front {
+            self.blocks.push_front(Block {
+                id: batch.id,
+                whole: self.grid.range(batch.id.block),
+                batches: VecDeque::new(),
+                fresh: false,
+                exact: BTreeMap::new(),
+                wanted: BTreeMap::new(),
+                frames: BTreeMap::new(),
+            });
+        }
+        if let Some(block) = self.blocks.front_mut() {
+            block.fresh |= batch.first_of_block;
+            for (teacher, version, frame) in batch.frames {
+                block.frames.entry(teacher).or_insert((version, frame));
+            }
+            for piece in pieces.into_iter().rev().filter(|p| !p.is_empty()) {
+                block.batches.push_front(piece);
+            }
+        }
+        self.blocks.retain(|b| !b.batches.is_empty());
     }
 
     pub(crate) fn is_empty(&self) -> bool {

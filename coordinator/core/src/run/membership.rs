@@ -1,36 +1,28 @@
 //! Who takes part: registration, heartbeats, and how a session ends.
 
 use crate::ids::{Millis, Refusal, Role, Session};
+use crate::record::Key;
+use crate::round::Start;
 use crate::run::{Admission, Command, Heartbeat, Member, Registration, Run, State};
 
 impl Run {
-    /// Whether a process of this role would get a part.
-    pub fn wants(&self, role: Role) -> bool {
-        !self.state.ended() && self.state != State::Stopping && self.vacant_part(role, "").is_some()
+    /// Whether this process would get a part.
+    pub fn wants(&self, role: Role, worker: &str) -> bool {
+        let open = !self.state.ended() && self.state != State::Stopping;
+        let known = self.members.get(worker).is_some_and(|m| m.session.role == role);
+        open && !self.drained.contains(worker) && (known || self.vacant_part(role, "").is_some())
     }
 
     /// Takes a process in.
     pub fn register(&mut self, r: Registration, now: Millis) -> Result<Admission, Refusal> {
-        if r.dataset_digest != self.spec.dataset_digest {
-            return Err(Refusal::Mismatch(format!(
-                "data set digest of {} is {:?}, the run's is {:?}: both must read the same data",
-                r.worker, r.dataset_digest, self.spec.dataset_digest
-            )));
-        }
-        if self.state.ended() {
-            return Err(Refusal::Gone(format!(
-                "run {} is {}",
-                self.spec.id,
-                self.state.name()
-            )));
-        }
-        let previous = self
-            .members
-            .get(&r.worker)
-            .map(|m| m.part.clone())
-            .unwrap_or_default();
-        if self.members.contains_key(&r.worker) {
-            self.remove(&r.worker, "it registered again", now);
+        self.check_registration(&r)?;
+        let former = self.members.get(&r.worker).map(|m| m.part.clone());
+        let claimed = r.claim.as_ref().map(|c| c.part.clone());
+        let previous = former.clone().or(claimed).unwrap_or_default();
+        self.wait_for_former(&r, &previous, now)?;
+        if former.is_some() {
+            let died = r.claim.is_none();
+            self.remove(&r.worker, died, "it registered again", now);
         }
         let part = self
             .vacant_part(r.role, &previous)
@@ -38,6 +30,9 @@ impl Run {
                 run: self.spec.id.clone(),
                 role: r.role,
             })?;
+        if r.role == Role::StudentWorker && part != previous {
+            self.wait_for_former(&r, &part, now)?;
+        }
         let incarnation = self.incarnations.entry(r.worker.clone()).or_default();
         *incarnation += 1;
         let session = Session {
@@ -52,6 +47,7 @@ impl Run {
             part: part.clone(),
             start: None,
             teachers: Vec::new(),
+            poison: Vec::new(),
             stage: Vec::new(),
             active: None,
         };
@@ -61,27 +57,38 @@ impl Run {
             device: r.device,
             last_seen: now,
             heartbeat: Heartbeat::default(),
+            address: r.address,
+            registered: (r.process, r.attempt),
+            answered: None,
         };
         match r.role {
             Role::TeacherServer => {
                 let max_staleness = self.spec.max_staleness;
                 let teacher = self.teacher_mut(&part).expect("a vacant part exists");
-                admission.stage = teacher.join(&r.worker, &r.address, max_staleness);
+                admission.stage = teacher.join(&r.worker, &member.address, max_staleness);
                 admission.active = teacher.active;
             }
             Role::StudentWorker => {
                 let group = self.group_mut(&part).expect("a vacant part exists");
-                admission.start = Some(group.admit(&r.worker, session.incarnation, now));
+                let who = (r.worker.as_str(), session.incarnation);
+                let (start, plan) = group.admit(who, r.claim.as_ref(), now);
+                admission.poison = group.poison().copied().collect();
                 let teachers = group.spec.teachers.clone();
                 admission.teachers = teachers.iter().filter_map(|t| self.endpoints(t)).collect();
-                member.heartbeat.floors = admission
-                    .teachers
-                    .iter()
-                    .map(|e| (e.teacher.clone(), e.floor))
-                    .collect();
+                // What is resumed may hold older frames; whoever starts anew has none. A floor that
+                // fell with lost versions is held no higher than it is.
+                let resumes = matches!(start, Start::Resume(_));
+                let floors = admission.teachers.iter().map(|e| {
+                    let claimed = r.floors.get(&e.teacher).copied().unwrap_or(0);
+                    let held = if resumes { claimed.min(e.floor) } else { e.floor };
+                    (e.teacher.clone(), held)
+                });
+                member.heartbeat.floors = floors.collect();
+                admission.start = Some((start, plan));
             }
         }
-        self.members.insert(r.worker.clone(), member);
+        self.add_member(member);
+        self.dirty.insert(Key::Member(r.worker.clone()));
         self.event(
             now,
             format!(
@@ -92,11 +99,69 @@ impl Run {
         Ok(admission)
     }
 
+    fn check_registration(&self, r: &Registration) -> Result<(), Refusal> {
+        if r.dataset_digest != self.spec.dataset_digest {
+            return Err(Refusal::Mismatch(format!(
+                "data set digest of {} is {:?}, the run's is {:?}: both must read the same data",
+                r.worker, r.dataset_digest, self.spec.dataset_digest
+            )));
+        }
+        if self.state.ended() {
+            return Err(Refusal::Gone(format!(
+                "run {} is {}",
+                self.spec.id,
+                self.state.name()
+            )));
+        }
+        let known = self.members.get(&r.worker).map(|m| m.registered);
+        if known.is_some_and(|(process, attempt)| process == r.process && r.attempt <= attempt) {
+            // Its process has registered since, and may be training: this copy must not fence it.
+            return Err(Refusal::Gone(format!("{} has registered since", r.worker)));
+        }
+        if self.drained.contains(&r.worker) {
+            return Err(Refusal::Gone(format!(
+                "{} was asked to leave run {}",
+                r.worker, self.spec.id
+            )));
+        }
+        Ok(())
+    }
+
+    /// Refuses for now if former replicas of the part may still come back with its state.
+    fn wait_for_former(&mut self, r: &Registration, part: &str, now: Millis) -> Result<(), Refusal> {
+        let claim = r.claim.as_ref();
+        let Some(group) = self.group_mut(part).filter(|_| r.role == Role::StudentWorker) else {
+            return Ok(());
+        };
+        if !group.must_wait(&r.worker, claim) {
+            return Ok(());
+        }
+        if let Some(member) = self.members.get_mut(&r.worker) {
+            member.last_seen = now;
+        }
+        Err(Refusal::Wait {
+            run: self.spec.id.clone(),
+            part: part.to_owned(),
+        })
+    }
+
+    pub(super) fn add_member(&mut self, member: Member) {
+        let key = (member.session.role, member.part.clone());
+        *self.taken.entry(key).or_default() += 1;
+        if self.members.is_empty() {
+            self.looked = member.last_seen;
+        }
+        let silent_at = member.last_seen.plus(self.spec.lease_ttl);
+        self.quiet_until = self.quiet_until.min(silent_at);
+        self.members.insert(member.session.worker.clone(), member);
+    }
+
     /// A sign of life; refused for any session but the current one.
     pub fn heartbeat(&mut self, session: &Session, heartbeat: Heartbeat, now: Millis) -> Result<(), Refusal> {
         self.authorise(session)?;
         let member = self.members.get_mut(&session.worker).expect("authorised");
-        member.last_seen = now;
+        // Signs of life may arrive out of order.
+        member.last_seen = member.last_seen.max(now);
         let part = member.part.clone();
         let changed = member.heartbeat.floors != heartbeat.floors
             || member.heartbeat.staged != heartbeat.staged
@@ -136,15 +201,19 @@ impl Run {
     /// The process left in order: its session ends at once.
     pub fn leave(&mut self, session: &Session, now: Millis) -> Result<(), Refusal> {
         self.authorise(session)?;
-        self.remove(&session.worker, "it left", now);
+        self.remove(&session.worker, false, "it left", now);
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, worker: &str, why: &str, now: Millis) {
+    pub(super) fn remove(&mut self, worker: &str, died: bool, why: &str, now: Millis) {
         let Some(member) = self.members.remove(worker) else {
             return;
         };
+        self.dirty.insert(Key::Member(worker.to_owned()));
         let part = member.part;
+        if let Some(count) = self.taken.get_mut(&(member.session.role, part.clone())) {
+            *count -= 1;
+        }
         match member.session.role {
             Role::TeacherServer => {
                 if let Some(teacher) = self.teacher_mut(&part) {
@@ -157,7 +226,7 @@ impl Run {
                 for (reason, count) in &member.heartbeat.rejected {
                     *lost.entry(reason.clone()).or_default() += count;
                 }
-                self.remove_replica(worker, &part, now);
+                self.remove_replica(worker, died, &part, now);
             }
         }
         self.event(
@@ -169,26 +238,22 @@ impl Run {
         self.stop_if_safe(now);
     }
 
-    pub(super) fn remove_replica(&mut self, worker: &str, part: &str, now: Millis) {
+    fn remove_replica(&mut self, worker: &str, died: bool, part: &str, now: Millis) {
         let Some(group) = self.group_mut(part) else {
             return;
         };
-        let (_, orphans) = group.remove(worker);
-        if orphans {
+        let guilty = group.remove(worker, died);
+        if group.is_orphaned() {
             let workers = group.drop_holders();
             self.commands.push_back(Command::AbortRound { workers });
         } else {
             self.close_round_if_ready(part, now);
         }
+        self.quarantined(part, guilty, now);
     }
 
     pub(super) fn vacant_part(&self, role: Role, previous: &str) -> Option<String> {
-        let taken = |part: &str| {
-            self.members
-                .values()
-                .filter(|m| m.session.role == role && m.part == part)
-                .count()
-        };
+        let taken = |part: &str| self.taken.get(&(role, part.to_owned())).copied().unwrap_or(0);
         let parts: Vec<(&str, u32)> = match role {
             Role::TeacherServer => self
                 .teachers
@@ -202,10 +267,7 @@ impl Run {
                 .map(|g| (g.spec.name.as_str(), g.spec.replicas))
                 .collect(),
         };
-        let vacant: Vec<(&str, u32)> = parts
-            .into_iter()
-            .filter(|(p, n)| taken(p) < *n as usize)
-            .collect();
+        let vacant: Vec<(&str, u32)> = parts.into_iter().filter(|(p, n)| taken(p) < *n).collect();
         // Its former part first, then one that nobody works on, then any.
         let part = vacant
             .iter()
@@ -215,7 +277,7 @@ impl Run {
         Some(part.0.to_owned())
     }
 
-    pub(super) fn authorise(&self, session: &Session) -> Result<(), Refusal> {
+    pub(super) fn authorise(&self, session: &Session) -> Result<&Member, Refusal> {
         let fenced = |detail: String| {
             Err(Refusal::Fenced {
                 worker: session.worker.clone(),
@@ -234,26 +296,81 @@ impl Run {
                 "incarnation {} was followed by {}",
                 session.incarnation, m.session.incarnation
             )),
-            Some(_) => Ok(()),
+            Some(member) => Ok(member),
         }
     }
 
-    /// Ends the sessions of silent members.
+    /// Ends the sessions of silent members, and takes the leases of overdue ones.
     pub fn handle_timeout(&mut self, now: Millis) {
-        let silent: Vec<String> = self
-            .members
-            .values()
-            .filter(|m| now.since(m.last_seen) >= self.spec.lease_ttl)
-            .map(|m| m.session.worker.clone())
-            .collect();
-        for worker in silent {
-            self.remove(&worker, "its lease ran out", now);
+        self.excuse_absence(now);
+        if now >= self.quiet_until {
+            let ttl = self.spec.lease_ttl;
+            let silent: Vec<String> = self
+                .members
+                .values()
+                .filter(|m| now.since(m.last_seen) >= ttl)
+                .map(|m| m.session.worker.clone())
+                .collect();
+            for worker in silent {
+                self.remove(&worker, true, "its lease ran out", now);
+            }
+            let next = self.members.values().map(|m| m.last_seen.plus(ttl)).min();
+            self.quiet_until = next.unwrap_or(Millis(u64::MAX));
         }
+        if self.overdue_check.is_some_and(|at| now >= at) {
+            self.revoke_overdue(now);
+        }
+    }
+
+    /// If it was the coordinator that was stopped, nobody is silent for that: what they sent
+    /// meanwhile has not been read yet.
+    fn excuse_absence(&mut self, now: Millis) {
+        let gap = now.since(self.looked);
+        self.looked = now;
+        if gap <= self.spec.lease_ttl / 2 || self.members.is_empty() {
+            return;
+        }
+        for member in self.members.values_mut() {
+            member.last_seen = member.last_seen.plus(gap).min(now);
+        }
+        self.quiet_until = self.quiet_until.plus(gap);
+        self.event(
+            now,
+            format!("the coordinator did nothing for {gap} ms: leases are extended"),
+        );
+    }
+
+    fn revoke_overdue(&mut self, now: Millis) {
+        let ttl = self.spec.lease_ttl;
+        for i in 0..self.groups.len() {
+            let part = self.groups[i].spec.name.clone();
+            let late = self.groups[i].revoke_overdue(ttl, now);
+            let revocation = self.groups[i].revocation();
+            for worker in &late {
+                if let Some(member) = self.members.get_mut(worker) {
+                    member.answered = None;
+                }
+                self.send(worker, revocation.clone());
+                self.event(
+                    now,
+                    format!("group {part}: {worker} is overdue, its leases are revoked"),
+                );
+            }
+            if !late.is_empty() {
+                self.close_round_if_ready(&part, now);
+            }
+        }
+        let waits = self.groups.iter().any(|g| g.somebody_waits());
+        self.overdue_check = waits.then(|| now.plus(self.spec.heartbeat));
     }
 
     /// When `handle_timeout` must be called at the latest.
     pub fn poll_timeout(&self) -> Option<Millis> {
-        let oldest = self.members.values().map(|m| m.last_seen).min()?;
-        Some(oldest.plus(self.spec.lease_ttl))
+        if self.members.is_empty() {
+            return None;
+        }
+        let look = self.looked.plus(self.spec.lease_ttl / 4);
+        let quiet = [self.quiet_until, look];
+        quiet.into_iter().chain(self.overdue_check).min()
     }
 }

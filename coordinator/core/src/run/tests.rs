@@ -2,9 +2,10 @@ use proptest::prelude::*;
 use retort_data::ranges::RangeSet;
 
 use super::*;
+use crate::group::Contributed;
 use crate::ids::Refusal;
-use crate::lease::Answer;
-use crate::round::{Evaluation, Sums, Ticket, Work};
+use crate::lease::{Answer, Reason};
+use crate::round::{Claim, Evaluation, Sums, Ticket, Work};
 use crate::spec::{Alpha, GroupKind, GroupSpec, Pace, TeacherSpec};
 
 const POSITIONS: u64 = 40;
@@ -68,8 +69,35 @@ fn join(run: &mut Run, role: Role, worker: &str, now: u64) -> Result<Admission, 
         dataset_digest: "d".into(),
         address: "http://a".into(),
         device: String::new(),
+        process: next(),
+        attempt: 1,
+        claim: None,
+        floors: BTreeMap::new(),
     };
     run.register(registration, Millis(now))
+}
+
+/// Numbers requests for work.
+fn next() -> u64 {
+    static SEQUENCE: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    SEQUENCE.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// Lets time pass, and the run look at it whenever it wants to.
+fn pass(run: &mut Run, until: u64) {
+    while let Some(at) = run.poll_timeout().filter(|at| *at <= Millis(until)) {
+        run.handle_timeout(at);
+    }
+}
+
+#[test]
+fn nobody_is_silent_because_the_coordinator_was_stopped() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
+    join(&mut r, Role::StudentWorker, "w", 0).unwrap();
+    r.handle_timeout(Millis(10 * TTL));
+    assert_eq!(r.members().count(), 1);
+    pass(&mut r, 11 * TTL);
+    assert_eq!(r.members().count(), 0);
 }
 
 fn commands(run: &mut Run) -> Vec<Command> {
@@ -108,6 +136,10 @@ fn other_data_and_stale_sessions_are_refused() {
         dataset_digest: "e".into(),
         address: String::new(),
         device: String::new(),
+        process: next(),
+        attempt: 1,
+        claim: None,
+        floors: BTreeMap::new(),
     };
     assert!(matches!(r.register(other, Millis(0)), Err(Refusal::Mismatch(_))));
     let first = join(&mut r, Role::StudentWorker, "w", 0).unwrap();
@@ -118,7 +150,10 @@ fn other_data_and_stale_sessions_are_refused() {
     let second = join(&mut r, Role::StudentWorker, "w", 1).unwrap();
     assert_eq!(second.session.incarnation, 2);
     assert!(
-        matches!(r.lease(&first.session, Millis(1)), Err(Refusal::Fenced { .. })),
+        matches!(
+            r.lease(&first.session, (next(), u64::MAX), Millis(1)),
+            Err(Refusal::Fenced { .. })
+        ),
         "P3"
     );
     let old_term = Session {
@@ -126,11 +161,14 @@ fn other_data_and_stale_sessions_are_refused() {
         ..second.session.clone()
     };
     assert!(
-        matches!(r.lease(&old_term, Millis(1)), Err(Refusal::Fenced { .. })),
+        matches!(
+            r.lease(&old_term, (next(), u64::MAX), Millis(1)),
+            Err(Refusal::Fenced { .. })
+        ),
         "P3"
     );
     assert!(matches!(
-        r.lease(&second.session, Millis(1)),
+        r.lease(&second.session, (next(), u64::MAX), Millis(1)),
         Ok(Answer::Granted { .. })
     ));
 }
@@ -139,11 +177,10 @@ fn other_data_and_stale_sessions_are_refused() {
 fn silence_ends_a_session_and_returns_its_leases() {
     let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
     let a = join(&mut r, Role::StudentWorker, "w", 0).unwrap();
-    r.lease(&a.session, Millis(0)).unwrap();
-    assert_eq!(r.poll_timeout(), Some(Millis(TTL)));
-    r.handle_timeout(Millis(TTL - 1));
+    r.lease(&a.session, (next(), u64::MAX), Millis(0)).unwrap();
+    pass(&mut r, TTL - 1);
     assert_eq!(r.members().count(), 1);
-    r.handle_timeout(Millis(TTL));
+    pass(&mut r, TTL);
     assert_eq!(r.members().count(), 0);
     assert_eq!(r.groups()[0].ledger.counts(), [POSITIONS, 0, 0, 0, 0]);
 }
@@ -156,7 +193,7 @@ fn a_round_closes_when_every_replica_contributed_or_is_gone() {
     let plan = a.start.as_ref().unwrap().1.clone();
     assert!(plan.publish, "the first replica publishes version 0");
     publish(&mut r, &a.session, &plan);
-    let Ok(Answer::Granted { positions, .. }) = r.lease(&a.session, Millis(0)) else {
+    let Ok(Answer::Granted { positions, .. }) = r.lease(&a.session, (next(), u64::MAX), Millis(0)) else {
         panic!("no lease");
     };
     r.contribute(
@@ -167,7 +204,9 @@ fn a_round_closes_when_every_replica_contributed_or_is_gone() {
     .unwrap();
     assert!(commands(&mut r).is_empty(), "b has not contributed");
     let again = r.contribute(&a.session, work(&plan, 0, 0..4), Millis(0));
-    assert!(matches!(again, Err(Refusal::Gone(_))), "one contribution a round");
+    assert_eq!(again, Ok(Contributed::Waiting), "a retry changes nothing");
+    let other = r.contribute(&a.session, work(&plan, 0, 4..8), Millis(0));
+    assert!(matches!(other, Err(Refusal::Gone(_))), "one contribution a round");
     r.leave(&b.session, Millis(1)).unwrap();
     let closed = commands(&mut r).into_iter().find_map(|c| match c {
         Command::CloseRound(closed) => Some(closed),
@@ -180,12 +219,250 @@ fn a_round_closes_when_every_replica_contributed_or_is_gone() {
 }
 
 #[test]
+fn a_grant_is_repeated_until_it_has_arrived() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    let first = r.lease(&a.session, (1, 0), Millis(0)).unwrap();
+    assert!(matches!(first, Answer::Granted { .. }));
+    // Its answer was lost: the worker asks again, and a late copy of the first request comes too.
+    assert_eq!(r.lease(&a.session, (2, 0), Millis(0)).unwrap(), first);
+    assert_eq!(r.lease(&a.session, (1, 0), Millis(0)).unwrap(), first);
+    assert_ne!(r.lease(&a.session, (3, 2), Millis(0)).unwrap(), first);
+}
+
+#[test]
+fn a_publisher_that_never_heard_of_it_blocks_nothing() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    let plan = a.start.as_ref().unwrap().1.clone();
+    r.lease(&a.session, (1, 0), Millis(0)).unwrap();
+    // It was asked for version 0 and contributes without having made it.
+    r.contribute(&a.session, work(&plan, 0, 0..8), Millis(0)).unwrap();
+    let closed = commands(&mut r).into_iter().find_map(|c| match c {
+        Command::CloseRound(closed) => Some(closed),
+        _ => None,
+    });
+    let next = closed.unwrap().plan_of("a");
+    assert!(next.publish, "it is asked again");
+    assert_eq!(publish(&mut r, &a.session, &next).version, 0);
+}
+
+/// A coordinator that starts again with what this one wrote.
+fn restart(r: &mut Run, now: u64) -> Run {
+    let records = r
+        .take_writes()
+        .into_iter()
+        .filter_map(|(_, record)| record)
+        .collect();
+    Run::restore(r.spec.clone(), (4, Millis(now)), records, &BTreeMap::new())
+}
+
+fn claim(r: &mut Run, worker: &str, claim: Claim, now: u64) -> Result<Admission, Refusal> {
+    let registration = Registration {
+        role: Role::StudentWorker,
+        worker: worker.into(),
+        dataset_digest: "d".into(),
+        address: String::new(),
+        device: String::new(),
+        process: next(),
+        attempt: 1,
+        claim: Some(claim),
+        floors: BTreeMap::new(),
+    };
+    r.register(registration, Millis(now))
+}
+
+#[test]
+fn after_a_restart_replicas_claim_what_they_hold_and_nobody_else_gets_it() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 2)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    join(&mut r, Role::StudentWorker, "b", 0).unwrap();
+    r.lease(&a.session, (1, 0), Millis(0)).unwrap();
+    let mut r = restart(&mut r, 1);
+    assert!(matches!(
+        r.lease(&a.session, (2, 1), Millis(1)),
+        Err(Refusal::Fenced { .. })
+    ));
+    let held = Claim {
+        part: "s".into(),
+        trained: (0..4).into(),
+        held: (4..16).into(),
+        ..Claim::default()
+    };
+    let a = claim(&mut r, "a", held, 2).unwrap();
+    assert_eq!((a.session.term, a.session.incarnation), (4, 2));
+    assert_eq!(a.start.unwrap().0, Start::Resume((4..16).into()));
+    // b may still come back with leases of its own.
+    let waits = r.lease(&a.session, (1, 0), Millis(3)).unwrap();
+    assert_eq!(waits, Answer::Idle(Reason::Reclaim));
+    let newcomer = join(&mut r, Role::StudentWorker, "c", 4);
+    assert!(matches!(
+        newcomer,
+        Err(Refusal::NoPart { .. } | Refusal::Wait { .. })
+    ));
+    for at in [50, 100, 101] {
+        r.heartbeat(&a.session, Heartbeat::default(), Millis(at)).unwrap();
+        pass(&mut r, at);
+    }
+    let granted = r.lease(&a.session, (2, 0), Millis(102)).unwrap();
+    assert!(matches!(granted, Answer::Granted { positions, .. } if positions.start == 16));
+}
+
+#[test]
+fn a_merge_that_nobody_received_is_undone_and_brought_again() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    let plan = a.start.as_ref().unwrap().1.clone();
+    publish(&mut r, &a.session, &plan);
+    r.lease(&a.session, (1, 0), Millis(0)).unwrap();
+    r.contribute(&a.session, work(&plan, 0, 0..8), Millis(0)).unwrap();
+    let manifests = BTreeMap::from([(
+        "s".to_owned(),
+        crate::manifest::Manifest {
+            group: "s".into(),
+            ..Default::default()
+        },
+    )]);
+    let records = r
+        .take_writes()
+        .into_iter()
+        .filter_map(|(_, record)| record)
+        .collect();
+    let mut r = Run::restore(r.spec.clone(), (4, Millis(1)), records, &manifests);
+    assert_eq!(r.groups()[0].ledger.counts()[2], 8, "recorded as merged");
+    let held = Claim {
+        part: "s".into(),
+        trained: (0..8).into(),
+        ..Claim::default()
+    };
+    let a = claim(&mut r, "a", held, 2).unwrap();
+    let (start, plan) = a.start.unwrap();
+    assert_eq!((start, plan.generation), (Start::Resume(RangeSet::new()), 1));
+    assert_eq!(r.groups()[0].ledger.counts()[1..3], [8, 0]);
+    r.contribute(&a.session, work(&plan, 0, 0..8), Millis(3)).unwrap();
+    assert_eq!(r.groups()[0].ledger.counts()[1..3], [0, 8]);
+}
+
+#[test]
+fn a_late_copy_of_a_registration_fences_nobody() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
+    let registration = |attempt| Registration {
+        role: Role::StudentWorker,
+        worker: "a".into(),
+        dataset_digest: "d".into(),
+        address: String::new(),
+        device: String::new(),
+        process: 7,
+        attempt,
+        claim: None,
+        floors: BTreeMap::new(),
+    };
+    let a = r.register(registration(2), Millis(0)).unwrap();
+    assert!(matches!(
+        r.register(registration(1), Millis(1)),
+        Err(Refusal::Gone(_))
+    ));
+    assert!(r.lease(&a.session, (1, 0), Millis(1)).is_ok());
+    assert!(
+        r.register(registration(3), Millis(2)).is_ok(),
+        "its own next attempt"
+    );
+}
+
+#[test]
+fn an_overdue_replica_loses_its_leases_to_the_others() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 2)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    let b = join(&mut r, Role::StudentWorker, "b", 0).unwrap();
+    let plan = a.start.as_ref().unwrap().1.clone();
+    r.lease(&a.session, (1, 0), Millis(0)).unwrap();
+    r.lease(&b.session, (1, 0), Millis(0)).unwrap();
+    r.contribute(&a.session, work(&plan, 0, 0..8), Millis(10))
+        .unwrap();
+    for at in (20..200).step_by(10) {
+        for session in [&a.session, &b.session] {
+            r.heartbeat(session, Heartbeat::default(), Millis(at)).unwrap();
+        }
+        pass(&mut r, at);
+    }
+    let told = commands(&mut r);
+    assert!(
+        told.iter()
+            .any(|c| matches!(c, Command::Send { worker, message: Message::Revoke { .. } } if worker == "b"))
+    );
+    assert!(
+        told.iter().any(|c| matches!(c, Command::CloseRound(_))),
+        "a waits no longer"
+    );
+    assert_eq!(r.groups()[0].ledger.held_by("b"), 0);
+}
+
+#[test]
+fn a_drained_replica_hands_over_and_does_not_come_back() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 2)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    join(&mut r, Role::StudentWorker, "b", 0).unwrap();
+    publish(&mut r, &a.session, &a.start.as_ref().unwrap().1);
+    r.drain("a", Millis(0)).unwrap();
+    let told = r.lease(&a.session, (1, 0), Millis(0)).unwrap();
+    assert!(matches!(told, Answer::Finish(_)), "b has the state too: {told:?}");
+    r.leave(&a.session, Millis(0)).unwrap();
+    assert!(!r.wants(Role::StudentWorker, "a"));
+    assert!(matches!(
+        join(&mut r, Role::StudentWorker, "a", 1),
+        Err(Refusal::Gone(_))
+    ));
+    r.resume(Millis(2)).unwrap();
+    assert!(join(&mut r, Role::StudentWorker, "a", 3).is_ok());
+}
+
+#[test]
+fn a_paused_run_gives_no_work_and_a_stopped_one_can_go_on() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    r.pause(Millis(0)).unwrap();
+    let told = r.lease(&a.session, (1, 0), Millis(0)).unwrap();
+    assert_eq!(told, Answer::Idle(Reason::Paused));
+    r.resume(Millis(1)).unwrap();
+    assert!(matches!(
+        r.lease(&a.session, (2, 0), Millis(1)),
+        Ok(Answer::Granted { .. })
+    ));
+    r.stop("test", Millis(2));
+    r.leave(&a.session, Millis(3)).unwrap();
+    assert_eq!(r.state().0, State::Stopped);
+    r.resume(Millis(4)).unwrap();
+    assert!(join(&mut r, Role::StudentWorker, "a", 5).is_ok());
+}
+
+#[test]
+fn a_run_that_was_stopped_when_all_was_done_ends_when_it_is_resumed() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    let mut plan = a.start.as_ref().unwrap().1.clone();
+    publish(&mut r, &a.session, &plan);
+    for epoch in 0..2 {
+        while let Ok(Answer::Granted { positions, .. }) = r.lease(&a.session, (next(), u64::MAX), Millis(0)) {
+            let all = work(&plan, epoch, positions);
+            r.contribute(&a.session, all, Millis(0)).unwrap();
+            plan = r.groups()[0].plan().clone();
+        }
+        publish(&mut r, &a.session, &plan);
+    }
+    assert_eq!(r.state().0, State::Done);
+    // As if the stop had come first.
+    r.state = State::Stopped;
+    r.resume(Millis(1)).unwrap();
+    assert_eq!(r.state().0, State::Done);
+}
+
+#[test]
 fn a_lost_state_rolls_the_ledger_back_to_the_manifest() {
     let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
     let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
     let plan = a.start.as_ref().unwrap().1.clone();
     publish(&mut r, &a.session, &plan);
-    r.lease(&a.session, Millis(0)).unwrap();
+    r.lease(&a.session, (next(), u64::MAX), Millis(0)).unwrap();
     r.contribute(&a.session, work(&plan, 0, 0..8), Millis(0)).unwrap();
     assert_eq!(r.groups()[0].ledger.counts()[2], 8);
     r.leave(&a.session, Millis(0)).unwrap();
@@ -231,14 +508,16 @@ fn a_version_waits_for_every_students_floor() {
             assert_eq!(r.teachers()[0].active, Some(2));
             break;
         }
-        let Ok(Answer::Granted { epoch, positions, .. }) = r.lease(&teacher.session, Millis(0)) else {
+        let Ok(Answer::Granted { epoch, positions, .. }) =
+            r.lease(&teacher.session, (next(), u64::MAX), Millis(0))
+        else {
             panic!("no lease at version {version}");
         };
         let mut trained = work(&plan, epoch, positions);
         trained.steps = 2;
         r.contribute(&teacher.session, trained, Millis(0)).unwrap();
         // The student keeps pace, or the teacher would have to wait for it.
-        let _ = r.lease(&student.session, Millis(0));
+        let _ = r.lease(&student.session, (next(), u64::MAX), Millis(0));
         plan = r.groups()[0].plan().clone();
     }
 }
@@ -278,7 +557,7 @@ fn a_stopping_run_ends_even_if_a_replica_is_lost_with_its_state() {
     let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
     let plan = a.start.as_ref().unwrap().1.clone();
     publish(&mut r, &a.session, &plan);
-    r.lease(&a.session, Millis(0)).unwrap();
+    r.lease(&a.session, (next(), u64::MAX), Millis(0)).unwrap();
     r.contribute(&a.session, work(&plan, 0, 0..4), Millis(0)).unwrap();
     r.stop("test", Millis(0));
     assert_eq!(
@@ -286,7 +565,7 @@ fn a_stopping_run_ends_even_if_a_replica_is_lost_with_its_state() {
         State::Stopping,
         "what is merged can still be published"
     );
-    r.handle_timeout(Millis(TTL));
+    pass(&mut r, TTL);
     assert_eq!(r.state().0, State::Stopped);
 }
 
@@ -315,7 +594,7 @@ fn alpha_follows_the_measured_lead() {
     let plan = student.start.unwrap().1;
     publish(&mut r, &student.session, &plan);
     assert_eq!(plan.alpha, 0.0, "nothing is measured yet");
-    r.lease(&student.session, Millis(0)).unwrap();
+    r.lease(&student.session, (next(), u64::MAX), Millis(0)).unwrap();
     let mut first = work(&plan, 0, 0..4);
     first.held_out = loss(2.0);
     r.contribute(&student.session, first, Millis(0)).unwrap();
@@ -346,7 +625,7 @@ proptest! {
                     sessions.insert(name, (a.session, joining, Vec::new(), false));
                 },
                 1 => if let Some((session, false, held, false)) = sessions.get_mut(name)
-                    && let Ok(Answer::Granted { epoch, positions, .. }) = r.lease(session, Millis(now)) {
+                    && let Ok(Answer::Granted { epoch, positions, .. }) = r.lease(session, (next(), u64::MAX), Millis(now)) {
                     held.push((epoch, positions));
                 },
                 2 | 3 => if let Some((session, joining, held, waiting)) = sessions.get_mut(name) && !*waiting {

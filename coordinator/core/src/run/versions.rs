@@ -3,6 +3,7 @@
 use crate::group::Group;
 use crate::ids::{Millis, Refusal, Role, Session};
 use crate::pace::Timetable;
+use crate::record::Key;
 use crate::round::{Evaluation, Ticket};
 use crate::run::{Command, Endpoints, Member, Message, Run, State};
 use crate::spec::{GroupKind, Pace};
@@ -23,15 +24,9 @@ impl Run {
             return;
         };
         let closed = group.published(ticket, now);
-        let (kind, done, epoch) = (group.spec.kind, group.is_done(), ticket.epoch);
+        let epoch = ticket.epoch;
         let name = ticket.group.clone();
-        if kind == GroupKind::Teacher {
-            let index = Timetable::new(&self.spec, &group.spec).index_at(ticket.positions);
-            if let Some(teacher) = self.teacher_mut(&name) {
-                teacher.publish(ticket.version, index, held_out);
-            }
-            self.advance_teachers(now);
-        }
+        self.note_version(&name, (ticket.version, ticket.positions), held_out, now);
         if closed {
             self.event(
                 now,
@@ -41,11 +36,54 @@ impl Run {
                 ),
             );
         }
-        if done && self.groups.iter().all(Group::is_done) {
-            self.end(State::Done, "all groups are done".into(), now);
-        }
+        self.end_if_done(now);
         self.revision += 1;
         self.stop_if_safe(now);
+    }
+
+    /// The version could not be written; training goes on, and a later round tries again.
+    pub fn publish_failed(&mut self, session: &Session, why: &str, now: Millis) {
+        if self.authorise(session).is_err() {
+            return;
+        }
+        let part = self.members[&session.worker].part.clone();
+        if let Some(group) = self.group_mut(&part) {
+            group.publish_failed(&session.worker, now);
+            self.event(now, format!("group {part}: no version could be written: {why}"));
+        }
+    }
+
+    /// The version that a publisher made before, if its answer was lost.
+    pub fn published_as(&self, session: &Session, generation: u64, round: u64) -> Option<u64> {
+        self.authorise(session).ok()?;
+        let part = &self.members[&session.worker].part;
+        self.group(part)?.published_as(generation, round)
+    }
+
+    /// A group's version is one of its teacher's too, where it teaches.
+    pub(super) fn note_version(
+        &mut self,
+        name: &str,
+        (version, positions): (u64, u64),
+        held_out: Option<Evaluation>,
+        now: Millis,
+    ) {
+        let Some(group) = self.group(name).filter(|g| g.kind_is(GroupKind::Teacher)) else {
+            return;
+        };
+        let index = Timetable::new(&self.spec, &group.spec).index_at(positions);
+        let Some(teacher) = self.teacher_mut(name) else {
+            return;
+        };
+        teacher.publish(version, index, held_out);
+        self.dirty.insert(Key::Version(name.to_owned(), version));
+        self.advance_teachers(now);
+    }
+
+    pub(super) fn end_if_done(&mut self, now: Millis) {
+        if !self.groups.is_empty() && self.groups.iter().all(Group::is_done) {
+            self.end(State::Done, "all groups are done".into(), now);
+        }
     }
 
     /// A fixed teacher was provided.
@@ -65,15 +103,9 @@ impl Run {
             return Err(Refusal::Invalid(format!("teacher {teacher} was provided before")));
         }
         fixed.publish(0, 0, held_out);
-        if self.state == State::Waiting
-            && self
-                .teachers
-                .iter()
-                .all(|t| t.spec.trained || t.newest().is_some())
-        {
-            self.state = State::Running;
-        }
+        self.dirty.insert(Key::Version(teacher.to_owned(), 0));
         self.event(now, format!("teacher {teacher} was provided"));
+        self.start_if_provided(now);
         self.advance_teachers(now);
         Ok(())
     }
@@ -97,6 +129,7 @@ impl Run {
     }
 
     pub(super) fn carry_out(&mut self, teacher: &str, students: &[String], step: Step, now: Millis) {
+        self.dirty.insert(Key::Teacher(teacher.to_owned()));
         let mut send = |worker: &str, message: Message| {
             self.commands.push_back(Command::Send {
                 worker: worker.to_owned(),
@@ -159,6 +192,15 @@ impl Run {
                 messages.push(Message::Endpoints(endpoints));
                 messages.push(Message::Floor { teacher, version });
             }
+            if group.is_joining(worker) {
+                messages.push(group.revocation());
+            }
+            for (epoch, position) in group.poison().copied() {
+                messages.push(Message::Poison { epoch, position });
+            }
+        }
+        if self.drained.contains(worker) && member.session.role == Role::TeacherServer {
+            messages.push(Message::Finish("drained".into()));
         }
         messages
     }

@@ -4,41 +4,67 @@ use std::collections::BTreeMap;
 
 use retort_data::ranges::RangeSet;
 
-use crate::group::{Group, NextRound};
+use crate::group::{Contributed, Group, NextRound};
 use crate::ids::{Millis, Refusal, Session};
 use crate::lease::{Answer, Reason};
 use crate::pace::{self, Progress, Timetable};
+use crate::record::Key;
 use crate::round::{Gate, Work};
-use crate::run::{Command, Rejected, Run, State};
+use crate::run::{Command, Message, Rejected, Run, State};
 use crate::spec::{GroupKind, Pace};
 use crate::teacher::Teacher;
 
 impl Run {
-    /// Work for a replica, or why there is none.
-    pub fn lease(&mut self, session: &Session, now: Millis) -> Result<Answer, Refusal> {
+    /// Work for a replica, or why there is none. The replica numbers its requests and says which
+    /// grant it `received` last (0: none): one that got lost on the way is given again, not leaked.
+    pub fn lease(
+        &mut self,
+        session: &Session,
+        (sequence, received): (u64, u64),
+        now: Millis,
+    ) -> Result<Answer, Refusal> {
         self.authorise(session)?;
+        let member = self.members.get_mut(&session.worker).expect("authorised");
+        if let Some((at, answer)) = member.answered.as_mut().filter(|(at, _)| *at > received) {
+            *at = sequence.max(*at);
+            return Ok(answer.clone());
+        }
         let worker = &session.worker;
-        let part = self.members[worker].part.clone();
-        let answer = self.decide_lease(worker, &part);
+        let part = member.part.clone();
+        let answer = self.decide_lease(worker, &part, now);
+        let granted = matches!(answer, Answer::Granted { .. });
+        if let Some(group) = self.group_mut(&part) {
+            group.set_idle(worker, matches!(answer, Answer::Idle(_)));
+        }
         match &answer {
             Answer::Idle(reason) => {
                 self.waiting_for.insert(part, *reason);
             }
             Answer::Granted { .. } => {
                 self.waiting_for.remove(&part);
-                self.started.get_or_insert(now);
+                if self.started.is_none() {
+                    self.started = Some(now);
+                    self.dirty.insert(Key::Run);
+                }
                 self.revision += 1;
             }
             Answer::Publish | Answer::Finish(_) => {}
         }
+        if granted && let Some(member) = self.members.get_mut(worker) {
+            member.answered = Some((sequence, answer.clone()));
+        }
         Ok(answer)
     }
 
-    fn decide_lease(&mut self, worker: &str, part: &str) -> Answer {
+    fn decide_lease(&mut self, worker: &str, part: &str, now: Millis) -> Answer {
         let rate = self.members[worker].heartbeat.rate;
         let state = self.state;
         let reason = self.reason.clone();
+        let drained = self.drained.contains(worker);
         let group = self.group_mut(part).expect("a member's part exists");
+        if group.is_reclaiming() {
+            return Answer::Idle(Reason::Reclaim);
+        }
         match state {
             State::Waiting => return Answer::Idle(Reason::Pace),
             State::Stopping if group.is_safe() => return Answer::Finish(reason),
@@ -47,16 +73,26 @@ impl Run {
             }
             State::Stopping => return Answer::Idle(Reason::Stopping),
             State::Stopped | State::Done | State::Failed => return Answer::Finish(reason),
-            State::Running => {}
+            State::Running | State::Paused => {}
         }
         if group.is_done() {
             return Answer::Finish(format!("group {part} is done"));
+        }
+        if drained {
+            // Its state stays with the others, or with the manifest that it writes first.
+            return if group.can_spare(worker) {
+                Answer::Finish("drained".into())
+            } else if group.ledger.held_by(worker) == 0 && group.take_over_publishing(worker, now) {
+                Answer::Publish
+            } else {
+                Answer::Idle(Reason::Stopping)
+            };
         }
         if !group.holds_state(worker) {
             return Answer::Idle(Reason::Contribute);
         }
         if group.ledger.all_merged() {
-            return if group.take_over_publishing(worker) {
+            return if group.take_over_publishing(worker, now) {
                 Answer::Publish
             } else {
                 Answer::Idle(Reason::Closing)
@@ -65,15 +101,27 @@ impl Run {
         if group.ledger.first_available().is_none() {
             return Answer::Idle(Reason::Contribute);
         }
+        if state == State::Paused {
+            return Answer::Idle(Reason::Paused);
+        }
+        // Nobody shall wait in a round for one who waits for others.
+        let waits = group.somebody_waits() || group.lacks_version(now);
+        let spare = group.has_other_keeper(worker) && group.can_spare(worker);
         let Some(window) = self.window(part) else {
-            return Answer::Idle(Reason::Pace);
+            return match self.unattended() {
+                Some(other) if spare => Answer::Finish(format!("group {other} has nobody")),
+                _ if waits => Answer::Idle(Reason::Contribute),
+                _ => Answer::Idle(Reason::Pace),
+            };
         };
         let (block, exact) = (self.spec.block, window.exact);
         let group = self.group_mut(part).expect("a member's part exists");
-        let replicas = group.replicas().count() as u64;
+        let replicas = group.replicas().len() as u64;
         let available = group.ledger.counts()[0];
         let blocks = crate::lease::size(rate, block, available, replicas).min(window.blocks);
-        let positions = group.ledger.lease(worker, block, blocks).expect("checked above");
+        let Some(positions) = group.lease(worker, block, blocks) else {
+            return Answer::Idle(Reason::Contribute);
+        };
         Answer::Granted {
             epoch: group.ledger.epoch(),
             positions,
@@ -81,10 +129,17 @@ impl Run {
         }
     }
 
+    /// A group that is not done and has nobody, for which all the others may have to wait.
+    fn unattended(&self) -> Option<&str> {
+        let alone = |g: &&Group| !g.is_done() && g.replicas().len() == 0 && !g.is_reclaiming();
+        self.groups.iter().find(alone).map(|g| g.spec.name.as_str())
+    }
+
     /// How many blocks the pace allows from the group's next position; `None`: none at present.
     fn window(&self, part: &str) -> Option<Window> {
         let group = self.group(part)?;
-        let first = u64::from(group.ledger.epoch()) * self.spec.positions + group.ledger.first_available()?;
+        let first =
+            u64::from(group.ledger.epoch()) * self.spec.positions + group.ledger.first_available()?.start;
         let me = self.progress(group);
         let mut limit = u64::MAX;
         let mut exact = BTreeMap::new();
@@ -130,18 +185,19 @@ impl Run {
     }
 
     /// Keeps a contribution; when it was the last one, the round closes.
-    pub fn contribute(&mut self, session: &Session, work: Work, now: Millis) -> Result<(), Refusal> {
-        self.authorise(session)?;
-        let part = self.members[&session.worker].part.clone();
-        self.members
-            .get_mut(&session.worker)
-            .expect("authorised")
-            .last_seen = now;
-        self.group_mut(&part)
-            .expect("a member's part exists")
-            .contribute(&session.worker, work)?;
+    pub fn contribute(&mut self, session: &Session, work: Work, now: Millis) -> Result<Contributed, Refusal> {
+        let part = self.authorise(session)?.part.clone();
+        if let Some(member) = self.members.get_mut(&session.worker) {
+            member.last_seen = now;
+        }
+        let group = self.group_mut(&part).expect("a member's part exists");
+        let contributed = group.contribute(&session.worker, work, now)?;
+        self.revision += 1;
         self.close_round_if_ready(&part, now);
-        Ok(())
+        if self.group(&part).is_some_and(|g| g.somebody_waits()) {
+            self.overdue_check.get_or_insert(now.plus(self.spec.heartbeat));
+        }
+        Ok(contributed)
     }
 
     pub(super) fn close_round_if_ready(&mut self, part: &str, now: Millis) {
@@ -216,8 +272,8 @@ impl Run {
 
     /// Gives leased positions back.
     pub fn release(&mut self, session: &Session, epoch: u32, positions: &RangeSet) -> Result<(), Refusal> {
-        self.authorise(session)?;
-        let part = self.members[&session.worker].part.clone();
+        let part = self.authorise(session)?.part.clone();
+        self.revision += 1;
         let group = self.group_mut(&part).expect("a member's part exists");
         group
             .ledger
@@ -227,11 +283,9 @@ impl Run {
 
     /// Quarantines one position that can't be read or computed.
     pub fn reject(&mut self, session: &Session, rejected: &Rejected, now: Millis) -> Result<(), Refusal> {
-        self.authorise(session)?;
-        let part = self.members[&session.worker].part.clone();
+        let part = self.authorise(session)?.part.clone();
         let group = self.group_mut(&part).expect("a member's part exists");
         group
-            .ledger
             .quarantine(&session.worker, rejected.epoch, rejected.position)
             .map_err(|e| Refusal::Gone(e.to_string()))?;
         let text = format!(
@@ -239,13 +293,40 @@ impl Run {
             rejected.sample, rejected.epoch, rejected.position, rejected.reason
         );
         self.event(now, text);
+        self.tell_poison(&part, (rejected.epoch, rejected.position));
         Ok(())
+    }
+
+    /// Positions that killed whoever computed them.
+    pub(super) fn quarantined(&mut self, part: &str, positions: Vec<u64>, now: Millis) {
+        let Some(epoch) = self.group(part).map(|g| g.ledger.epoch()) else {
+            return;
+        };
+        for position in positions {
+            self.event(
+                now,
+                format!(
+                    "group {part}: the sample at position {position} of epoch {epoch} is quarantined: \
+                     two processes died computing it alone"
+                ),
+            );
+            self.tell_poison(part, (epoch, position));
+        }
+    }
+
+    fn tell_poison(&mut self, part: &str, (epoch, position): (u32, u64)) {
+        let replicas: Vec<String> = self
+            .group(part)
+            .map(|g| g.replicas().map(str::to_owned).collect())
+            .unwrap_or_default();
+        for worker in replicas {
+            self.send(&worker, Message::Poison { epoch, position });
+        }
     }
 
     /// A group can't go on.
     pub fn fail(&mut self, session: &Session, reason: &str, now: Millis) -> Result<(), Refusal> {
-        self.authorise(session)?;
-        let part = self.members[&session.worker].part.clone();
+        let part = self.authorise(session)?.part.clone();
         self.end(
             State::Failed,
             format!("{part} on {}: {reason}", session.worker),

@@ -52,6 +52,10 @@ pub(super) fn tally(run: String, group: String, found: Lineage) -> GroupAudit {
                 samples: head.positions_per_epoch,
             });
         }
+        let cut = met.get(manifest.epoch as usize).map(|m| &m.merged);
+        if cut.is_some_and(|merged| *merged != manifest.committed) {
+            audit.findings.push(Finding::WrongCut { version });
+        }
         if manifest.positions != positions {
             audit.findings.push(Finding::Miscounted {
                 version,

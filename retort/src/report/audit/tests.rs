@@ -14,6 +14,8 @@ struct Folder {
     parent: Option<String>,
     version: u64,
     positions: u64,
+    /// Positions of epoch 0 so far.
+    first_epoch: RangeSet,
 }
 
 impl Folder {
@@ -24,6 +26,7 @@ impl Folder {
             parent: None,
             version: 0,
             positions: 0,
+            first_epoch: RangeSet::new(),
         };
         folder.write(&[], &[]);
         folder
@@ -42,6 +45,9 @@ impl Folder {
         let weights = format!("weights {}", self.version).into_bytes();
         fs::write(folder.join("model.safetensors"), &weights).unwrap();
         self.positions += merged.iter().map(|(_, start, end)| end - start).sum::<u64>();
+        for (_, start, end) in merged.iter().filter(|m| m.0 == 0) {
+            self.first_epoch.insert(*start..*end);
+        }
         let digest = FileDigest {
             bytes: weights.len() as u64,
             blake3: manifest::hash(&weights),
@@ -56,6 +62,8 @@ impl Folder {
             steps: 10 * self.version,
             positions: self.positions,
             epoch: 0,
+            round: self.version,
+            committed: self.first_epoch.clone(),
             epochs: 2,
             positions_per_epoch: SAMPLES,
             seed: 1,

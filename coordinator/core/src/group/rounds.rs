@@ -1,0 +1,310 @@
+//! Rounds: contributions in, one merge out, the next plan.
+
+use std::collections::BTreeMap;
+
+use retort_data::ranges::RangeSet;
+
+use super::{Group, Holder};
+use crate::ids::{Millis, Refusal};
+use crate::manifest::{Contribution, Cut, Merge};
+use crate::record::Key;
+use crate::round::{ClosedRound, Evaluation, Gate, Point, Sums, Work};
+use crate::run::Message;
+
+/// A replica is overdue when it takes this many times as long as the first one to contribute.
+const OVERDUE: u64 = 4;
+/// Weight of the newest round in a replica's measured rate.
+const SERVICE_WEIGHT: f64 = 0.3;
+
+/// What the run knows when a round closes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NextRound {
+    /// Alpha after schedule and gate.
+    pub alpha: f64,
+    /// The lead behind it.
+    pub gate: Option<Gate>,
+    /// Publish when the newest version is older than this, ms; `None`: never by time.
+    pub checkpoint_every: Option<u64>,
+    /// The run is stopping.
+    pub stopping: bool,
+}
+
+/// What became of a contribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contributed {
+    /// It waits for its round to close.
+    Waiting,
+    /// Its round closed with it before: the merged state is to be sent again.
+    Again,
+}
+
+impl Group {
+    /// Checks and keeps a contribution until the round closes. Sending it again changes nothing.
+    pub fn contribute(&mut self, worker: &str, work: Work, now: Millis) -> Result<Contributed, Refusal> {
+        let (generation, round) = (self.plan.generation, self.plan.round);
+        let gone = |text: String| Err(Refusal::Gone(text));
+        let Some(holder) = self.holders.get(worker) else {
+            return gone(format!("{worker} is no replica of group {}", self.spec.name));
+        };
+        let merged_before = holder.merged.is_some_and(|m| m + 1 == round);
+        if work.joining {
+            if !holder.joining && merged_before {
+                return Ok(Contributed::Again);
+            }
+        } else if (work.generation, work.round + 1) == (generation, round)
+            && holder.merged == Some(work.round)
+        {
+            return Ok(Contributed::Again);
+        } else if (work.generation, work.round) != (generation, round) {
+            return gone(format!(
+                "group {} is in round {round} of generation {generation}, not in round {} of generation {}",
+                self.spec.name, work.round, work.generation
+            ));
+        }
+        if holder.joining != work.joining {
+            return gone(format!("{worker} has to join round {round} with nothing first"));
+        }
+        if let Some(before) = &holder.contributed {
+            return if *before == work {
+                Ok(Contributed::Waiting)
+            } else {
+                gone(format!("{worker} contributed to round {round} before"))
+            };
+        }
+        if !work.trained.is_empty() {
+            self.ledger
+                .holds(worker, work.epoch, &work.trained)
+                .map_err(|e| Refusal::Gone(format!("contribution of {worker}: {e}")))?;
+        }
+        if work.sums.samples != work.trained.len() {
+            return Err(Refusal::Invalid(format!(
+                "sums.samples = {} differs from the {} trained positions",
+                work.sums.samples,
+                work.trained.len()
+            )));
+        }
+        // A publisher contributes once its version is durable, or if it never heard of the request.
+        if self.publishing.as_ref() == Some(&(worker.to_owned(), round)) {
+            self.publishing = None;
+        }
+        let seconds = now.since(self.round_began) as f64 / 1e3;
+        let holder = self.holders.get_mut(worker).expect("looked up above");
+        if seconds > 0.0 && work.sums.samples > 0 {
+            let rate = work.sums.samples as f64 / seconds;
+            holder.service = if holder.service > 0.0 {
+                holder.service + SERVICE_WEIGHT * (rate - holder.service)
+            } else {
+                rate
+            };
+        }
+        holder.contributed = Some(work);
+        holder.contributed_at = Some(now);
+        Ok(Contributed::Waiting)
+    }
+
+    /// All who hold the state contributed: the round can close. Those who wait for the state join
+    /// if they are here, and hold up nobody.
+    pub fn ready(&self) -> bool {
+        self.expected.is_empty()
+            && self.keepers() > 0
+            && self
+                .holders
+                .values()
+                .all(|h| h.joining || h.contributed.is_some())
+    }
+
+    /// Others wait for this replica, and it does not itself wait for work.
+    fn lags(&self, name: &str, holder: &Holder) -> bool {
+        let waits = holder.idle && self.ledger.held_by(name) == 0;
+        !holder.joining && holder.contributed.is_none() && !waits
+    }
+
+    /// When a replica is overdue: others have waited for it several times as long as they needed
+    /// themselves, and it is not waiting for work.
+    pub fn overdue_at(&self, lease_ttl: u64) -> Option<Millis> {
+        self.holders.iter().find(|(name, h)| self.lags(name, h))?;
+        let keepers = self.holders.values().filter(|h| !h.joining);
+        let first = keepers.filter_map(|h| h.contributed_at).min()?;
+        let needed = first.since(self.round_began);
+        let allowed = (needed * OVERDUE).max(needed + lease_ttl);
+        Some(self.round_began.plus(allowed))
+    }
+
+    /// Takes the leases of overdue replicas away; they get the state of the next merge.
+    pub fn revoke_overdue(&mut self, lease_ttl: u64, now: Millis) -> Vec<String> {
+        if self.overdue_at(lease_ttl).is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        let late: Vec<String> = self
+            .holders
+            .iter()
+            .filter(|(name, h)| self.lags(name, h))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &late {
+            if let Some(holder) = self.holders.get_mut(name) {
+                holder.joining = true;
+            }
+            if self.publishing.as_ref().is_some_and(|(who, _)| who == name) {
+                self.publishing = None;
+            }
+            self.ledger.expire(name);
+        }
+        self.touch();
+        late
+    }
+
+    /// Tells a replica that its leases in this round are gone.
+    pub fn revocation(&self) -> Message {
+        Message::Revoke {
+            generation: self.plan.generation,
+            round: self.plan.round,
+        }
+    }
+
+    /// Keeps the evaluation that came with the round's contributions, if one was due.
+    pub fn take_evaluation(&mut self) {
+        let newest = self
+            .holders
+            .values()
+            .find_map(|h| h.contributed.as_ref()?.held_out);
+        self.held_out = newest.or(self.held_out);
+    }
+
+    /// Merges all contributions and plans the next round.
+    pub fn close_round(&mut self, next: NextRound, now: Millis) -> ClosedRound {
+        let round = self.plan.round;
+        let mut merge = Merge {
+            round,
+            contributions: Vec::new(),
+        };
+        let mut sums = Sums::default();
+        let mut members = Vec::new();
+        let names: Vec<String> = self.holders.keys().cloned().collect();
+        for name in names {
+            let Some((incarnation, work)) = self.holders.get_mut(&name).and_then(|h| {
+                let work = h.contributed.take()?;
+                h.contributed_at = None;
+                h.joining = false;
+                h.merged = Some(round);
+                Some((h.incarnation, work))
+            }) else {
+                continue;
+            };
+            members.push((name.clone(), work.sums.samples));
+            self.merge(&name, incarnation, &work, &mut merge);
+            sums.add(&work.sums);
+        }
+        if merge.contributions.iter().any(|c| !c.trained.is_empty()) {
+            self.dirty.insert(Key::Merge(self.spec.name.clone(), round));
+            self.suspects.clear(&merged(&merge));
+            self.pending.push(merge);
+        }
+        self.alias = None;
+        self.add_point(&sums, now);
+        self.totals.add(&sums);
+        self.touch();
+        self.plan_next(next, now, members)
+    }
+
+    fn merge(&mut self, name: &str, incarnation: u64, work: &Work, merge: &mut Merge) {
+        if work.trained.is_empty() {
+            return;
+        }
+        self.ledger
+            .ack(name, work.epoch, &work.trained)
+            .expect("the contribution was checked when it came, and a lost lease removes it");
+        self.steps += u64::from(work.steps);
+        self.positions += work.trained.len();
+        for (teacher, versions) in &work.teacher_use {
+            let total = self.teacher_use.entry(teacher.clone()).or_default();
+            for (version, samples) in versions {
+                *total.entry(*version).or_default() += samples;
+                self.dirty
+                    .insert(Key::Use(self.spec.name.clone(), teacher.clone(), *version));
+            }
+        }
+        merge.contributions.push(Contribution {
+            worker: name.to_owned(),
+            incarnation,
+            steps: work.steps,
+            trained: vec![Cut {
+                epoch: work.epoch,
+                positions: work.trained.clone(),
+            }],
+            teacher_versions: work.teacher_use.clone(),
+        });
+    }
+
+    fn plan_next(&mut self, next: NextRound, now: Millis, members: Vec<(String, u64)>) -> ClosedRound {
+        let round = self.plan.round;
+        self.plan.round += 1;
+        self.plan.alpha = next.alpha;
+        self.plan.gate = next.gate;
+        self.plan.evaluate = self
+            .evaluated_at
+            .is_none_or(|at| self.steps >= at + self.spec.evaluate_every);
+        if self.plan.evaluate {
+            self.evaluated_at = Some(self.steps);
+        }
+        let publisher = self.publish_due(&next, now).then(|| self.elect()).flatten();
+        if let Some(worker) = &publisher {
+            self.publishing = Some((worker.clone(), self.plan.round));
+        }
+        ClosedRound {
+            group: self.spec.name.clone(),
+            round,
+            members,
+            steps: self.shares(),
+            publisher,
+            plan: self.plan.clone(),
+        }
+    }
+
+    /// Steps of each replica in a round, so that all end it together: the fastest takes what the
+    /// job says, the others their share by measured rate.
+    fn shares(&self) -> BTreeMap<String, u32> {
+        let keepers = || self.holders.iter().filter(|(_, h)| !h.joining);
+        let fastest = keepers().map(|(_, h)| h.service).fold(0.0, f64::max);
+        let measured = keepers().all(|(_, h)| h.service > 0.0);
+        if !self.spec.exchange || !measured {
+            return BTreeMap::new();
+        }
+        let most = f64::from(self.spec.round_steps);
+        keepers()
+            .map(|(name, h)| (name.clone(), (most * h.service / fastest).round().max(1.0) as u32))
+            .collect()
+    }
+
+    fn add_point(&mut self, sums: &Sums, now: Millis) {
+        let mean = |sum: f64, count: u64| (count > 0).then(|| sum / count as f64);
+        let seconds = now.since(self.round_began) as f64 / 1e3;
+        self.round_began = now;
+        if sums.samples == 0 {
+            return;
+        }
+        let held_out: Option<Evaluation> = self.plan.evaluate.then_some(self.held_out).flatten();
+        let newest = self.teacher_use.values().filter_map(|v| v.keys().next_back());
+        let point = Point {
+            step: self.steps,
+            positions: self.positions,
+            epoch: self.ledger.epoch(),
+            hard_loss: mean(sums.hard_loss, sums.labelled),
+            kl: mean(sums.kl, sums.taught),
+            held_out,
+            alpha: (!self.spec.teachers.is_empty()).then_some(self.plan.alpha),
+            teacher_version: newest.max().copied(),
+            gradient_share: mean(sums.gradient_share, sums.taught),
+            samples_per_s: (seconds > 0.0).then(|| sums.samples as f64 / seconds),
+        };
+        for round in self.curve.add(self.plan.round, point, self.plan.evaluate) {
+            self.dirty.insert(Key::Point(self.spec.name.clone(), round));
+        }
+    }
+}
+
+/// All positions of a merge.
+pub(super) fn merged(merge: &Merge) -> RangeSet {
+    let cuts = merge.contributions.iter().flat_map(|c| &c.trained);
+    cuts.flat_map(|cut| cut.positions.iter()).collect()
+}

@@ -1,0 +1,135 @@
+//! What an operator may ask of a run, and how it ends.
+
+use crate::group::Group;
+use crate::ids::{Millis, Refusal, Role};
+use crate::record::Key;
+use crate::run::{Command, Message, Run, State};
+
+impl Run {
+    /// No new work: replicas finish what they hold, and wait.
+    pub fn pause(&mut self, now: Millis) -> Result<(), Refusal> {
+        match self.state {
+            State::Paused => Ok(()),
+            State::Running => {
+                self.set_state(State::Paused, "asked to pause", now);
+                Ok(())
+            }
+            other => Err(self.cannot("pause", other)),
+        }
+    }
+
+    /// Goes on after a pause or a stop, with everybody who was drained.
+    pub fn resume(&mut self, now: Millis) -> Result<(), Refusal> {
+        if !std::mem::take(&mut self.drained).is_empty() {
+            self.dirty.insert(Key::Run);
+        }
+        match self.state {
+            State::Running | State::Waiting => Ok(()),
+            State::Paused | State::Stopping | State::Stopped => {
+                let state = if self.is_provided() {
+                    State::Running
+                } else {
+                    State::Waiting
+                };
+                self.set_state(state, "", now);
+                // It may have been stopped just when nothing was left to do.
+                self.end_if_done(now);
+                Ok(())
+            }
+            other => Err(self.cannot("resume", other)),
+        }
+    }
+
+    /// Ends the run in order; it can be resumed.
+    pub fn stop(&mut self, reason: &str, now: Millis) {
+        if self.state.ended() || self.state == State::Stopping {
+            return;
+        }
+        self.set_state(State::Stopping, reason, now);
+        self.stop_if_safe(now);
+    }
+
+    /// Asks one worker to hand over what it has and to leave for good.
+    pub fn drain(&mut self, worker: &str, now: Millis) -> Result<(), Refusal> {
+        let Some(member) = self.members.get(worker) else {
+            return Err(Refusal::Invalid(format!(
+                "{worker} is no member of run {}",
+                self.spec.id
+            )));
+        };
+        let role = member.session.role;
+        if self.drained.insert(worker.to_owned()) {
+            self.dirty.insert(Key::Run);
+            self.event(now, format!("{role} {worker} is asked to leave"));
+            if role == Role::TeacherServer {
+                // It serves nobody new; what it is scoring still arrives.
+                let reason = "drained".to_owned();
+                self.send(worker, Message::Finish(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn cannot(&self, verb: &str, state: State) -> Refusal {
+        Refusal::Invalid(format!(
+            "run {} is {}: it can't {verb}",
+            self.spec.id,
+            state.name()
+        ))
+    }
+
+    pub(super) fn set_state(&mut self, state: State, reason: &str, now: Millis) {
+        self.state = state;
+        self.reason = reason.to_owned();
+        self.dirty.insert(Key::Run);
+        let colon = if reason.is_empty() { "" } else { ": " };
+        self.event(now, format!("run is {}{colon}{reason}", state.name()));
+    }
+
+    /// Every fixed teacher was uploaded.
+    pub(super) fn is_provided(&self) -> bool {
+        self.teachers
+            .iter()
+            .all(|t| t.spec.trained || t.newest().is_some())
+    }
+
+    pub(super) fn start_if_provided(&mut self, now: Millis) {
+        if self.state == State::Waiting && self.is_provided() {
+            self.set_state(State::Running, "", now);
+        }
+    }
+
+    pub(super) fn stop_if_safe(&mut self, now: Millis) {
+        // A group whose replicas are all gone can publish nothing more: what they merged since the
+        // newest manifest is rolled back when the group goes on.
+        let idle = |g: &Group| g.is_done() || g.replicas().len() == 0 && !g.is_reclaiming();
+        if self.state == State::Stopping && self.groups.iter().all(idle) {
+            let reason = self.reason.clone();
+            self.end(State::Stopped, reason, now);
+        }
+    }
+
+    pub(super) fn end(&mut self, state: State, reason: String, now: Millis) {
+        if self.state.ended() {
+            return;
+        }
+        self.set_state(state, &reason, now);
+        for worker in self.members.keys() {
+            self.commands.push_back(Command::Send {
+                worker: worker.clone(),
+                message: Message::Finish(reason.clone()),
+            });
+        }
+        let parked: Vec<String> = self.groups.iter_mut().flat_map(Group::drop_holders).collect();
+        if !parked.is_empty() {
+            self.commands.push_back(Command::AbortRound { workers: parked });
+        }
+    }
+
+    pub(super) fn send(&mut self, worker: &str, message: Message) {
+        self.commands.push_back(Command::Send {
+            worker: worker.to_owned(),
+            message,
+        });
+    }
+}

@@ -1,0 +1,347 @@
+//! One run with what the shell keeps for it: parked questions, control streams, the newest merges.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use retort_coordinator_core::group::Contributed;
+use retort_coordinator_core::ids::{Millis, Refusal, Session};
+use retort_coordinator_core::lease::{Answer, Reason};
+use retort_coordinator_core::manifest::{Cut, FORMAT, Manifest};
+use retort_coordinator_core::round::{ClosedRound, Evaluation, RoundPlan, Ticket, Work};
+use retort_coordinator_core::run::{Command, Message, Run};
+use retort_coordinator_core::spec::GroupKind;
+use retort_proto::pb;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::Status;
+use tracing::warn;
+
+use super::{Effect, Submission};
+use crate::average::{Weighted, average};
+use crate::services::refusal;
+use crate::store::Staged;
+
+/// A merge that may still be computed.
+pub(crate) type Merging = watch::Receiver<Option<Result<Bytes, Status>>>;
+/// What a contribution is answered with.
+pub(crate) type Merged = Result<(RoundPlan, Merging), Status>;
+
+/// One run.
+pub(crate) struct Entry {
+    pub(crate) run: Run,
+    pub(crate) submission: Submission,
+    /// Newest manifest's hash by group.
+    pub(super) parents: BTreeMap<String, String>,
+    /// Contributions that wait for their round to close.
+    parked: BTreeMap<String, Parked>,
+    /// Requests for work that wait for something to change, by worker.
+    leases: BTreeMap<String, ParkedLease>,
+    /// Control streams by worker.
+    control: BTreeMap<String, mpsc::Sender<pb::ControlDown>>,
+    /// The newest merge of each group, for a replica whose answer was lost.
+    merges: BTreeMap<String, (ClosedRound, Merging)>,
+    seen: u64,
+}
+
+struct Parked {
+    session: Session,
+    weights: Bytes,
+    reply: oneshot::Sender<Merged>,
+}
+
+struct ParkedLease {
+    session: Session,
+    asked: (u64, u64),
+    deadline: Millis,
+    reply: oneshot::Sender<Result<Answer, Status>>,
+}
+
+impl Entry {
+    pub(super) fn new(run: Run, submission: Submission) -> Self {
+        Self {
+            run,
+            submission,
+            parents: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            control: BTreeMap::new(),
+            merges: BTreeMap::new(),
+            seen: 0,
+        }
+    }
+
+    /// When `settle` must be called at the latest.
+    pub(super) fn poll_timeout(&self) -> Option<Millis> {
+        let leases = self.leases.values().map(|l| l.deadline);
+        leases.chain(self.run.poll_timeout()).min()
+    }
+
+    /// Carries out what the core decided, until it has nothing more to say. True: something changed.
+    pub(super) fn settle(&mut self, now: Millis, effects: &mut Vec<Effect>) -> bool {
+        if self.run.poll_timeout().is_some_and(|at| at <= now) {
+            self.run.handle_timeout(now);
+        }
+        self.carry_out(effects);
+        let changed = self.run.revision() != self.seen;
+        self.ask_parked_leases(now, changed, effects);
+        self.carry_out(effects);
+        let changed = self.run.revision() != self.seen;
+        if changed {
+            self.drop_orphans(effects);
+        }
+        self.seen = self.run.revision();
+        changed
+    }
+
+    /// Work for a replica; where only others can end its wait, it is parked until `deadline`.
+    pub(crate) fn lease(
+        &mut self,
+        (session, asked): (Session, (u64, u64)),
+        (now, deadline): (Millis, Millis),
+        reply: oneshot::Sender<Result<Answer, Status>>,
+    ) -> Option<Effect> {
+        match self.run.lease(&session, asked, now) {
+            Ok(answer) if now < deadline && waits(&answer) => {
+                let parked = ParkedLease {
+                    session: session.clone(),
+                    asked,
+                    deadline,
+                    reply,
+                };
+                // A second question of one worker replaces the first, whose asker has gone.
+                self.leases.insert(session.worker, parked);
+                None
+            }
+            answer => Some(Box::new(move || {
+                let _ = reply.send(answer.map_err(refusal));
+            })),
+        }
+    }
+
+    fn ask_parked_leases(&mut self, now: Millis, changed: bool, effects: &mut Vec<Effect>) {
+        let due = |l: &ParkedLease| changed || now >= l.deadline;
+        let ask: Vec<String> = self
+            .leases
+            .iter()
+            .filter(|(_, l)| due(l))
+            .map(|(worker, _)| worker.clone())
+            .collect();
+        for worker in ask {
+            let Some(parked) = self.leases.remove(&worker) else {
+                continue;
+            };
+            if parked.reply.is_closed() {
+                continue;
+            }
+            match self.run.lease(&parked.session, parked.asked, now) {
+                Ok(answer) if now < parked.deadline && waits(&answer) => {
+                    self.leases.insert(worker, parked);
+                }
+                answer => effects.push(Box::new(move || {
+                    let _ = parked.reply.send(answer.map_err(refusal));
+                })),
+            }
+        }
+    }
+
+    /// Parks a contribution until its round closes.
+    pub(crate) fn contribute(
+        &mut self,
+        (session, work): (Session, Work),
+        weights: Bytes,
+        now: Millis,
+        reply: oneshot::Sender<Merged>,
+    ) -> Option<Effect> {
+        let worker = session.worker.clone();
+        match self.run.contribute(&session, work, now) {
+            Ok(Contributed::Waiting) => {
+                let parked = Parked {
+                    session,
+                    weights,
+                    reply,
+                };
+                self.parked.insert(worker, parked);
+                None
+            }
+            Ok(Contributed::Again) => Some(self.merged_again(&session, reply)),
+            Err(refused) => Some(refuse(reply, refusal(refused))),
+        }
+    }
+
+    fn merged_again(&self, session: &Session, reply: oneshot::Sender<Merged>) -> Effect {
+        let part = self
+            .run
+            .members()
+            .find(|m| m.session == *session)
+            .map(|m| m.part.clone());
+        let Some((closed, merging)) = part.and_then(|p| self.merges.get(&p)) else {
+            let lost = Refusal::Gone("the merge is not here any more".into());
+            return refuse(reply, refusal(lost));
+        };
+        let plan = closed.plan_of(&session.worker);
+        let merging = merging.clone();
+        Box::new(move || {
+            let _ = reply.send(Ok((plan, merging)));
+        })
+    }
+
+    /// A control stream begins: the worker is told all it must know now.
+    pub(crate) fn attach(&mut self, session: &Session, stream: mpsc::Sender<pb::ControlDown>) {
+        for message in self.run.resync(&session.worker) {
+            if stream.try_send((&message).into()).is_err() {
+                return;
+            }
+        }
+        self.control.insert(session.worker.clone(), stream);
+    }
+
+    /// A control stream has ended; its worker may have another one by now.
+    pub(crate) fn detach(&mut self, worker: &str) {
+        if self.control.get(worker).is_some_and(mpsc::Sender::is_closed) {
+            self.control.remove(worker);
+        }
+    }
+
+    fn carry_out(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(command) = self.run.poll_command() {
+            match command {
+                Command::Send { worker, message } => self.send(&worker, message, effects),
+                Command::CloseRound(closed) => self.close_round(closed, effects),
+                Command::AbortRound { workers } => {
+                    for worker in workers {
+                        if let Some(parked) = self.parked.remove(&worker) {
+                            let gone = Status::aborted("the round's state is gone: register again");
+                            effects.push(refuse(parked.reply, gone));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, worker: &str, message: Message, effects: &mut Vec<Effect>) {
+        let Some(stream) = self.control.get(worker) else {
+            return;
+        };
+        match stream.clone().try_reserve_owned() {
+            Ok(place) => effects.push(Box::new(move || {
+                place.send((&message).into());
+            })),
+            Err(_) => {
+                warn!(worker, "control stream is too far behind: cut, it resynchronises");
+                self.control.remove(worker);
+            }
+        }
+    }
+
+    fn close_round(&mut self, closed: ClosedRound, effects: &mut Vec<Effect>) {
+        let mut replies = Vec::new();
+        let mut parts = Vec::new();
+        for (worker, samples) in &closed.members {
+            let Some(parked) = self.parked.remove(worker) else {
+                continue;
+            };
+            parts.push(Weighted {
+                samples: *samples,
+                weights: parked.weights,
+            });
+            replies.push((parked.reply, closed.plan_of(worker)));
+        }
+        let (done, merging) = watch::channel(None);
+        let merge = move || {
+            let merged = average(&parts).map_err(|e| Status::internal(e.to_string()));
+            let _ = done.send(Some(merged));
+        };
+        if closed.plan.exchange {
+            // Averaging is the brain's only long computation: not on its own task.
+            tokio::task::spawn_blocking(merge);
+        } else {
+            merge();
+        }
+        let again = (closed.clone(), merging.clone());
+        self.merges.insert(closed.group, again);
+        effects.push(Box::new(move || {
+            for (reply, plan) in replies {
+                let _ = reply.send(Ok((plan, merging.clone())));
+            }
+        }));
+    }
+
+    /// Answers parked contributions whose session has ended.
+    fn drop_orphans(&mut self, effects: &mut Vec<Effect>) {
+        let run = &self.run;
+        let orphans: Vec<String> = self
+            .parked
+            .iter()
+            .filter(|(_, p)| !run.is_replica(&p.session))
+            .map(|(worker, _)| worker.clone())
+            .collect();
+        for worker in orphans {
+            if let Some(parked) = self.parked.remove(&worker) {
+                let ended = Status::aborted("the session has ended: register again");
+                effects.push(refuse(parked.reply, ended));
+            }
+        }
+    }
+
+    pub(super) fn manifest(
+        &self,
+        ticket: &Ticket,
+        staged: &Staged,
+        held_out: Option<Evaluation>,
+    ) -> Manifest {
+        let spec = &self.run.spec;
+        let group = spec.groups.iter().find(|g| g.name == ticket.group);
+        let quarantined = if ticket.quarantined.is_empty() {
+            Vec::new()
+        } else {
+            vec![Cut {
+                epoch: ticket.epoch,
+                positions: ticket.quarantined.clone(),
+            }]
+        };
+        Manifest {
+            format: FORMAT,
+            run: spec.id.clone(),
+            group: ticket.group.clone(),
+            kind: group.map_or("fixed", |g| GroupKind::name(g.kind)).to_owned(),
+            version: ticket.version,
+            parent: self.parents.get(&ticket.group).cloned(),
+            steps: ticket.steps,
+            positions: ticket.positions,
+            epoch: ticket.epoch,
+            round: ticket.round,
+            committed: ticket.committed.clone(),
+            epochs: group.map_or(0, |g| g.epochs),
+            positions_per_epoch: spec.positions,
+            seed: self.submission.seed,
+            dataset_digest: spec.dataset_digest.clone(),
+            merges: ticket.merges.clone(),
+            quarantined,
+            files: staged.files.clone(),
+            teacher_versions: self
+                .run
+                .teachers()
+                .iter()
+                .filter_map(|t| Some((t.spec.name.clone(), t.active?)))
+                .collect(),
+            held_out: held_out.map(Into::into),
+        }
+    }
+}
+
+/// Only others can end these waits.
+fn waits(answer: &Answer) -> bool {
+    let Answer::Idle(reason) = answer else {
+        return false;
+    };
+    matches!(
+        reason,
+        Reason::Closing | Reason::Pace | Reason::Paused | Reason::Reclaim
+    )
+}
+
+fn refuse(reply: oneshot::Sender<Merged>, status: Status) -> Effect {
+    Box::new(move || {
+        let _ = reply.send(Err(status));
+    })
+}
