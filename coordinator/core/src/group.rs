@@ -1,6 +1,7 @@
 //! One group: its replicas, rounds, merged history and published versions.
 
 mod curve;
+mod holders;
 mod reclaim;
 mod record;
 mod rounds;
@@ -15,31 +16,15 @@ use crate::ids::Millis;
 use crate::ledger::Ledger;
 use crate::manifest::Merge;
 use crate::record::Key;
-use crate::round::{Claim, Evaluation, Point, RoundPlan, Start, Sums, Work};
+use crate::round::{Claim, Evaluation, Point, RoundPlan, Start, Sums};
 use crate::spec::GroupSpec;
 
 use curve::Curve;
+use holders::{Holder, Holders};
 pub(crate) use record::Records;
 pub use record::{Durable, Record};
 pub use rounds::{Contributed, NextRound};
 use suspects::Suspects;
-
-/// A replica that takes part in the current round.
-#[derive(Debug, Clone)]
-struct Holder {
-    incarnation: u64,
-    /// It waits for a merge to get its first state.
-    joining: bool,
-    contributed: Option<Work>,
-    /// When it contributed to this round.
-    contributed_at: Option<Millis>,
-    /// The newest round that its contribution entered.
-    merged: Option<u64>,
-    /// Samples per second from a round's start to its contribution, newest round first in weight.
-    service: f64,
-    /// Its last request for work got none.
-    idle: bool,
-}
 
 /// State of one group.
 #[derive(Debug, Clone)]
@@ -49,7 +34,7 @@ pub struct Group {
     /// Where its positions are.
     pub ledger: Ledger,
     plan: RoundPlan,
-    holders: BTreeMap<String, Holder>,
+    holders: Holders,
     /// Replicas of a former term that may come back with the state.
     expected: BTreeMap<String, reclaim::Former>,
     /// The state at the start of this round is also known by this generation and round.
@@ -102,7 +87,7 @@ impl Group {
             spec,
             ledger: Ledger::new(positions),
             plan,
-            holders: BTreeMap::new(),
+            holders: Holders::default(),
             expected: BTreeMap::new(),
             alias: None,
             pending: Vec::new(),
@@ -144,7 +129,7 @@ impl Group {
             None => self.start_anew(),
         };
         self.holders.insert(
-            worker.to_owned(),
+            worker,
             Holder {
                 incarnation,
                 joining: matches!(start, Start::Join(_)),
@@ -209,7 +194,7 @@ impl Group {
 
     /// Forgets replicas that can't be served any more; they register again.
     pub fn drop_holders(&mut self) -> Vec<String> {
-        let names: Vec<String> = self.holders.keys().cloned().collect();
+        let names: Vec<String> = self.holders.names().map(str::to_owned).collect();
         for name in &names {
             self.ledger.expire(name);
         }
@@ -274,9 +259,7 @@ impl Group {
 
     /// Notes whether a replica's last request for work got none.
     pub fn set_idle(&mut self, worker: &str, idle: bool) {
-        if let Some(holder) = self.holders.get_mut(worker) {
-            holder.idle = idle;
-        }
+        self.holders.update(worker, |h| h.idle = idle);
     }
 
     /// All epochs are durable.
@@ -309,12 +292,12 @@ impl Group {
 
     /// Another replica holds the state.
     pub fn has_other_keeper(&self, worker: &str) -> bool {
-        self.holders.iter().any(|(name, h)| name != worker && !h.joining)
+        self.keepers() > usize::from(self.holds_state(worker))
     }
 
     /// Some replica waits for the others' contributions.
     pub fn somebody_waits(&self) -> bool {
-        self.holders.values().any(|h| h.contributed.is_some())
+        self.holders.any_waits()
     }
 
     /// Replicas of a former term may still come back with what they hold.
@@ -323,8 +306,8 @@ impl Group {
     }
 
     /// Replicas in this round.
-    pub fn replicas(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.holders.keys().map(String::as_str)
+    pub fn replicas(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
+        self.holders.names()
     }
 
     /// The current round's plan.
@@ -359,7 +342,7 @@ impl Group {
 
     /// Replicas that hold the state.
     fn keepers(&self) -> usize {
-        self.holders.values().filter(|h| !h.joining).count()
+        self.holders.count_keepers()
     }
 
     fn touch(&mut self) {

@@ -7,6 +7,7 @@ mod durable;
 mod membership;
 #[cfg(test)]
 mod tests;
+mod vacancies;
 mod versions;
 mod view;
 mod work;
@@ -244,6 +245,8 @@ pub struct Run {
     looked: Millis,
     /// When to look for overdue replicas.
     overdue_check: Option<Millis>,
+    /// Since when some group has nobody.
+    unattended_since: Option<Millis>,
     waiting_for: BTreeMap<String, Reason>,
     lost_rejections: BTreeMap<String, BTreeMap<String, u64>>,
     commands: VecDeque<Command>,
@@ -283,6 +286,7 @@ impl Run {
             quiet_until: Millis(u64::MAX),
             looked: now,
             overdue_check: None,
+            unattended_since: None,
             waiting_for: BTreeMap::new(),
             lost_rejections: BTreeMap::new(),
             commands: VecDeque::new(),

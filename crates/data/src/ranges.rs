@@ -1,5 +1,6 @@
 //! Exact sets of positions, stored as intervals: a billion positions in a few runs cost a few bytes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -36,18 +37,22 @@ pub enum Error {
 
 /// A set of `u64` as sorted, disjoint, coalesced half-open intervals. Empty and inverted ranges hold nothing.
 ///
+/// Changing it costs the logarithm of the number of intervals, whatever their lengths.
+///
 /// Serialises as `[[low, high], ...]`; what is not in this one canonical form is refused on reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
 pub struct RangeSet {
-    /// `(low, high)` with `low < high`, and each `low` above the `high` before it.
-    spans: Vec<(u64, u64)>,
+    /// Low end to high end, with `low < high`, and each `low` above the `high` before it.
+    spans: BTreeMap<u64, u64>,
 }
 
 impl RangeSet {
     /// The empty set.
     pub const fn new() -> Self {
-        Self { spans: Vec::new() }
+        Self {
+            spans: BTreeMap::new(),
+        }
     }
 
     /// Adds a range; says how many of its values are new.
@@ -55,23 +60,21 @@ impl RangeSet {
         if range.is_empty() {
             return 0;
         }
-        let added = range.end - range.start - self.count(range.clone());
+        let (mut low, mut high) = (range.start, range.end);
+        let mut held = 0;
         // Those that touch the range are merged with it, neighbours included.
-        let from = self.spans.partition_point(|span| span.1 < range.start);
-        let to = self.spans.partition_point(|span| span.0 <= range.end);
-        let merged = self.spans[from..to]
-            .iter()
-            .fold((range.start, range.end), |merged, span| {
-                (merged.0.min(span.0), merged.1.max(span.1))
-            });
-        self.spans.splice(from..to, [merged]);
-        added
+        while let Some((&from, &to)) = self.spans.range(..=high).next_back().filter(|s| *s.1 >= low) {
+            self.spans.remove(&from);
+            held += to.min(range.end).saturating_sub(from.max(range.start));
+            (low, high) = (low.min(from), high.max(to));
+        }
+        self.spans.insert(low, high);
+        range.end - range.start - held
     }
 
     /// Adds a range that must be new as a whole; else changes nothing.
     pub fn insert_disjoint(&mut self, range: Range<u64>) -> Result<(), Error> {
-        if let Some(&(low, high)) = self.touched(&range).first() {
-            let held = low.max(range.start)..high.min(range.end);
+        if let Some(held) = self.within(&range).next() {
             return Err(Error::Overlap { range, held });
         }
         self.insert(range);
@@ -80,50 +83,57 @@ impl RangeSet {
 
     /// Removes a range; says how many values went.
     pub fn remove(&mut self, range: Range<u64>) -> u64 {
-        let removed = self.count(range.clone());
-        if removed > 0 {
-            let (from, to) = self.touched_indices(&range);
-            let left = (self.spans[from].0, range.start);
-            let right = (range.end, self.spans[to - 1].1);
-            let rest = [left, right].into_iter().filter(|span| span.0 < span.1);
-            self.spans.splice(from..to, rest);
+        if range.is_empty() {
+            return 0;
+        }
+        let mut removed = 0;
+        while let Some((&low, &high)) = self
+            .spans
+            .range(..range.end)
+            .next_back()
+            .filter(|s| *s.1 > range.start)
+        {
+            self.spans.remove(&low);
+            if low < range.start {
+                self.spans.insert(low, range.start);
+            }
+            if high > range.end {
+                self.spans.insert(range.end, high);
+            }
+            removed += high.min(range.end) - low.max(range.start);
         }
         removed
     }
 
     /// Whether the set holds this value.
     pub fn contains(&self, value: u64) -> bool {
-        let at = self.spans.partition_point(|span| span.1 <= value);
-        self.spans.get(at).is_some_and(|span| span.0 <= value)
+        let below = self.spans.range(..=value).next_back();
+        below.is_some_and(|(_, high)| *high > value)
     }
 
     /// Whether the set holds the whole range.
     pub fn contains_range(&self, range: Range<u64>) -> bool {
-        self.count(range.clone()) == range.end.saturating_sub(range.start)
+        // Intervals do not touch one another: one holds it all.
+        let below = self.spans.range(..=range.start).next_back();
+        range.is_empty() || below.is_some_and(|(_, high)| *high >= range.end)
     }
 
     /// Whether the set holds any value of the range.
     pub fn overlaps(&self, range: Range<u64>) -> bool {
-        !self.touched(&range).is_empty()
+        self.within(&range).next().is_some()
     }
 
     /// How many values of the range the set holds.
     pub fn count(&self, range: Range<u64>) -> u64 {
-        self.touched(&range)
-            .iter()
-            .map(|&(low, high)| high.min(range.end) - low.max(range.start))
-            .sum()
+        self.within(&range).map(|held| held.end - held.start).sum()
     }
 
     /// What both sets hold.
     pub fn intersect(&self, other: &Self) -> Self {
-        let mut spans = Vec::new();
-        for &(low, high) in &self.spans {
-            for span in other.touched(&(low..high)) {
-                spans.push((low.max(span.0), high.min(span.1)));
-            }
+        let spans = self.iter().flat_map(|range| other.within(&range));
+        Self {
+            spans: spans.map(|held| (held.start, held.end)).collect(),
         }
-        Self { spans }
     }
 
     /// What either set holds.
@@ -146,7 +156,7 @@ impl RangeSet {
 
     /// Number of values.
     pub fn len(&self) -> u64 {
-        self.spans.iter().map(|span| span.1 - span.0).sum()
+        self.iter().map(|range| range.end - range.start).sum()
     }
 
     /// Whether the set holds nothing.
@@ -156,7 +166,7 @@ impl RangeSet {
 
     /// The intervals in ascending order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Range<u64>> + ExactSizeIterator + '_ {
-        self.spans.iter().map(|&(low, high)| low..high)
+        self.spans.iter().map(|(&low, &high)| low..high)
     }
 
     /// The lowest interval.
@@ -166,46 +176,39 @@ impl RangeSet {
 
     /// The lowest interval within `bounds` that the set lacks, as long as possible.
     pub fn first_gap(&self, bounds: Range<u64>) -> Option<Range<u64>> {
-        let mut gap = bounds;
-        for &(low, high) in self.touched(&gap) {
-            if low > gap.start {
-                gap.end = low;
+        let mut gap = bounds.clone();
+        for held in self.within(&bounds) {
+            if held.start > gap.start {
+                gap.end = held.start;
                 break;
             }
-            gap.start = high;
+            gap.start = held.end;
         }
         (gap.start < gap.end).then_some(gap)
     }
 
     /// Removes the lowest `count` values, or all if there are fewer, and returns them.
     pub fn take_first(&mut self, count: u64) -> Self {
+        let mut taken = Self::new();
         let mut left = count;
-        let mut whole = 0;
-        while let Some(&(low, high)) = self.spans.get(whole).filter(|s| s.1 - s.0 <= left) {
-            left -= high - low;
-            whole += 1;
+        while let Some(first) = self.first().filter(|_| left > 0) {
+            let end = first.end.min(first.start.saturating_add(left));
+            left -= end - first.start;
+            self.remove(first.start..end);
+            taken.insert(first.start..end);
         }
-        let mut spans: Vec<_> = self.spans.drain(..whole).collect();
-        if let Some(span) = self.spans.first_mut().filter(|_| left > 0) {
-            spans.push((span.0, span.0 + left));
-            span.0 += left;
-        }
-        Self { spans }
+        taken
     }
 
-    /// The intervals that share a value with the range.
-    fn touched(&self, range: &Range<u64>) -> &[(u64, u64)] {
-        let (from, to) = self.touched_indices(range);
-        &self.spans[from..to]
-    }
-
-    fn touched_indices(&self, range: &Range<u64>) -> (usize, usize) {
-        if range.is_empty() {
-            return (0, 0);
-        }
-        let from = self.spans.partition_point(|span| span.1 <= range.start);
-        let to = self.spans.partition_point(|span| span.0 < range.end);
-        (from, to)
+    /// The parts of the range that the set holds, in ascending order.
+    fn within(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + use<'_> {
+        let (start, end) = (range.start, range.end.max(range.start));
+        let before = self.spans.range(..start).next_back();
+        before
+            .into_iter()
+            .chain(self.spans.range(start..end))
+            .map(move |(&low, &high)| low.max(start)..high.min(end))
+            .filter(|held| held.start < held.end)
     }
 }
 
@@ -220,13 +223,15 @@ impl TryFrom<Vec<(u64, u64)>> for RangeSet {
             let (low, previous) = (pair[1].0, pair[0].1);
             return Err(Error::Unordered { low, previous });
         }
-        Ok(Self { spans })
+        Ok(Self {
+            spans: spans.into_iter().collect(),
+        })
     }
 }
 
 impl From<RangeSet> for Vec<(u64, u64)> {
     fn from(set: RangeSet) -> Self {
-        set.spans
+        set.spans.into_iter().collect()
     }
 }
 

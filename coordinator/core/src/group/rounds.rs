@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use retort_data::ranges::RangeSet;
 
-use super::{Group, Holder};
+use super::Group;
+use super::holders::Holder;
 use crate::ids::{Millis, Refusal};
 use crate::manifest::{Contribution, Cut, Merge};
 use crate::record::Key;
@@ -88,29 +89,25 @@ impl Group {
             self.publishing = None;
         }
         let seconds = now.since(self.round_began) as f64 / 1e3;
-        let holder = self.holders.get_mut(worker).expect("looked up above");
-        if seconds > 0.0 && work.sums.samples > 0 {
-            let rate = work.sums.samples as f64 / seconds;
-            holder.service = if holder.service > 0.0 {
-                holder.service + SERVICE_WEIGHT * (rate - holder.service)
-            } else {
-                rate
-            };
-        }
-        holder.contributed = Some(work);
-        holder.contributed_at = Some(now);
+        self.holders.update(worker, |holder| {
+            if seconds > 0.0 && work.sums.samples > 0 {
+                let rate = work.sums.samples as f64 / seconds;
+                holder.service = if holder.service > 0.0 {
+                    holder.service + SERVICE_WEIGHT * (rate - holder.service)
+                } else {
+                    rate
+                };
+            }
+            holder.contributed = Some(work);
+            holder.contributed_at = Some(now);
+        });
         Ok(Contributed::Waiting)
     }
 
     /// All who hold the state contributed: the round can close. Those who wait for the state join
     /// if they are here, and hold up nobody.
     pub fn ready(&self) -> bool {
-        self.expected.is_empty()
-            && self.keepers() > 0
-            && self
-                .holders
-                .values()
-                .all(|h| h.joining || h.contributed.is_some())
+        self.expected.is_empty() && self.keepers() > 0 && self.holders.all_contributed()
     }
 
     /// Others wait for this replica, and it does not itself wait for work.
@@ -123,8 +120,8 @@ impl Group {
     /// themselves, and it is not waiting for work.
     pub fn overdue_at(&self, lease_ttl: u64) -> Option<Millis> {
         self.holders.iter().find(|(name, h)| self.lags(name, h))?;
-        let keepers = self.holders.values().filter(|h| !h.joining);
-        let first = keepers.filter_map(|h| h.contributed_at).min()?;
+        let keepers = self.holders.keepers();
+        let first = keepers.filter_map(|(_, h)| h.contributed_at).min()?;
         let needed = first.since(self.round_began);
         let allowed = (needed * OVERDUE).max(needed + lease_ttl);
         Some(self.round_began.plus(allowed))
@@ -142,9 +139,7 @@ impl Group {
             .map(|(name, _)| name.clone())
             .collect();
         for name in &late {
-            if let Some(holder) = self.holders.get_mut(name) {
-                holder.joining = true;
-            }
+            self.holders.update(name, |h| h.joining = true);
             if self.publishing.as_ref().is_some_and(|(who, _)| who == name) {
                 self.publishing = None;
             }
@@ -166,8 +161,8 @@ impl Group {
     pub fn take_evaluation(&mut self) {
         let newest = self
             .holders
-            .values()
-            .find_map(|h| h.contributed.as_ref()?.held_out);
+            .iter()
+            .find_map(|(_, h)| h.contributed.as_ref()?.held_out);
         self.held_out = newest.or(self.held_out);
     }
 
@@ -180,15 +175,16 @@ impl Group {
         };
         let mut sums = Sums::default();
         let mut members = Vec::new();
-        let names: Vec<String> = self.holders.keys().cloned().collect();
+        let names: Vec<String> = self.holders.names().map(str::to_owned).collect();
         for name in names {
-            let Some((incarnation, work)) = self.holders.get_mut(&name).and_then(|h| {
+            let taken = self.holders.update(&name, |h| {
                 let work = h.contributed.take()?;
                 h.contributed_at = None;
                 h.joining = false;
                 h.merged = Some(round);
                 Some((h.incarnation, work))
-            }) else {
+            });
+            let Some((incarnation, work)) = taken.flatten() else {
                 continue;
             };
             members.push((name.clone(), work.sums.samples));
@@ -264,7 +260,7 @@ impl Group {
     /// Steps of each replica in a round, so that all end it together: the fastest takes what the
     /// job says, the others their share by measured rate.
     fn shares(&self) -> BTreeMap<String, u32> {
-        let keepers = || self.holders.iter().filter(|(_, h)| !h.joining);
+        let keepers = || self.holders.keepers();
         let fastest = keepers().map(|(_, h)| h.service).fold(0.0, f64::max);
         let measured = keepers().all(|(_, h)| h.service > 0.0);
         if !self.spec.exchange || !measured {

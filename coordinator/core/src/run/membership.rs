@@ -252,31 +252,6 @@ impl Run {
         self.quarantined(part, guilty, now);
     }
 
-    pub(super) fn vacant_part(&self, role: Role, previous: &str) -> Option<String> {
-        let taken = |part: &str| self.taken.get(&(role, part.to_owned())).copied().unwrap_or(0);
-        let parts: Vec<(&str, u32)> = match role {
-            Role::TeacherServer => self
-                .teachers
-                .iter()
-                .map(|t| (t.spec.name.as_str(), t.spec.replicas))
-                .collect(),
-            Role::StudentWorker => self
-                .groups
-                .iter()
-                .filter(|g| !g.is_done())
-                .map(|g| (g.spec.name.as_str(), g.spec.replicas))
-                .collect(),
-        };
-        let vacant: Vec<(&str, u32)> = parts.into_iter().filter(|(p, n)| taken(p) < *n).collect();
-        // Its former part first, then one that nobody works on, then any.
-        let part = vacant
-            .iter()
-            .find(|(p, _)| *p == previous)
-            .or_else(|| vacant.iter().find(|(p, _)| taken(p) == 0))
-            .or_else(|| vacant.first())?;
-        Some(part.0.to_owned())
-    }
-
     pub(super) fn authorise(&self, session: &Session) -> Result<&Member, Refusal> {
         let fenced = |detail: String| {
             Err(Refusal::Fenced {
@@ -320,6 +295,7 @@ impl Run {
         if self.overdue_check.is_some_and(|at| now >= at) {
             self.revoke_overdue(now);
         }
+        self.attend(now);
     }
 
     /// If it was the coordinator that was stopped, nobody is silent for that: what they sent

@@ -129,12 +129,6 @@ impl Run {
         }
     }
 
-    /// A group that is not done and has nobody, for which all the others may have to wait.
-    fn unattended(&self) -> Option<&str> {
-        let alone = |g: &&Group| !g.is_done() && g.replicas().len() == 0 && !g.is_reclaiming();
-        self.groups.iter().find(alone).map(|g| g.spec.name.as_str())
-    }
-
     /// How many blocks the pace allows from the group's next position; `None`: none at present.
     fn window(&self, part: &str) -> Option<Window> {
         let group = self.group(part)?;

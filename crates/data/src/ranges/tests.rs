@@ -28,7 +28,7 @@ fn check(set: &RangeSet, model: &Model) {
     assert_eq!(&values(set), model);
     assert_eq!(set.len(), model.len() as u64);
     assert_eq!(set.is_empty(), model.is_empty());
-    let canonical = RangeSet::try_from(set.spans.clone());
+    let canonical = RangeSet::try_from(Vec::from(set.clone()));
     assert_eq!(canonical.as_ref(), Ok(set), "not canonical");
 }
 

@@ -1,0 +1,62 @@
+//! Which part a process gets, and who moves when a group has nobody.
+
+use crate::group::Group;
+use crate::ids::{Millis, Role};
+use crate::run::{Run, State};
+
+impl Run {
+    /// A part with room. Its former one comes first, unless that has others and some part has nobody.
+    pub(super) fn vacant_part(&self, role: Role, previous: &str) -> Option<String> {
+        let taken = |part: &str| self.taken.get(&(role, part.to_owned())).copied().unwrap_or(0);
+        let parts: Vec<(&str, u32)> = match role {
+            Role::TeacherServer => self
+                .teachers
+                .iter()
+                .map(|t| (t.spec.name.as_str(), t.spec.replicas))
+                .collect(),
+            Role::StudentWorker => self
+                .groups
+                .iter()
+                .filter(|g| !g.is_done())
+                .map(|g| (g.spec.name.as_str(), g.spec.replicas))
+                .collect(),
+        };
+        let vacant = || parts.iter().filter(|(p, n)| taken(p) < *n);
+        let former = vacant().find(|(p, _)| *p == previous);
+        let part = former
+            .filter(|(p, _)| taken(p) == 0)
+            .or_else(|| vacant().find(|(p, _)| taken(p) == 0))
+            .or(former)
+            .or_else(|| vacant().next())?;
+        Some(part.0.to_owned())
+    }
+
+    /// A group that is not done and has nobody, for which all the others may have to wait.
+    pub(super) fn unattended(&self) -> Option<&str> {
+        let alone = |g: &&Group| !g.is_done() && g.replicas().len() == 0 && !g.is_reclaiming();
+        self.groups.iter().find(alone).map(|g| g.spec.name.as_str())
+    }
+
+    /// Where a group has had nobody for the time of a lease, the session of a replica that others
+    /// can replace ends; it registers again, for that group.
+    pub(super) fn attend(&mut self, now: Millis) {
+        let other = match self.unattended() {
+            Some(other) if self.state == State::Running => other.to_owned(),
+            _ => return self.unattended_since = None,
+        };
+        let since = *self.unattended_since.get_or_insert(now);
+        if now.since(since) < self.spec.lease_ttl {
+            return;
+        }
+        let replaceable = |g: &&Group| !g.is_reclaiming();
+        let spare = self.groups.iter().filter(replaceable).find_map(|g| {
+            let mut others = g.replicas().filter(|w| g.has_other_keeper(w));
+            let joining = others.clone().find(|w| g.is_joining(w));
+            joining.or(others.next()).map(str::to_owned)
+        });
+        if let Some(worker) = spare {
+            self.unattended_since = None;
+            self.remove(&worker, false, &format!("group {other} has nobody"), now);
+        }
+    }
+}
