@@ -230,7 +230,7 @@ impl Group {
 
     fn note_poison(&mut self, position: u64) {
         self.poison.insert((self.ledger.epoch(), position));
-        self.suspects.clear(&RangeSet::from(position..position + 1));
+        self.suspects.clear(std::iter::once(position..position + 1));
         self.touch();
     }
 
@@ -243,7 +243,7 @@ impl Group {
     /// for this holder before it has contributed.
     pub fn lease(&mut self, worker: &str, block: u32, blocks: u32) -> Option<std::ops::Range<u64>> {
         let held_suspect = |held: &RangeSet| self.suspects.touches(held);
-        if self.ledger.held(worker).is_some_and(held_suspect) {
+        if !self.suspects.is_empty() && self.ledger.held(worker).is_some_and(held_suspect) {
             return None;
         }
         let first = self.ledger.first_available()?;
@@ -280,6 +280,11 @@ impl Group {
     /// This replica waits for its first state, or for a new one.
     pub fn is_joining(&self, worker: &str) -> bool {
         self.holders.get(worker).is_some_and(|h| h.joining)
+    }
+
+    /// This replica takes part in the round.
+    pub fn has_replica(&self, worker: &str) -> bool {
+        self.holders.get(worker).is_some()
     }
 
     /// The group loses nothing if this replica leaves: it holds nothing that others, or a manifest,

@@ -151,7 +151,11 @@ impl Ledger {
         self.totals.redelivered += self.returned.remove(range.clone());
         self.counts.available -= count;
         self.counts.leased += count;
-        self.leased.entry(holder.to_owned()).or_default().insert(range);
+        if let Some(held) = self.leased.get_mut(holder) {
+            held.insert(range);
+        } else {
+            self.leased.insert(holder.to_owned(), RangeSet::from(range));
+        }
         self.check();
     }
 
@@ -209,8 +213,8 @@ impl Ledger {
     ///
     /// # Panics
     /// If they were not merged: the caller lists merges of this ledger only.
-    pub fn commit(&mut self, merged: &RangeSet) {
-        for range in merged.iter() {
+    pub fn commit(&mut self, merged: impl Iterator<Item = Range<u64>>) {
+        for range in merged {
             let count = self.acked.remove(range.clone());
             assert_eq!(
                 count,
@@ -250,14 +254,14 @@ impl Ledger {
     ///
     /// # Panics
     /// If they were not merged, or are durable.
-    pub fn unmerge(&mut self, merged: &RangeSet) {
-        for range in merged.iter() {
+    pub fn unmerge(&mut self, merged: impl Iterator<Item = Range<u64>>) {
+        for range in merged {
             let count = self.acked.remove(range.clone());
             assert_eq!(count, range.end - range.start, "{range:?} is not merged");
             self.counts.acked -= count;
             self.totals.rolled_back += count;
+            self.counts.available += self.available.insert(range);
         }
-        self.put_back(merged);
         self.check();
     }
 
@@ -466,7 +470,7 @@ mod tests {
         assert!(l.ack("a", 0, &set(0..31)).is_err(), "b holds 30");
         l.ack("a", 0, &set(0..30)).unwrap();
         assert!(l.ack("a", 0, &set(0..30)).is_err(), "merged twice");
-        l.commit(&set(0..30));
+        l.commit(set(0..30).iter());
         assert_eq!(l.expire("b").len(), 70);
         assert_eq!(l.counts(), [70, 0, 0, 30, 0]);
     }
@@ -476,8 +480,8 @@ mod tests {
         let mut l = Ledger::new(20);
         l.lease("a", 10, 2);
         l.ack("a", 0, &set(0..20)).unwrap();
-        l.commit(&set(0..10));
-        l.unmerge(&set(10..20));
+        l.commit(set(0..10).iter());
+        l.unmerge(set(10..20).iter());
         assert_eq!(l.counts(), [10, 0, 0, 10, 0]);
         assert_eq!(l.rolled_back(), 10);
     }
@@ -491,8 +495,8 @@ mod tests {
         l.ack("a", 0, &set(0..4)).unwrap();
         l.ack("a", 0, &set(5..10)).unwrap();
         assert!(l.all_merged() && !l.all_durable());
-        l.commit(&set(0..4));
-        l.commit(&set(5..10));
+        l.commit(set(0..4).iter());
+        l.commit(set(5..10).iter());
         l.next_epoch();
         assert_eq!((l.epoch(), l.total_committed(), l.total_quarantined()), (1, 9, 1));
     }
@@ -502,7 +506,7 @@ mod tests {
         let mut l = Ledger::new(100);
         l.lease("a", 10, 4);
         l.ack("a", 0, &set(0..20)).unwrap();
-        l.commit(&set(0..10));
+        l.commit(set(0..10).iter());
         l.quarantine("a", 0, 25).unwrap();
         let r = Ledger::restore(100, &l.record(), &set(10..20));
         assert_eq!(r.counts(), [79, 0, 10, 10, 1]);
@@ -526,7 +530,7 @@ mod tests {
         let start = l.record();
         l.lease("a", 10, 2);
         l.ack("a", 0, &set(0..20)).unwrap();
-        l.commit(&set(0..15));
+        l.commit(set(0..15).iter());
         l.move_to(&start);
         assert_eq!((l.counts(), l.rolled_back()), ([20, 0, 0, 0, 0], 20));
     }
@@ -551,8 +555,8 @@ mod tests {
                         merged.push(r);
                     },
                     3 => { l.expire(who); held.remove(who); },
-                    4 => { for r in merged.drain(..) { l.commit(&set(r)); } },
-                    _ => { for r in merged.drain(..) { l.unmerge(&set(r)); } },
+                    4 => { for r in merged.drain(..) { l.commit(set(r).iter()); } },
+                    _ => { for r in merged.drain(..) { l.unmerge(set(r).iter()); } },
                 }
                 prop_assert_eq!(l.counts(), l.counted());
                 if l.all_durable() {

@@ -72,6 +72,14 @@ pub struct Merge {
     pub contributions: Vec<Contribution>,
 }
 
+impl Merge {
+    /// All positions that it merged, all of one epoch and disjoint.
+    pub fn ranges(&self) -> impl Iterator<Item = std::ops::Range<u64>> + '_ {
+        let cuts = self.contributions.iter().flat_map(|c| &c.trained);
+        cuts.flat_map(|cut| cut.positions.iter())
+    }
+}
+
 /// What one replica brought to a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Contribution {

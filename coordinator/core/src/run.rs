@@ -219,6 +219,8 @@ pub struct Member {
     registered: (u64, u64),
     /// The newest grant and the request it answered, until the worker says that it has it.
     answered: Option<(u64, Answer)>,
+    /// What requests up to this one were granted has been taken away.
+    void_until: u64,
 }
 
 /// State of one run.

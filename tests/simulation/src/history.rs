@@ -304,7 +304,7 @@ impl World {
             | Event::Control { node, life, .. }
             | Event::StreamBroken { node, life, .. }
             | Event::Frame { node, life, .. }
-            | Event::Trainer { node, life }
+            | Event::Trainer { node, life, .. }
             | Event::Staged { node, life, .. }
             | Event::Tick { node, life } => {
                 if self.reaches(node, life, &event) {
@@ -363,7 +363,7 @@ impl World {
             (Event::Control { message, .. }, Some(s)) => self.server_control(s, message),
             (Event::StreamBroken { stream, .. }, _) => self.peer(node).stream_broke(stream),
             (Event::Frame { want, answer, .. }, None) => self.student_frame(node, &want, answer),
-            (Event::Trainer { .. }, None) => self.trainer_done(node),
+            (Event::Trainer { trainer, .. }, None) => self.trainer_done(node, trainer),
             (Event::Staged { version, .. }, Some(s)) => self.server_staged(s, version),
             _ => {}
         }

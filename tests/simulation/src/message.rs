@@ -153,7 +153,7 @@ pub(crate) enum Event {
         answer: Option<(u64, Frame)>,
     },
     /// The trainer has done its present job.
-    Trainer { node: Node, life: u64 },
+    Trainer { node: Node, life: u64, trainer: u64 },
     /// A server has loaded a version.
     Staged { node: Node, life: u64, version: u64 },
     /// Time for a heartbeat.

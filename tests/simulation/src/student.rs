@@ -38,6 +38,8 @@ pub(crate) struct Student {
     part: String,
     jobs: VecDeque<Job>,
     training: bool,
+    /// Counts trainer threads: what an earlier one still does is nobody's business.
+    trainer: u64,
     model: Rc<Model>,
     /// Weights at the round's start.
     base: Rc<Model>,
@@ -63,6 +65,7 @@ impl Student {
             part: String::new(),
             jobs: VecDeque::new(),
             training: false,
+            trainer: 0,
             model: Model::initial(""),
             base: Model::initial(""),
             snapshot: None,
@@ -74,6 +77,15 @@ impl Student {
             pace: 1,
             done: false,
         }
+    }
+
+    /// The replica ends, and its trainer with it; the process asks for a part from the beginning.
+    fn forget(&mut self) {
+        self.machine = None;
+        self.jobs.clear();
+        self.training = false;
+        self.trainer += 1;
+        self.registering = false;
     }
 
     fn session(&self) -> Option<&Session> {
@@ -213,12 +225,7 @@ impl World {
         match (refused, &body) {
             (Refused::Later, _) => self.call_again(node, body),
             // The run is over, or does not want this process: it asks again from the beginning.
-            (_, Body::Register(_)) => {
-                s.registering = false;
-                s.machine = None;
-                s.jobs.clear();
-                s.training = false;
-            }
+            (_, Body::Register(_)) => s.forget(),
             // The version is gone: the machine starts over with another one.
             (_, Body::Fetch(..)) => self.kill_student(node, "it can't restore"),
             (_, body) => {
@@ -239,7 +246,11 @@ impl World {
         s.registering = false;
         s.heard = s.registering_since;
         s.peer.detach();
-        if s.part != admission.part || s.machine.is_none() {
+        if s.machine.is_some() && s.part != admission.part {
+            s.forget();
+            return;
+        }
+        if s.machine.is_none() {
             let group = spec.groups.iter().find(|g| g.name == admission.part);
             s.part = admission.part.clone();
             s.model = Model::initial(&admission.part);
@@ -256,8 +267,6 @@ impl World {
                 prefetch: 2,
                 teachers: group.map(|g| g.teachers.clone()).unwrap_or_default(),
             }));
-            s.jobs.clear();
-            s.training = false;
         }
         for endpoints in &admission.teachers {
             s.endpoints.insert(endpoints.teacher.clone(), endpoints.clone());
@@ -467,7 +476,7 @@ impl World {
             return;
         }
         let Some(job) = s.jobs.front() else { return };
-        let life = s.peer.life;
+        let (life, trainer) = (s.peer.life, s.trainer);
         let wait = match job {
             Job::Become(Start::Restore(version) | Start::Join(Some(version))) => {
                 let body = Body::Fetch(s.part.clone(), *version);
@@ -480,7 +489,7 @@ impl World {
             Job::Train(batch) => (batch.positions.end - batch.positions.start) * s.pace,
         };
         s.training = true;
-        self.after(wait, Event::Trainer { node, life });
+        self.after(wait, Event::Trainer { node, life, trainer });
     }
 
     fn fetched(&mut self, node: Node, model: &Rc<Model>) {
@@ -496,7 +505,10 @@ impl World {
         }
     }
 
-    pub(crate) fn trainer_done(&mut self, node: Node) {
+    pub(crate) fn trainer_done(&mut self, node: Node, trainer: u64) {
+        if trainer != self.students[node].trainer {
+            return;
+        }
         let late = self.has(Plant::LateSnapshot);
         let poison = self.setting.poison;
         let seed = self.setting.seed;

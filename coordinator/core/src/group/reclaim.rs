@@ -8,6 +8,7 @@
 use retort_data::ranges::RangeSet;
 
 use super::Group;
+use crate::manifest::Merge;
 use crate::round::Claim;
 
 /// What is known of a replica of a former term.
@@ -93,16 +94,16 @@ impl Group {
 
     fn newest_merge(&self, round: u64) -> RangeSet {
         let newest = self.pending.last().filter(|m| m.round == round);
-        newest.map(super::rounds::merged).unwrap_or_default()
+        newest.into_iter().flat_map(Merge::ranges).collect()
     }
 
     /// Nobody holds the newest merge: back to the state before it, under a new generation.
     fn undo_newest(&mut self, round: u64) {
         if let Some(merge) = self.pending.pop_if(|m| m.round == round) {
-            self.ledger.unmerge(&super::rounds::merged(&merge));
+            self.ledger.unmerge(merge.ranges());
             let steps: u64 = merge.contributions.iter().map(|c| u64::from(c.steps)).sum();
             self.steps -= steps;
-            self.positions -= super::rounds::merged(&merge).len();
+            self.positions -= merge.ranges().map(|r| r.end - r.start).sum::<u64>();
             self.dirty
                 .insert(crate::record::Key::Merge(self.spec.name.clone(), merge.round));
         }
@@ -114,7 +115,7 @@ impl Group {
 
     /// Every holder of the merged state is gone: back to the newest durable version.
     pub(super) fn roll_back(&mut self) {
-        self.ledger.unmerge(&self.merged_since_manifest());
+        self.ledger.unmerge(self.pending.iter().flat_map(Merge::ranges));
         let name = self.spec.name.clone();
         for merge in std::mem::take(&mut self.pending) {
             self.dirty
@@ -141,9 +142,6 @@ impl Group {
     }
 
     pub(super) fn merged_since_manifest(&self) -> RangeSet {
-        self.pending
-            .iter()
-            .map(super::rounds::merged)
-            .fold(RangeSet::new(), |all, m| all.union(&m))
+        self.pending.iter().flat_map(Merge::ranges).collect()
     }
 }

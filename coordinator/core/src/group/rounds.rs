@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use retort_data::ranges::RangeSet;
-
 use super::Group;
 use super::holders::Holder;
 use crate::ids::{Millis, Refusal};
@@ -193,7 +191,7 @@ impl Group {
         }
         if merge.contributions.iter().any(|c| !c.trained.is_empty()) {
             self.dirty.insert(Key::Merge(self.spec.name.clone(), round));
-            self.suspects.clear(&merged(&merge));
+            self.suspects.clear(merge.ranges());
             self.pending.push(merge);
         }
         self.alias = None;
@@ -297,10 +295,4 @@ impl Group {
             self.dirty.insert(Key::Point(self.spec.name.clone(), round));
         }
     }
-}
-
-/// All positions of a merge.
-pub(super) fn merged(merge: &Merge) -> RangeSet {
-    let cuts = merge.contributions.iter().flat_map(|c| &c.trained);
-    cuts.flat_map(|cut| cut.positions.iter()).collect()
 }

@@ -78,11 +78,11 @@ impl Suspects {
     }
 
     /// Merged or taken out: not suspect any more.
-    pub(super) fn clear(&mut self, positions: &RangeSet) {
+    pub(super) fn clear(&mut self, positions: impl Iterator<Item = Range<u64>>) {
         if self.0.is_empty() {
             return;
         }
-        for range in positions.iter() {
+        for range in positions {
             self.split_at(range.start);
             self.split_at(range.end);
             self.0.retain(|s| s.end <= range.start || s.begin >= range.end);
@@ -102,6 +102,11 @@ impl Suspects {
         let half = first.start + ((end - first.start) / 2).max(1);
         self.split_at(half);
         (first.start..half, true)
+    }
+
+    /// Nobody died of late.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// Whether these positions hold one that must be alone.
@@ -148,7 +153,7 @@ mod tests {
                     break;
                 }
                 available.remove(cut.clone());
-                suspects.clear(&RangeSet::from(cut));
+                suspects.clear(RangeSet::from(cut).iter());
             }
         }
         unreachable!("deaths are counted without a limit")
@@ -180,9 +185,9 @@ mod tests {
         assert_eq!(s.cut(0..16), (0..16, false));
         s.blame(&RangeSet::from(0..8));
         assert_eq!(s.cut(0..16), (0..4, true));
-        s.clear(&RangeSet::from(0..4));
+        s.clear(RangeSet::from(0..4).iter());
         assert_eq!(s.cut(4..16), (4..6, true));
-        s.clear(&RangeSet::from(4..8));
+        s.clear(RangeSet::from(4..8).iter());
         assert_eq!(s.cut(8..16), (8..16, false));
     }
 }

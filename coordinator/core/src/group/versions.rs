@@ -84,21 +84,20 @@ impl Group {
         let merges: Vec<Merge> = self.pending.iter().filter(|m| m.round < round).cloned().collect();
         let (steps, positions) = self.durable.map_or((0, 0), |d| (d.steps, d.positions));
         let added = |m: &Merge| m.contributions.iter().map(|c| u64::from(c.steps)).sum::<u64>();
-        let new: RangeSet = merges
+        let mut committed = self.ledger.committed().clone();
+        let new: u64 = merges
             .iter()
-            .flat_map(|m| {
-                let ranges: Vec<_> = super::rounds::merged(m).iter().collect();
-                ranges
-            })
-            .collect();
+            .flat_map(Merge::ranges)
+            .map(|range| committed.insert(range))
+            .sum();
         Ok(Ticket {
             group: self.spec.name.clone(),
             version: self.next_version,
             round,
             steps: steps + merges.iter().map(added).sum::<u64>(),
-            positions: positions + new.len(),
+            positions: positions + new,
             epoch: self.ledger.epoch(),
-            committed: self.ledger.committed().union(&new),
+            committed,
             merges,
             quarantined: self.ledger.quarantined().clone(),
         })
@@ -114,7 +113,7 @@ impl Group {
     /// The version's manifest is durable: what it contains is committed. True if that closed an epoch.
     pub fn published(&mut self, ticket: &Ticket, now: Millis) -> bool {
         for merge in &ticket.merges {
-            self.ledger.commit(&super::rounds::merged(merge));
+            self.ledger.commit(merge.ranges());
             self.dirty.insert(Key::Merge(self.spec.name.clone(), merge.round));
         }
         self.pending.retain(|m| m.round >= ticket.round);

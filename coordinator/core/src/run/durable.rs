@@ -121,6 +121,7 @@ impl Run {
                 address: live.address,
                 registered: live.registered,
                 answered: None,
+                void_until: 0,
             });
         }
     }

@@ -60,6 +60,7 @@ impl Run {
             address: r.address,
             registered: (r.process, r.attempt),
             answered: None,
+            void_until: 0,
         };
         match r.role {
             Role::TeacherServer => {
@@ -158,8 +159,7 @@ impl Run {
 
     /// A sign of life; refused for any session but the current one.
     pub fn heartbeat(&mut self, session: &Session, heartbeat: Heartbeat, now: Millis) -> Result<(), Refusal> {
-        self.authorise(session)?;
-        let member = self.members.get_mut(&session.worker).expect("authorised");
+        let member = self.authorise_mut(session)?;
         // Signs of life may arrive out of order.
         member.last_seen = member.last_seen.max(now);
         let part = member.part.clone();
@@ -253,25 +253,36 @@ impl Run {
     }
 
     pub(super) fn authorise(&self, session: &Session) -> Result<&Member, Refusal> {
-        let fenced = |detail: String| {
-            Err(Refusal::Fenced {
-                worker: session.worker.clone(),
-                detail,
-            })
-        };
-        if session.term != self.term {
-            return fenced(format!(
-                "term {} is not the current term {}",
-                session.term, self.term
-            ));
+        let member = self.members.get(&session.worker);
+        match member.filter(|m| m.session == *session && session.term == self.term) {
+            Some(member) => Ok(member),
+            None => Err(self.fenced(session)),
         }
-        match self.members.get(&session.worker) {
-            None => fenced("it has ended".into()),
-            Some(m) if m.session != *session => fenced(format!(
+    }
+
+    pub(super) fn authorise_mut(&mut self, session: &Session) -> Result<&mut Member, Refusal> {
+        // Looked up twice only where it is refused.
+        let fits = |m: &Member| m.session == *session && session.term == self.term;
+        if !self.members.get(&session.worker).is_some_and(fits) {
+            return Err(self.fenced(session));
+        }
+        Ok(self.members.get_mut(&session.worker).expect("looked up above"))
+    }
+
+    fn fenced(&self, session: &Session) -> Refusal {
+        let detail = match self.members.get(&session.worker) {
+            _ if session.term != self.term => {
+                format!("term {} is not the current term {}", session.term, self.term)
+            }
+            None => "it has ended".into(),
+            Some(m) => format!(
                 "incarnation {} was followed by {}",
                 session.incarnation, m.session.incarnation
-            )),
-            Some(member) => Ok(member),
+            ),
+        };
+        Refusal::Fenced {
+            worker: session.worker.clone(),
+            detail,
         }
     }
 
@@ -324,7 +335,9 @@ impl Run {
             let revocation = self.groups[i].revocation();
             for worker in &late {
                 if let Some(member) = self.members.get_mut(worker) {
-                    member.answered = None;
+                    if let Some((at, _)) = member.answered.take() {
+                        member.void_until = at;
+                    }
                 }
                 self.send(worker, revocation.clone());
                 self.event(

@@ -395,6 +395,26 @@ fn an_overdue_replica_loses_its_leases_to_the_others() {
         "a waits no longer"
     );
     assert_eq!(r.groups()[0].ledger.held_by("b"), 0);
+
+    // b joins the next merge; then a copy of its old request arrives.
+    let joins = Work {
+        joining: true,
+        ..Work::default()
+    };
+    r.contribute(&b.session, joins, Millis(200)).unwrap();
+    let plan = r.groups()[0].plan().clone();
+    r.contribute(&a.session, work(&plan, 0, 8..8), Millis(200))
+        .unwrap();
+    assert!(r.groups()[0].holds_state("b"));
+    let told = r.lease(&b.session, (1, 0), Millis(200)).unwrap();
+    assert_eq!(
+        told,
+        Answer::Idle(Reason::Contribute),
+        "nobody would hear of a grant"
+    );
+    assert_eq!(r.groups()[0].ledger.held_by("b"), 0);
+    let told = r.lease(&b.session, (2, 0), Millis(200)).unwrap();
+    assert!(matches!(told, Answer::Granted { .. }));
 }
 
 #[test]

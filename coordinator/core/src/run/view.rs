@@ -36,11 +36,9 @@ impl Run {
 
     /// Whether this very life of the worker takes part in a round.
     pub fn is_replica(&self, session: &Session) -> bool {
-        self.authorise(session).is_ok()
-            && self
-                .groups
-                .iter()
-                .any(|g| g.replicas().any(|r| r == session.worker))
+        let member = self.authorise(session).ok();
+        let group = member.and_then(|m| self.group(&m.part));
+        group.is_some_and(|g| g.has_replica(&session.worker))
     }
 
     /// Live members.

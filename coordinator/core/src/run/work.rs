@@ -23,15 +23,18 @@ impl Run {
         (sequence, received): (u64, u64),
         now: Millis,
     ) -> Result<Answer, Refusal> {
-        self.authorise(session)?;
-        let member = self.members.get_mut(&session.worker).expect("authorised");
+        let member = self.authorise_mut(session)?;
+        if sequence <= member.void_until {
+            // A late copy: whoever sent it has gone on.
+            return Ok(Answer::Idle(Reason::Contribute));
+        }
         if let Some((at, answer)) = member.answered.as_mut().filter(|(at, _)| *at > received) {
             *at = sequence.max(*at);
             return Ok(answer.clone());
         }
         let worker = &session.worker;
-        let part = member.part.clone();
-        let answer = self.decide_lease(worker, &part, now);
+        let (part, rate) = (member.part.clone(), member.heartbeat.rate);
+        let answer = self.decide_lease((worker, rate), &part, now);
         let granted = matches!(answer, Answer::Granted { .. });
         if let Some(group) = self.group_mut(&part) {
             group.set_idle(worker, matches!(answer, Answer::Idle(_)));
@@ -56,8 +59,7 @@ impl Run {
         Ok(answer)
     }
 
-    fn decide_lease(&mut self, worker: &str, part: &str, now: Millis) -> Answer {
-        let rate = self.members[worker].heartbeat.rate;
+    fn decide_lease(&mut self, (worker, rate): (&str, f64), part: &str, now: Millis) -> Answer {
         let state = self.state;
         let reason = self.reason.clone();
         let drained = self.drained.contains(worker);
@@ -104,15 +106,8 @@ impl Run {
         if state == State::Paused {
             return Answer::Idle(Reason::Paused);
         }
-        // Nobody shall wait in a round for one who waits for others.
-        let waits = group.somebody_waits() || group.lacks_version(now);
-        let spare = group.has_other_keeper(worker) && group.can_spare(worker);
         let Some(window) = self.window(part) else {
-            return match self.unattended() {
-                Some(other) if spare => Answer::Finish(format!("group {other} has nobody")),
-                _ if waits => Answer::Idle(Reason::Contribute),
-                _ => Answer::Idle(Reason::Pace),
-            };
+            return self.beyond_pace(worker, part, now);
         };
         let (block, exact) = (self.spec.block, window.exact);
         let group = self.group_mut(part).expect("a member's part exists");
@@ -126,6 +121,18 @@ impl Run {
             epoch: group.ledger.epoch(),
             positions,
             exact,
+        }
+    }
+
+    /// The pace allows nothing more to this group at present.
+    fn beyond_pace(&self, worker: &str, part: &str, now: Millis) -> Answer {
+        let group = self.group(part).expect("a member's part exists");
+        let spare = group.has_other_keeper(worker) && group.can_spare(worker);
+        match self.unattended() {
+            Some(other) if spare => Answer::Finish(format!("group {other} has nobody")),
+            // Nobody shall wait in a round for one who waits for others.
+            _ if group.somebody_waits() || group.lacks_version(now) => Answer::Idle(Reason::Contribute),
+            _ => Answer::Idle(Reason::Pace),
         }
     }
 
@@ -180,10 +187,9 @@ impl Run {
 
     /// Keeps a contribution; when it was the last one, the round closes.
     pub fn contribute(&mut self, session: &Session, work: Work, now: Millis) -> Result<Contributed, Refusal> {
-        let part = self.authorise(session)?.part.clone();
-        if let Some(member) = self.members.get_mut(&session.worker) {
-            member.last_seen = now;
-        }
+        let member = self.authorise_mut(session)?;
+        member.last_seen = now;
+        let part = member.part.clone();
         let group = self.group_mut(&part).expect("a member's part exists");
         let contributed = group.contribute(&session.worker, work, now)?;
         self.revision += 1;
