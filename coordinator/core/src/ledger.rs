@@ -1,11 +1,12 @@
 //! Which positions of the epoch are where. Conservation (P1) holds after every call:
 //! available + leased + acked + committed + quarantined = positions.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use retort_data::ranges::RangeSet;
 use serde::{Deserialize, Serialize};
+
+use crate::names::ByName;
 
 /// Why positions could not move.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +37,7 @@ pub struct Ledger {
     positions: u64,
     epoch: u32,
     available: RangeSet,
-    leased: BTreeMap<String, RangeSet>,
+    leased: ByName<RangeSet>,
     acked: RangeSet,
     committed: RangeSet,
     quarantined: RangeSet,
@@ -90,7 +91,7 @@ impl Ledger {
             positions,
             epoch: 0,
             available: RangeSet::from(0..positions),
-            leased: BTreeMap::new(),
+            leased: ByName::default(),
             acked: RangeSet::new(),
             committed: RangeSet::new(),
             quarantined: RangeSet::new(),
@@ -154,7 +155,7 @@ impl Ledger {
         if let Some(held) = self.leased.get_mut(holder) {
             held.insert(range);
         } else {
-            self.leased.insert(holder.to_owned(), RangeSet::from(range));
+            self.leased.insert(holder, RangeSet::from(range));
         }
         self.check();
     }
@@ -270,7 +271,7 @@ impl Ledger {
     /// # Panics
     /// If leases are held.
     pub fn move_to(&mut self, cut: &Record) {
-        assert!(self.leased.is_empty(), "the ledger moves under its holders");
+        assert_eq!(self.counts.leased, 0, "the ledger moves under its holders");
         let before = u64::from(self.epoch) * self.positions + self.counts.committed + self.counts.acked;
         let after = u64::from(cut.epoch) * self.positions + cut.committed.len();
         let mut totals = self.totals;
@@ -425,9 +426,6 @@ impl Ledger {
             return 0;
         };
         let count: u64 = positions.iter().map(|range| held.remove(range)).sum();
-        if held.is_empty() {
-            self.leased.remove(holder);
-        }
         self.counts.leased -= count;
         count
     }
@@ -452,6 +450,8 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -21,6 +21,7 @@ pub mod ids;
 pub mod lease;
 pub mod ledger;
 pub mod manifest;
+mod names;
 pub mod pace;
 pub mod record;
 pub mod round;

@@ -161,10 +161,18 @@ pub struct Sums {
 }
 
 impl ClosedRound {
+    fn steps_of(&self, member: &str) -> Option<u32> {
+        let at = self
+            .members
+            .binary_search_by(|m| m.worker.as_str().cmp(member))
+            .ok()?;
+        self.members[at].steps
+    }
+
     /// The plan as one member gets it.
     pub fn plan_of(&self, member: &str) -> RoundPlan {
         RoundPlan {
-            steps: self.steps.get(member).copied().unwrap_or(self.plan.steps),
+            steps: self.steps_of(member).unwrap_or(self.plan.steps),
             publish: self.publisher.as_deref() == Some(member),
             ..self.plan.clone()
         }
@@ -187,6 +195,17 @@ impl Sums {
     }
 }
 
+/// One of those whose contributions closed a round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    /// Its name.
+    pub worker: String,
+    /// Its weight in the merge; 0: it brought no weights.
+    pub samples: u64,
+    /// Its steps in the next round, by measured rate; `None`: what the plan says.
+    pub steps: Option<u32>,
+}
+
 /// A merge that the shell carries out: average, then answer every parked contribution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClosedRound {
@@ -194,13 +213,11 @@ pub struct ClosedRound {
     pub group: String,
     /// Round that closed.
     pub round: u64,
-    /// Members in merge order with their weights (samples); 0 holds no weights.
-    pub members: Vec<(String, u64)>,
-    /// Steps of each member in the next round, by measured rate.
-    pub steps: BTreeMap<String, u32>,
+    /// Members in merge order, which is the order of their names.
+    pub members: Vec<Member>,
     /// Member that publishes the merged state, if one shall.
     pub publisher: Option<String>,
-    /// What everybody does next, but for `steps` and `publish`, which differ by member.
+    /// What everybody does next, but for the steps and `publish`, which differ by member.
     pub plan: RoundPlan,
 }
 

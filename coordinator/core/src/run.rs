@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{Millis, Role, Session};
 use crate::lease::{Answer, Reason};
+use crate::names::ByName;
 use crate::record::Key;
 use crate::round::{Claim, ClosedRound, RoundPlan, Start};
 use crate::spec::RunSpec;
@@ -233,7 +234,7 @@ pub struct Run {
     reason: String,
     accepted: Millis,
     started: Option<Millis>,
-    members: BTreeMap<String, Member>,
+    members: ByName<Member>,
     incarnations: BTreeMap<String, u64>,
     groups: Vec<Group>,
     teachers: Vec<Teacher>,
@@ -254,6 +255,8 @@ pub struct Run {
     commands: VecDeque<Command>,
     events: VecDeque<(Millis, String)>,
     revision: u64,
+    /// Counts sessions that ended.
+    departures: u64,
     /// Records that changed since they were last taken, the groups' own apart.
     dirty: BTreeSet<Key>,
 }
@@ -279,7 +282,7 @@ impl Run {
             reason: String::new(),
             accepted: now,
             started: None,
-            members: BTreeMap::new(),
+            members: ByName::default(),
             incarnations: BTreeMap::new(),
             groups,
             teachers,
@@ -294,6 +297,7 @@ impl Run {
             commands: VecDeque::new(),
             events: VecDeque::new(),
             revision: 1,
+            departures: 0,
             dirty: BTreeSet::from([Key::Run]),
         }
     }

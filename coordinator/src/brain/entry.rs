@@ -40,6 +40,8 @@ pub(crate) struct Entry {
     /// The newest merge of each group, for a replica whose answer was lost.
     merges: BTreeMap<String, (ClosedRound, Merging)>,
     seen: u64,
+    /// Sessions that had ended when contributions were last looked through.
+    departures: u64,
 }
 
 struct Parked {
@@ -66,6 +68,7 @@ impl Entry {
             control: BTreeMap::new(),
             merges: BTreeMap::new(),
             seen: 0,
+            departures: 0,
         }
     }
 
@@ -85,7 +88,8 @@ impl Entry {
         self.ask_parked_leases(now, changed, effects);
         self.carry_out(effects);
         let changed = self.run.revision() != self.seen;
-        if changed {
+        if self.run.departures() != self.departures {
+            self.departures = self.run.departures();
             self.drop_orphans(effects);
         }
         self.seen = self.run.revision();
@@ -236,15 +240,15 @@ impl Entry {
     fn close_round(&mut self, closed: ClosedRound, effects: &mut Vec<Effect>) {
         let mut replies = Vec::new();
         let mut parts = Vec::new();
-        for (worker, samples) in &closed.members {
-            let Some(parked) = self.parked.remove(worker) else {
+        for member in &closed.members {
+            let Some(parked) = self.parked.remove(&member.worker) else {
                 continue;
             };
             parts.push(Weighted {
-                samples: *samples,
+                samples: member.samples,
                 weights: parked.weights,
             });
-            replies.push((parked.reply, closed.plan_of(worker)));
+            replies.push((parked.reply, closed.plan_of(&member.worker)));
         }
         let (done, merging) = watch::channel(None);
         let merge = move || {

@@ -212,6 +212,8 @@ pub struct Worker<F> {
     joining: bool,
     /// It was admitted before, so that its trainer has a state.
     has_state: bool,
+    /// Epoch and positions that its newest claim called trained.
+    claimed: Option<(u32, RangeSet)>,
     asked: bool,
     sequence: u64,
     received: u64,
@@ -254,6 +256,7 @@ impl<F: Clone> Worker<F> {
             contributing: None,
             joining: false,
             has_state: false,
+            claimed: None,
             asked: false,
             sequence: 0,
             received: 0,

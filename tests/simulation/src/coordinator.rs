@@ -8,7 +8,7 @@ use retort_coordinator_core::ids::{Millis, Refusal, Session};
 use retort_coordinator_core::lease::{self, Reason};
 use retort_coordinator_core::manifest::{Cut, FORMAT, Manifest};
 use retort_coordinator_core::record::Record;
-use retort_coordinator_core::round::{ClosedRound, Evaluation, Ticket, Work};
+use retort_coordinator_core::round::{ClosedRound, Evaluation, Member, Ticket, Work};
 use retort_coordinator_core::run::{Command, Message, Run};
 
 use crate::disk::Stored;
@@ -508,7 +508,7 @@ impl World {
                 Command::CloseRound(closed) => {
                     let mut replies = Vec::new();
                     let mut parts = Vec::new();
-                    for (worker, samples) in &closed.members {
+                    for Member { worker, samples, .. } in &closed.members {
                         if let Some((caller, _, weights)) = c.parked.remove(worker) {
                             parts.extend(weights.map(|w| (*samples, w)));
                             replies.push((caller, worker.clone()));
@@ -522,9 +522,13 @@ impl World {
                         let reply = Reply::Merged(closed.plan_of(&worker), merged.clone());
                         effects.push(Effect::Reply(caller, reply));
                     }
+                    let brought = closed.members.iter().map(|m| (&m.worker, m.samples));
                     let text = format!(
                         "group {}: round {} of generation {} closes with {:?}",
-                        closed.group, closed.round, closed.plan.generation, closed.members
+                        closed.group,
+                        closed.round,
+                        closed.plan.generation,
+                        brought.collect::<Vec<_>>()
                     );
                     rounds.push(text);
                     c.last.insert(closed.group.clone(), (closed, merged));

@@ -1,9 +1,8 @@
 //! The replicas of the current round, counted as they change: what a request costs must not depend
 //! on how many there are.
 
-use std::collections::BTreeMap;
-
 use crate::ids::Millis;
+use crate::names::ByName;
 use crate::round::Work;
 
 /// A replica that takes part in the current round.
@@ -23,10 +22,17 @@ pub(super) struct Holder {
     pub(super) idle: bool,
 }
 
+/// A contribution on its way into the merge.
+pub(super) struct Taken {
+    pub(super) worker: String,
+    pub(super) incarnation: u64,
+    pub(super) work: Work,
+}
+
 /// All replicas by name. They change only through [`Holders::update`], which keeps the counts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Holders {
-    all: BTreeMap<String, Holder>,
+    all: ByName<Holder>,
     /// Those that hold the state.
     keepers: usize,
     /// Those of them that have not contributed.
@@ -40,12 +46,12 @@ impl Holders {
         self.all.get(worker)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&String, &Holder)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Holder)> {
         self.all.iter()
     }
 
     pub(super) fn names(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
-        self.all.keys().map(String::as_str)
+        self.all.names()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -53,7 +59,7 @@ impl Holders {
     }
 
     /// Those that hold the state.
-    pub(super) fn keepers(&self) -> impl Iterator<Item = (&String, &Holder)> {
+    pub(super) fn keepers(&self) -> impl Iterator<Item = (&str, &Holder)> {
         self.all.iter().filter(|(_, h)| !h.joining)
     }
 
@@ -75,7 +81,7 @@ impl Holders {
     pub(super) fn insert(&mut self, worker: &str, holder: Holder) {
         self.remove(worker);
         self.count(&holder, true);
-        self.all.insert(worker.to_owned(), holder);
+        self.all.insert(worker, holder);
     }
 
     pub(super) fn remove(&mut self, worker: &str) {
@@ -99,6 +105,28 @@ impl Holders {
             *count = *count + usize::from(after) - usize::from(before);
         }
         Some(value)
+    }
+
+    /// Takes all contributions out, in the order of the names. Whoever brought one holds the state
+    /// of the next round.
+    pub(super) fn close_round(&mut self, round: u64) -> Vec<Taken> {
+        let mut taken = Vec::with_capacity(self.waiting);
+        let mut keepers = 0;
+        self.all.for_each_mut(|worker, holder| {
+            if let Some(work) = holder.contributed.take() {
+                holder.contributed_at = None;
+                holder.joining = false;
+                holder.merged = Some(round);
+                taken.push(Taken {
+                    worker: worker.to_owned(),
+                    incarnation: holder.incarnation,
+                    work,
+                });
+            }
+            keepers += usize::from(!holder.joining);
+        });
+        (self.keepers, self.open, self.waiting) = (keepers, keepers, 0);
+        taken
     }
 
     fn count(&mut self, holder: &Holder, comes: bool) {
@@ -144,8 +172,8 @@ mod tests {
         assert_eq!(counts(&holders), (1, false, true));
         holders.update("a", |h| h.contributed = Some(Work::default()));
         assert_eq!(counts(&holders), (1, true, true));
-        holders.update("a", |h| h.contributed = None);
-        holders.update("b", |h| (h.joining, h.contributed) = (false, None));
+        let taken = holders.close_round(3);
+        assert!(taken.iter().map(|t| t.worker.as_str()).eq(["a", "b"]));
         assert_eq!(counts(&holders), (2, false, false));
         holders.insert("a", holder(true));
         holders.remove("b");

@@ -1,13 +1,11 @@
 //! Rounds: contributions in, one merge out, the next plan.
 
-use std::collections::BTreeMap;
-
 use super::Group;
-use super::holders::Holder;
+use super::holders::{Holder, Taken};
 use crate::ids::{Millis, Refusal};
 use crate::manifest::{Contribution, Cut, Merge};
 use crate::record::Key;
-use crate::round::{ClosedRound, Evaluation, Gate, Point, Sums, Work};
+use crate::round::{ClosedRound, Evaluation, Gate, Member, Point, Sums, Work};
 use crate::run::Message;
 
 /// A replica is overdue when it takes this many times as long as the first one to contribute.
@@ -134,10 +132,16 @@ impl Group {
             .holders
             .iter()
             .filter(|(name, h)| self.lags(name, h))
-            .map(|(name, _)| name.clone())
+            .map(|(name, _)| name.to_owned())
             .collect();
+        let fastest = self.fastest();
         for name in &late {
-            self.holders.update(name, |h| h.joining = true);
+            self.holders.update(name, |h| {
+                h.joining = true;
+                // Until it is measured again it is taken for what made it late.
+                let known = if h.service > 0.0 { h.service } else { fastest };
+                h.service = known / (2 * OVERDUE) as f64;
+            });
             if self.publishing.as_ref().is_some_and(|(who, _)| who == name) {
                 self.publishing = None;
             }
@@ -173,23 +177,23 @@ impl Group {
         };
         let mut sums = Sums::default();
         let mut members = Vec::new();
-        let names: Vec<String> = self.holders.names().map(str::to_owned).collect();
-        for name in names {
-            let taken = self.holders.update(&name, |h| {
-                let work = h.contributed.take()?;
-                h.contributed_at = None;
-                h.joining = false;
-                h.merged = Some(round);
-                Some((h.incarnation, work))
-            });
-            let Some((incarnation, work)) = taken.flatten() else {
-                continue;
-            };
-            members.push((name.clone(), work.sums.samples));
-            self.merge(&name, incarnation, &work, &mut merge);
+        for Taken {
+            worker,
+            incarnation,
+            work,
+        } in self.holders.close_round(round)
+        {
             sums.add(&work.sums);
+            members.push(Member {
+                worker: worker.clone(),
+                samples: work.sums.samples,
+                steps: None,
+            });
+            if !work.trained.is_empty() {
+                merge.contributions.push(self.merge(worker, incarnation, work));
+            }
         }
-        if merge.contributions.iter().any(|c| !c.trained.is_empty()) {
+        if !merge.contributions.is_empty() {
             self.dirty.insert(Key::Merge(self.spec.name.clone(), round));
             self.suspects.clear(merge.ranges());
             self.pending.push(merge);
@@ -201,15 +205,12 @@ impl Group {
         self.plan_next(next, now, members)
     }
 
-    fn merge(&mut self, name: &str, incarnation: u64, work: &Work, merge: &mut Merge) {
-        if work.trained.is_empty() {
-            return;
-        }
+    fn merge(&mut self, worker: String, incarnation: u64, work: Work) -> Contribution {
         self.ledger
-            .ack(name, work.epoch, &work.trained)
+            .ack(&worker, work.epoch, &work.trained)
             .expect("the contribution was checked when it came, and a lost lease removes it");
         self.steps += u64::from(work.steps);
-        self.positions += work.trained.len();
+        self.positions += work.sums.samples;
         for (teacher, versions) in &work.teacher_use {
             let total = self.teacher_use.entry(teacher.clone()).or_default();
             for (version, samples) in versions {
@@ -218,19 +219,19 @@ impl Group {
                     .insert(Key::Use(self.spec.name.clone(), teacher.clone(), *version));
             }
         }
-        merge.contributions.push(Contribution {
-            worker: name.to_owned(),
+        Contribution {
+            worker,
             incarnation,
             steps: work.steps,
             trained: vec![Cut {
                 epoch: work.epoch,
-                positions: work.trained.clone(),
+                positions: work.trained,
             }],
-            teacher_versions: work.teacher_use.clone(),
-        });
+            teacher_versions: work.teacher_use,
+        }
     }
 
-    fn plan_next(&mut self, next: NextRound, now: Millis, members: Vec<(String, u64)>) -> ClosedRound {
+    fn plan_next(&mut self, next: NextRound, now: Millis, mut members: Vec<Member>) -> ClosedRound {
         let round = self.plan.round;
         self.plan.round += 1;
         self.plan.alpha = next.alpha;
@@ -245,29 +246,42 @@ impl Group {
         if let Some(worker) = &publisher {
             self.publishing = Some((worker.clone(), self.plan.round));
         }
+        self.share_steps(&mut members);
         ClosedRound {
             group: self.spec.name.clone(),
             round,
             members,
-            steps: self.shares(),
             publisher,
             plan: self.plan.clone(),
         }
     }
 
     /// Steps of each replica in a round, so that all end it together: the fastest takes what the
-    /// job says, the others their share by measured rate.
-    fn shares(&self) -> BTreeMap<String, u32> {
-        let keepers = || self.holders.keepers();
-        let fastest = keepers().map(|(_, h)| h.service).fold(0.0, f64::max);
-        let measured = keepers().all(|(_, h)| h.service > 0.0);
-        if !self.spec.exchange || !measured {
-            return BTreeMap::new();
+    /// job says, the others their share by measured rate. Who is not measured yet is taken for the
+    /// slowest.
+    fn share_steps(&self, members: &mut [Member]) {
+        let fastest = self.fastest();
+        if !self.spec.exchange || fastest == 0.0 {
+            return;
         }
+        let measured = self
+            .holders
+            .keepers()
+            .map(|(_, h)| h.service)
+            .filter(|s| *s > 0.0);
+        let slowest = measured.fold(fastest, f64::min);
         let most = f64::from(self.spec.round_steps);
-        keepers()
-            .map(|(name, h)| (name.clone(), (most * h.service / fastest).round().max(1.0) as u32))
-            .collect()
+        for member in members {
+            member.steps = self.holders.get(&member.worker).map(|h| {
+                let service = if h.service > 0.0 { h.service } else { slowest };
+                (most * service / fastest).round().max(1.0) as u32
+            });
+        }
+    }
+
+    /// The highest measured rate; 0: nobody is measured.
+    fn fastest(&self) -> f64 {
+        self.holders.keepers().map(|(_, h)| h.service).fold(0.0, f64::max)
     }
 
     fn add_point(&mut self, sums: &Sums, now: Millis) {

@@ -41,7 +41,7 @@ impl Group {
 
     /// The first replica that holds the state.
     pub(super) fn elect(&self) -> Option<String> {
-        self.holders.keepers().next().map(|(name, _)| name.clone())
+        self.holders.keepers().next().map(|(name, _)| name.to_owned())
     }
 
     /// Asks `worker` to publish if a manifest is due and nobody is at it (its publisher was lost).

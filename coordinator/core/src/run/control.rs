@@ -114,9 +114,9 @@ impl Run {
             return;
         }
         self.set_state(state, &reason, now);
-        for worker in self.members.keys() {
+        for worker in self.members.names() {
             self.commands.push_back(Command::Send {
-                worker: worker.clone(),
+                worker: worker.to_owned(),
                 message: Message::Finish(reason.clone()),
             });
         }

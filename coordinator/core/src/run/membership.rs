@@ -154,7 +154,8 @@ impl Run {
         }
         let silent_at = member.last_seen.plus(self.spec.lease_ttl);
         self.quiet_until = self.quiet_until.min(silent_at);
-        self.members.insert(member.session.worker.clone(), member);
+        let worker = member.session.worker.clone();
+        self.members.insert(&worker, member);
     }
 
     /// A sign of life; refused for any session but the current one.
@@ -209,6 +210,7 @@ impl Run {
         let Some(member) = self.members.remove(worker) else {
             return;
         };
+        self.departures += 1;
         self.dirty.insert(Key::Member(worker.to_owned()));
         let part = member.part;
         if let Some(count) = self.taken.get_mut(&(member.session.role, part.clone())) {

@@ -5,7 +5,7 @@ use super::*;
 use crate::group::Contributed;
 use crate::ids::Refusal;
 use crate::lease::{Answer, Reason};
-use crate::round::{Claim, Evaluation, Sums, Ticket, Work};
+use crate::round::{Claim, Evaluation, Member, Sums, Ticket, Work};
 use crate::spec::{Alpha, GroupKind, GroupSpec, Pace, TeacherSpec};
 
 const POSITIONS: u64 = 40;
@@ -212,7 +212,15 @@ fn a_round_closes_when_every_replica_contributed_or_is_gone() {
         Command::CloseRound(closed) => Some(closed),
         _ => None,
     });
-    assert_eq!(closed.unwrap().members, [("a".to_owned(), 4)]);
+    let closed = closed.unwrap();
+    assert_eq!(
+        closed
+            .members
+            .iter()
+            .map(|m| (m.worker.as_str(), m.samples))
+            .collect::<Vec<_>>(),
+        [("a", 4)]
+    );
     // The joiner has to wait for the next merge: the state is ahead of version 0.
     let b = join(&mut r, Role::StudentWorker, "b", 2).unwrap();
     assert_eq!(b.start.unwrap().0, Start::Join(Some(0)));
@@ -679,7 +687,7 @@ proptest! {
             }
             for command in commands(&mut r) {
                 match command {
-                    Command::CloseRound(closed) => for (member, _) in &closed.members {
+                    Command::CloseRound(closed) => for Member { worker: member, .. } in &closed.members {
                         if let Some(s) = sessions.get_mut(member.as_str()) {
                             s.1 = false;
                             s.3 = false;

@@ -12,8 +12,7 @@ use crate::teacher::Step;
 impl Run {
     /// What the version that this session uploads will contain.
     pub fn ticket(&self, session: &Session, generation: u64, round: u64) -> Result<Ticket, Refusal> {
-        self.authorise(session)?;
-        let part = &self.members[&session.worker].part;
+        let part = &self.authorise(session)?.part;
         let group = self.group(part).expect("a member's part exists");
         group.ticket(&session.worker, generation, round)
     }
@@ -43,10 +42,9 @@ impl Run {
 
     /// The version could not be written; training goes on, and a later round tries again.
     pub fn publish_failed(&mut self, session: &Session, why: &str, now: Millis) {
-        if self.authorise(session).is_err() {
+        let Ok(part) = self.authorise(session).map(|m| m.part.clone()) else {
             return;
-        }
-        let part = self.members[&session.worker].part.clone();
+        };
         if let Some(group) = self.group_mut(&part) {
             group.publish_failed(&session.worker, now);
             self.event(now, format!("group {part}: no version could be written: {why}"));
@@ -55,8 +53,7 @@ impl Run {
 
     /// The version that a publisher made before, if its answer was lost.
     pub fn published_as(&self, session: &Session, generation: u64, round: u64) -> Option<u64> {
-        self.authorise(session).ok()?;
-        let part = &self.members[&session.worker].part;
+        let part = &self.authorise(session).ok()?.part;
         self.group(part)?.published_as(generation, round)
     }
 
@@ -117,7 +114,8 @@ impl Run {
                 let students = self.students_of(&name);
                 let floors: Vec<u64> = students
                     .iter()
-                    .map(|w| self.members[w].heartbeat.floors.get(&name).copied().unwrap_or(0))
+                    .filter_map(|w| self.members.get(w))
+                    .map(|m| m.heartbeat.floors.get(&name).copied().unwrap_or(0))
                     .collect();
                 let in_turn = self.spec.pace == Pace::Lockstep;
                 let Some(step) = self.teachers[i].next_step(&floors, self.spec.max_staleness, in_turn) else {

@@ -34,6 +34,11 @@ impl Run {
         &self.teachers
     }
 
+    /// How many sessions have ended.
+    pub fn departures(&self) -> u64 {
+        self.departures
+    }
+
     /// Whether this very life of the worker takes part in a round.
     pub fn is_replica(&self, session: &Session) -> bool {
         let member = self.authorise(session).ok();

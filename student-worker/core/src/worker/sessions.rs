@@ -27,7 +27,7 @@ impl<F: Clone> Worker<F> {
         let (generation, round) = (plan.generation, plan.round);
         match start {
             Start::Resume(held) => {
-                self.queue.retain(&held);
+                self.keep(&held);
                 self.plan = plan;
                 for work in self.contributing.iter_mut().chain([&mut self.work]) {
                     work.generation = generation;
@@ -78,7 +78,34 @@ impl<F: Clone> Worker<F> {
         self.session = None;
         let claim = self.claim();
         let floors = self.held.clone();
+        self.claimed = claim.as_ref().map(|c| (c.epoch, c.trained.clone()));
         self.commands.push_back(Command::Register { claim, floors });
+    }
+
+    /// Its claim was granted: it holds these and what it claimed as trained. What it has not any more
+    /// (a sample turned out unreadable meanwhile) it rejects, or gives back.
+    fn keep(&mut self, held: &RangeSet) {
+        let (epoch, trained) = self.claimed.take().unwrap_or_default();
+        let own = held.union(&trained);
+        self.queue.retain(&own);
+        let Some(now) = self.claim() else { return };
+        let gone = own.difference(&now.trained).difference(&now.held);
+        let poisoned = |position: &u64| self.poison.contains(&self.setup.order.sample(epoch, *position));
+        let (bad, rest): (Vec<u64>, Vec<u64>) = gone.iter().flatten().partition(poisoned);
+        for position in bad {
+            self.reject(
+                epoch,
+                position,
+                "it could not be read while the session was lost".into(),
+            );
+        }
+        if let Some(session) = self.session.clone().filter(|_| !rest.is_empty()) {
+            self.commands.push_back(Command::Release {
+                session,
+                epoch,
+                positions: rest.into_iter().map(|p| p..p + 1).collect(),
+            });
+        }
     }
 
     /// Its leases in this round were taken away: it goes on from the next merge.

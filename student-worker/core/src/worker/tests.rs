@@ -406,6 +406,35 @@ fn an_unreadable_sample_is_rejected_and_the_rest_of_its_batch_trained() {
 }
 
 #[test]
+fn what_turned_out_unreadable_while_the_session_was_lost_is_rejected_then() {
+    let mut w = worker(&[]);
+    commands(&mut w);
+    answer(&mut w, granted(0..4));
+    w.lost(&session(1));
+    let told = commands(&mut w);
+    let claim = told.iter().find_map(|c| match c {
+        Command::Register { claim, .. } => claim.clone(),
+        _ => None,
+    });
+    let claimed = claim.expect("it has a state").trained;
+    assert!(claimed.contains(1), "the trainer has it");
+    w.unreadable(1, "torn");
+    w.admitted(
+        admitted(2, Start::Resume(RangeSet::new()), plan(0, 2), &[]),
+        false,
+    );
+    let c = commands(&mut w);
+    assert!(
+        c.iter().any(|c| matches!(c, Command::Reject { position: 1, .. })),
+        "{c:?}"
+    );
+    assert!(
+        trained_positions(&c).contains(&(0..1)),
+        "the rest of its batch is trained: {c:?}"
+    );
+}
+
+#[test]
 fn known_poison_is_rejected_when_leased() {
     let mut w = worker(&[]);
     let order = Order::new_all(1, 20);
