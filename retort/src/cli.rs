@@ -140,12 +140,15 @@ fn audit(args: &AuditArgs) -> Result<(), Failure> {
     } else {
         println!("{audit}");
     }
+    let dir = args.dir.display();
     if audit.ok() {
         Ok(())
-    } else {
+    } else if audit.ok_so_far() {
         Err(Failure::Run(anyhow::anyhow!(
-            "the audit of {} found faults",
-            args.dir.display()
+            "{dir} is not finished; so far nothing is lost or duplicated. \
+             Go on with it: retort run JOB --resume --out {dir}"
         )))
+    } else {
+        Err(Failure::Run(anyhow::anyhow!("the audit of {dir} found faults")))
     }
 }

@@ -50,8 +50,19 @@ pub struct Teacher {
     /// The version on its way to serve. It is not given up for a newer one, or a teacher that
     /// publishes faster than floors are acknowledged would never serve.
     next: Option<u64>,
+    /// A student that had not acknowledged the floor when it was last looked for: while it has not,
+    /// the others need not be asked.
+    lagging: Option<String>,
     /// Live servers by worker.
     pub servers: BTreeMap<String, Server>,
+}
+
+/// The floors that the live students of a teacher hold.
+pub trait Floors {
+    /// That of one student; `None`: it is none any more.
+    fn of(&self, student: &str) -> Option<u64>;
+    /// Some student that holds less than `floor`.
+    fn below(&self, floor: u64) -> Option<String>;
 }
 
 /// What has to be told to whom before the next version can serve.
@@ -86,6 +97,7 @@ impl Teacher {
             floor: 0,
             activations: 0,
             next: None,
+            lagging: None,
             servers: BTreeMap::new(),
         }
     }
@@ -187,9 +199,9 @@ impl Teacher {
         stage
     }
 
-    /// The next step towards serving a newer version, if one can be taken. `floors` are what the
-    /// live students acknowledged; `in_turn`: no version is skipped (lockstep).
-    pub fn next_step(&mut self, floors: &[u64], max_staleness: u64, in_turn: bool) -> Option<Step> {
+    /// The next step towards serving a newer version, if one can be taken. `in_turn`: no version is
+    /// skipped (lockstep).
+    pub fn next_step(&mut self, floors: &impl Floors, max_staleness: u64, in_turn: bool) -> Option<Step> {
         let candidate = match (in_turn, self.active) {
             (true, Some(active)) => *self.versions.range(active + 1..).next()?.0,
             (true, None) => *self.versions.keys().next()?,
@@ -222,7 +234,11 @@ impl Teacher {
             self.floor = floor;
             return Some(Step::RaiseFloor(floor));
         }
-        if floors.iter().any(|f| *f < floor) {
+        let lags = |student: &String| floors.of(student).is_some_and(|held| held < floor);
+        if !self.lagging.as_ref().is_some_and(lags) {
+            self.lagging = floors.below(floor);
+        }
+        if self.lagging.is_some() {
             return None;
         }
         self.active = Some(candidate);
@@ -238,6 +254,17 @@ impl Teacher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl<const N: usize> Floors for [u64; N] {
+        fn of(&self, student: &str) -> Option<u64> {
+            self.get(student.parse::<usize>().ok()?).copied()
+        }
+
+        fn below(&self, floor: u64) -> Option<String> {
+            let at = self.iter().position(|held| *held < floor)?;
+            Some(at.to_string())
+        }
+    }
 
     fn teacher() -> Teacher {
         let mut t = Teacher::new(TeacherSpec {

@@ -244,7 +244,10 @@ impl fmt::Display for Audit {
             }
             for epoch in &group.epochs {
                 positions(f, &name(group), epoch, "duplicate", &epoch.duplicate_positions)?;
-                positions(f, &name(group), epoch, "lost", &epoch.lost_positions)?;
+                // What an unfinished run has yet to reach is counted above.
+                if !group.unfinished() {
+                    positions(f, &name(group), epoch, "lost", &epoch.lost_positions)?;
+                }
             }
         }
         Ok(())

@@ -82,10 +82,8 @@ fn main() -> anyhow::Result<()> {
     let mut table = Table::default();
     table.keep("quick", quick);
 
-    if std::env::var_os("ONLY").is_none() {
-        instructions::run(&mut table, quick)?;
-        requests::run(&mut table, quick)?;
-    }
+    instructions::run(&mut table, quick)?;
+    requests::run(&mut table, quick)?;
     workers::run(&mut table, quick)?;
     memory::run(&mut table, quick)?;
     balance::run(&mut table);

@@ -9,7 +9,8 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::Table;
 use crate::cluster::{Coordinator, Worker};
 
-/// Workers that ask at the same time; each is alone in its group.
+/// Workers that ask at the same time, enough that nobody waits for the disk alone; each is alone in
+/// its group, and publishes no version.
 const WORKERS: usize = 256;
 /// Leases per contribution.
 const LEASES: usize = 16;

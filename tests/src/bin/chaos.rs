@@ -4,7 +4,8 @@
 //! [--for SECONDS] [-- ARGS OF retort run]`
 //!
 //! With `--for` the run is stopped in order after that time (a soak); else it goes on to its end.
-//! Prints one line a kill, the memory of the coordinator, and last `RESULT {json}`.
+//! Prints one line a kill, and last `RESULT {json}` with the ledger, the audit, and how much memory the
+//! processes of each kind held in the first half of the time and in the second.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -96,7 +97,7 @@ fn fire(o: &Options) -> anyhow::Result<ExitCode> {
     let mut kills = [0u64; 3];
     let mut state = o.seed;
     let mut next = began + o.every;
-    let mut memory: Vec<u64> = Vec::new();
+    let mut memory: Vec<[u64; 4]> = Vec::new();
     let mut asked_to_stop = false;
     let status = loop {
         if let Some(status) = run.try_wait()? {
@@ -117,16 +118,15 @@ fn fire(o: &Options) -> anyhow::Result<ExitCode> {
         let Some((name, pid, _)) = candidates.get((state >> 40) as usize % candidates.len().max(1)) else {
             continue;
         };
-        let resident = coordinator_memory(&o.out);
-        memory.extend(resident);
+        let held = resident(&o.out, run.id());
         if signal(*pid, Signal::KILL).is_ok() {
             kills[at] += 1;
             say(&format!(
-                "{:7.1} s  killed {name}; coordinator held {} KiB",
-                began.elapsed().as_secs_f64(),
-                resident.unwrap_or(0)
+                "{:7.1} s  killed {name}; KiB of coordinator, teacher servers, workers, supervisor: {held:?}",
+                began.elapsed().as_secs_f64()
             ));
         }
+        memory.push(held);
     };
     report(o, &program, (status.code(), began.elapsed()), (&kills, &memory))
 }
@@ -135,13 +135,9 @@ fn report(
     o: &Options,
     program: &Path,
     (code, took): (Option<i32>, Duration),
-    (kills, memory): (&[u64; 3], &[u64]),
+    (kills, memory): (&[u64; 3], &[[u64; 4]]),
 ) -> anyhow::Result<ExitCode> {
-    let audit = Command::new(program)
-        .args(["audit", "--json"])
-        .arg(&o.out)
-        .output()?;
-    let audit: Value = serde_json::from_slice(&audit.stdout).context("read the audit")?;
+    let audit = Command::new(program).arg("audit").arg(&o.out).output()?;
     let report = std::fs::read_to_string(o.out.join("report.json")).unwrap_or_default();
     let report: Value = serde_json::from_str(&report).unwrap_or(Value::Null);
     let ledger = report["ledger"].clone();
@@ -149,7 +145,13 @@ fn report(
     let useful = count("committed");
     let all = useful + count("redelivered") + count("rolled_back");
     let half = memory.len() / 2;
-    let mean = |part: &[u64]| part.iter().sum::<u64>() as f64 / part.len().max(1) as f64;
+    // A process that is starting again holds little: the median is of those at work.
+    let median = |part: &[[u64; 4]], kind: usize| {
+        let mut held: Vec<u64> = part.iter().map(|m| m[kind]).collect();
+        held.sort_unstable();
+        held.get(held.len() / 2).copied()
+    };
+    let halves = |kind: usize| json!([median(&memory[..half], kind), median(&memory[half..], kind)]);
     let result = json!({
         "exit": code,
         "seconds": took.as_secs_f64(),
@@ -157,8 +159,10 @@ fn report(
         "ledger": ledger,
         "goodput_samples": if all > 0.0 { Some(useful / all) } else { None },
         "student_accuracy": report["students"][0]["test_accuracy"]["mean"],
-        "coordinator_kib": { "first_half": mean(&memory[..half]), "second_half": mean(&memory[half..]) },
-        "audit": audit,
+        "resident_kib_by_half": {
+            ROLES[0]: halves(0), ROLES[1]: halves(1), ROLES[2]: halves(2), "supervisor": halves(3)
+        },
+        "audit_passed": audit.status.success(),
     });
     say(&format!("RESULT {result}"));
     let expected = if o.limit.is_some() { Some(130) } else { Some(0) };
@@ -169,12 +173,19 @@ fn report(
     })
 }
 
-/// Resident memory of the coordinator, in KiB.
-fn coordinator_memory(out: &Path) -> Option<u64> {
-    let (_, pid, _) = processes(out, ROLES[0]).into_iter().next()?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
+/// Resident memory in KiB: all processes of each role, and the supervisor.
+fn resident(out: &Path, supervisor: u32) -> [u64; 4] {
+    let of = |pid: u32| -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    };
+    let role = |role| {
+        let found = processes(out, role);
+        found.iter().filter_map(|(_, pid, _)| of(*pid)).sum()
+    };
+    let [coordinator, servers, workers] = ROLES.map(role);
+    [coordinator, servers, workers, of(supervisor).unwrap_or(0)]
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]

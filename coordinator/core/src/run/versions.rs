@@ -2,12 +2,13 @@
 
 use crate::group::Group;
 use crate::ids::{Millis, Refusal, Role, Session};
+use crate::names::ByName;
 use crate::pace::Timetable;
 use crate::record::Key;
 use crate::round::{Evaluation, Ticket};
 use crate::run::{Command, Endpoints, Member, Message, Run, State};
 use crate::spec::{GroupKind, Pace};
-use crate::teacher::Step;
+use crate::teacher::{Floors, Step};
 
 impl Run {
     /// What the version that this session uploads will contain.
@@ -108,25 +109,25 @@ impl Run {
     }
 
     pub(super) fn advance_teachers(&mut self, now: Millis) {
+        let in_turn = self.spec.pace == Pace::Lockstep;
         for i in 0..self.teachers.len() {
             loop {
-                let name = self.teachers[i].spec.name.clone();
-                let students = self.students_of(&name);
-                let floors: Vec<u64> = students
-                    .iter()
-                    .filter_map(|w| self.members.get(w))
-                    .map(|m| m.heartbeat.floors.get(&name).copied().unwrap_or(0))
-                    .collect();
-                let in_turn = self.spec.pace == Pace::Lockstep;
-                let Some(step) = self.teachers[i].next_step(&floors, self.spec.max_staleness, in_turn) else {
+                let teacher = &mut self.teachers[i];
+                let name = teacher.spec.name.clone();
+                let students = Students::new(&self.members, &self.groups, &name);
+                let Some(step) = teacher.next_step(&students, self.spec.max_staleness, in_turn) else {
                     break;
                 };
-                self.carry_out(&name, &students, step, now);
+                self.carry_out(&name, step, now);
             }
         }
     }
 
-    pub(super) fn carry_out(&mut self, teacher: &str, students: &[String], step: Step, now: Millis) {
+    pub(super) fn carry_out(&mut self, teacher: &str, step: Step, now: Millis) {
+        let students = match step {
+            Step::RaiseFloor(_) => self.students_of(teacher),
+            Step::Stage { .. } | Step::Activate { .. } => Vec::new(),
+        };
         self.dirty.insert(Key::Teacher(teacher.to_owned()));
         let mut send = |worker: &str, message: Message| {
             self.commands.push_back(Command::Send {
@@ -141,7 +142,7 @@ impl Run {
                 }
             }
             Step::RaiseFloor(version) => {
-                for student in students {
+                for student in &students {
                     send(
                         student,
                         Message::Floor {
@@ -232,16 +233,53 @@ impl Run {
 
     /// Live workers whose group learns from `teacher`.
     pub(super) fn students_of(&self, teacher: &str) -> Vec<String> {
-        let learns = |m: &Member| {
-            m.session.role == Role::StudentWorker
-                && self
-                    .group(&m.part)
-                    .is_some_and(|g| g.spec.teachers.iter().any(|t| t == teacher))
-        };
-        self.members
-            .values()
-            .filter(|m| learns(m))
-            .map(|m| m.session.worker.clone())
-            .collect()
+        let students = Students::new(&self.members, &self.groups, teacher);
+        students.all().map(|m| m.session.worker.clone()).collect()
+    }
+}
+
+/// Live workers whose group learns from a teacher.
+struct Students<'a> {
+    members: &'a ByName<Member>,
+    groups: Vec<&'a str>,
+    teacher: &'a str,
+}
+
+impl<'a> Students<'a> {
+    fn new(members: &'a ByName<Member>, groups: &'a [Group], teacher: &'a str) -> Self {
+        let learns = |g: &&Group| g.spec.teachers.iter().any(|t| t == teacher);
+        Self {
+            members,
+            groups: groups
+                .iter()
+                .filter(learns)
+                .map(|g| g.spec.name.as_str())
+                .collect(),
+            teacher,
+        }
+    }
+
+    fn is_one(&self, member: &Member) -> bool {
+        member.session.role == Role::StudentWorker && self.groups.contains(&member.part.as_str())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'a Member> + '_ {
+        self.members.values().filter(|m| self.is_one(m))
+    }
+
+    fn held_by(&self, member: &Member) -> u64 {
+        member.heartbeat.floors.get(self.teacher).copied().unwrap_or(0)
+    }
+}
+
+impl Floors for Students<'_> {
+    fn of(&self, student: &str) -> Option<u64> {
+        let member = self.members.get(student).filter(|m| self.is_one(m))?;
+        Some(self.held_by(member))
+    }
+
+    fn below(&self, floor: u64) -> Option<String> {
+        let member = self.all().find(|m| self.held_by(m) < floor)?;
+        Some(member.session.worker.clone())
     }
 }
