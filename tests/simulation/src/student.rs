@@ -423,9 +423,9 @@ impl World {
                 Command::Beat => {}
                 Command::Leave(_) => {
                     let session = s.machine.as_ref().and_then(|m| m.session().cloned());
-                    s.machine = None;
-                    s.jobs.clear();
-                    s.training = false;
+                    let registering = s.registering;
+                    s.forget();
+                    s.registering = registering;
                     if let Some(session) = session {
                         self.call(node, Body::Leave(session));
                     }
