@@ -4,6 +4,7 @@
 
 pub mod online;
 pub mod proxy;
+pub mod standing;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};

@@ -124,6 +124,13 @@ pub struct Endpoints {
 /// What the shell carries out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
+    /// Why a group's requests for work get none has changed; `None`: they get some.
+    Waits {
+        /// Group.
+        group: String,
+        /// Newest reason.
+        reason: Option<Reason>,
+    },
     /// Over the worker's control stream; lost if it has none (it learns at its next registration).
     Send {
         /// To whom.

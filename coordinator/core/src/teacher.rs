@@ -23,6 +23,9 @@ pub struct Server {
     asked: BTreeSet<u64>,
     /// Why it left the routing; empty: it serves.
     pub drained: String,
+    /// Its control stream broke and it has not come back yet. Students may reach it all the same; no
+    /// version waits for it.
+    pub away: bool,
 }
 
 impl Server {
@@ -225,8 +228,8 @@ impl Teacher {
                 version: candidate,
             });
         }
-        let staged = self.routed().all(|(_, s)| s.staged.contains(&candidate));
-        if self.routed().next().is_none() || !staged {
+        let here = || self.routed().filter(|(_, s)| !s.away);
+        if here().next().is_none() || !here().all(|(_, s)| s.staged.contains(&candidate)) {
             return None;
         }
         let floor = candidate.saturating_sub(max_staleness);
@@ -365,6 +368,18 @@ mod tests {
             [0].into(),
             "nobody is sent to a version that is gone"
         );
+    }
+
+    #[test]
+    fn nobody_waits_for_a_server_whose_control_stream_broke() {
+        let mut t = teacher();
+        t.join("dead", "http://b", 1);
+        assert_eq!(t.next_step(&[0], 1, false), None, "not staged on both");
+        t.servers.get_mut("dead").unwrap().away = true;
+        assert!(matches!(
+            t.next_step(&[0], 1, false),
+            Some(Step::Activate { version: 0, .. })
+        ));
     }
 
     #[test]

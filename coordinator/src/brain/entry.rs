@@ -13,7 +13,7 @@ use retort_coordinator_core::spec::GroupKind;
 use retort_proto::pb;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Effect, Submission};
 use crate::average::{Weighted, average};
@@ -189,19 +189,21 @@ impl Entry {
     }
 
     /// A control stream begins: the worker is told all it must know now.
-    pub(crate) fn attach(&mut self, session: &Session, stream: mpsc::Sender<pb::ControlDown>) {
+    pub(crate) fn attach(&mut self, session: &Session, stream: mpsc::Sender<pb::ControlDown>, now: Millis) {
         for message in self.run.resync(&session.worker) {
             if stream.try_send((&message).into()).is_err() {
                 return;
             }
         }
         self.control.insert(session.worker.clone(), stream);
+        self.run.set_attached(&session.worker, true, now);
     }
 
     /// A control stream has ended; its worker may have another one by now.
-    pub(crate) fn detach(&mut self, worker: &str) {
+    pub(crate) fn detach(&mut self, worker: &str, now: Millis) {
         if self.control.get(worker).is_some_and(mpsc::Sender::is_closed) {
             self.control.remove(worker);
+            self.run.set_attached(worker, false, now);
         }
     }
 
@@ -210,6 +212,13 @@ impl Entry {
             match command {
                 Command::Send { worker, message } => self.send(&worker, message, effects),
                 Command::CloseRound(closed) => self.close_round(closed, effects),
+                Command::Waits { group, reason } => {
+                    let run = &self.run.spec.id;
+                    match reason {
+                        Some(reason) => debug!(run, group, "no work: waiting for {reason}"),
+                        None => debug!(run, group, "there is work"),
+                    }
+                }
                 Command::AbortRound { workers } => {
                     for worker in workers {
                         if let Some(parked) = self.parked.remove(&worker) {

@@ -138,7 +138,7 @@ impl pb::fleet_server::Fleet for FleetService {
                 let now = brain.now();
                 let entry = brain.entry(&attached.run)?;
                 entry.run.heartbeat(&attached, heartbeat, now).map_err(refusal)?;
-                entry.attach(&attached, commands);
+                entry.attach(&attached, commands, now);
                 Ok::<_, Status>(())
             })
             .await??;
@@ -163,7 +163,10 @@ impl pb::fleet_server::Fleet for FleetService {
             // Closed first: a newer stream of the same worker must stay.
             drop(from_brain);
             let _ = brain
-                .peek(move |b| b.entry(&session.run).map(|e| e.detach(&session.worker)))
+                .peek(move |b| {
+                    let now = b.now();
+                    b.entry(&session.run).map(|e| e.detach(&session.worker, now))
+                })
                 .await;
             Ok(())
         });

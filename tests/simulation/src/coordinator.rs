@@ -233,6 +233,7 @@ impl World {
                 let stream = self.streams;
                 c.streams.insert(worker.clone(), (caller.0, caller.1, stream));
                 let messages = c.run.resync(&worker).into_iter();
+                c.run.set_attached(&worker, true, clock);
                 let first = Effect::Reply(caller, Reply::Attached(stream));
                 let all = messages.map(|m| Effect::Control(worker.clone(), m));
                 std::iter::once(first).chain(all).collect()
@@ -533,6 +534,7 @@ impl World {
                     rounds.push(text);
                     c.last.insert(closed.group.clone(), (closed, merged));
                 }
+                Command::Waits { .. } => {}
                 Command::AbortRound { workers } => {
                     for worker in workers {
                         if let Some((caller, ..)) = c.parked.remove(&worker) {
@@ -629,6 +631,8 @@ impl World {
             // Whatever was on the stream is gone with it.
             if let Some(c) = self.coordinator.as_mut() {
                 c.streams.remove(worker);
+                let clock = c.clock(now);
+                c.run.set_attached(worker, false, clock);
             }
             let noticed = self.random.within(20..2_000);
             self.after(noticed, Event::StreamBroken { node, life, stream });

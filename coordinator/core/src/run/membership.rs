@@ -199,6 +199,18 @@ impl Run {
         }
     }
 
+    /// A process's control stream begins, or broke: a teacher server that nobody can command holds
+    /// back no version.
+    pub fn set_attached(&mut self, worker: &str, attached: bool, now: Millis) {
+        let Some(part) = self.members.get(worker).map(|m| m.part.clone()) else {
+            return;
+        };
+        if let Some(server) = self.teacher_mut(&part).and_then(|t| t.servers.get_mut(worker)) {
+            server.away = !attached;
+            self.advance_teachers(now);
+        }
+    }
+
     /// The process left in order: its session ends at once.
     pub fn leave(&mut self, session: &Session, now: Millis) -> Result<(), Refusal> {
         self.authorise(session)?;

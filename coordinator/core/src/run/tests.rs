@@ -698,7 +698,7 @@ proptest! {
                             let _ = r.leave(&session, Millis(now));
                         }
                     },
-                    Command::Send { .. } => {}
+                    Command::Send { .. } | Command::Waits { .. } => {}
                 }
             }
         }

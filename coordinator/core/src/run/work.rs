@@ -40,11 +40,9 @@ impl Run {
             group.set_idle(worker, matches!(answer, Answer::Idle(_)));
         }
         match &answer {
-            Answer::Idle(reason) => {
-                self.waiting_for.insert(part, *reason);
-            }
+            Answer::Idle(reason) => self.set_waiting(&part, Some(*reason)),
             Answer::Granted { .. } => {
-                self.waiting_for.remove(&part);
+                self.set_waiting(&part, None);
                 if self.started.is_none() {
                     self.started = Some(now);
                     self.dirty.insert(Key::Run);
@@ -57,6 +55,20 @@ impl Run {
             member.answered = Some((sequence, answer.clone()));
         }
         Ok(answer)
+    }
+
+    fn set_waiting(&mut self, part: &str, reason: Option<Reason>) {
+        if self.waiting_for(part) == reason {
+            return;
+        }
+        match reason {
+            Some(reason) => self.waiting_for.insert(part.to_owned(), reason),
+            None => self.waiting_for.remove(part),
+        };
+        self.commands.push_back(Command::Waits {
+            group: part.to_owned(),
+            reason,
+        });
     }
 
     fn decide_lease(&mut self, (worker, rate): (&str, f64), part: &str, now: Millis) -> Answer {

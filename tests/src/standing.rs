@@ -1,0 +1,127 @@
+//! A standing fleet: its processes are started one by one, and nobody starts them again.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::online::{LIMIT, text};
+use crate::proxy::Proxy;
+use crate::{Harness, Running, eventually};
+
+/// A coordinator, teacher servers `t0..`, and workers `w0..`, of which `w0` reaches the coordinator
+/// over a link that can be cut.
+#[derive(Debug)]
+pub struct Standing {
+    pub h: Harness,
+    pub coordinator: String,
+    pub link: Proxy,
+    processes: Vec<(String, Running)>,
+}
+
+impl Standing {
+    pub fn new(h: Harness, workers: usize, servers: usize) -> Self {
+        let data = h.path("data");
+        Self::with_data(h, workers, servers, &data)
+    }
+
+    /// The coordinator keeps its state in `data`.
+    pub fn with_data(h: Harness, workers: usize, servers: usize, data: &Path) -> Self {
+        let (running, coordinator) = start(&h, "c", &["coordinator", "--data-dir", text(data)]);
+        let link = Proxy::to(&coordinator).expect("a free port");
+        let mut fleet = Self {
+            h,
+            coordinator,
+            link,
+            processes: vec![("c".into(), running)],
+        };
+        for i in 0..servers {
+            fleet.add("teacher-server", &format!("t{i}"));
+        }
+        for i in 0..workers {
+            fleet.add("student-worker", &format!("w{i}"));
+        }
+        fleet
+    }
+
+    /// One process more.
+    pub fn add(&mut self, role: &str, name: &str) {
+        let coordinator = if name == "w0" {
+            &self.link.address
+        } else {
+            &self.coordinator
+        };
+        let (running, _) = start(
+            &self.h,
+            name,
+            &[role, "--coordinator", coordinator, "--name", name],
+        );
+        self.processes.push((name.to_owned(), running));
+    }
+
+    pub fn pid(&self, name: &str) -> u32 {
+        let found = self.processes.iter().find(|(n, _)| n == name);
+        found.expect("it was started").1.pid()
+    }
+
+    /// SIGKILL; it does not come back.
+    pub fn kill(&mut self, name: &str) {
+        self.processes.retain(|(n, _)| n != name);
+    }
+
+    /// Submits a job and waits until its student has merged something; gives the submitter.
+    pub fn submit(&self, job: &str, out: &Path) -> Running {
+        let file = self.h.job("job.toml", job);
+        let args = [
+            "submit",
+            text(&file),
+            "--coordinator",
+            &self.coordinator,
+            "--out",
+            text(out),
+            "--json",
+        ];
+        let running = self.h.start(&args);
+        eventually("training", LIMIT, || {
+            (self.student()?["round"].as_u64()? > 5).then_some(())
+        })
+        .expect("the run gets under way");
+        running
+    }
+
+    pub fn status(&self) -> Option<Value> {
+        let output = self
+            .h
+            .call(&["status", "--json", "--coordinator", &self.coordinator]);
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// The status of the student's group.
+    pub fn student(&self) -> Option<Value> {
+        let status = self.status()?;
+        let groups = status["groups"].as_array()?.clone();
+        groups.into_iter().find(|g| g["kind"] == "student")
+    }
+
+    /// Whether some event's text contains all of these.
+    pub fn tells(&self, parts: &[&str]) -> bool {
+        let status = self.status().unwrap_or_default();
+        let events = status["events"].as_array().cloned().unwrap_or_default();
+        let matches = |e: &Value| {
+            e["text"]
+                .as_str()
+                .is_some_and(|text| parts.iter().all(|p| text.contains(p)))
+        };
+        events.iter().any(matches)
+    }
+}
+
+/// Starts a role, and gives its address.
+fn start(h: &Harness, name: &str, args: &[&str]) -> (Running, String) {
+    let file = h.path(&format!("{name}.address"));
+    // Another process of that name may have written it.
+    let _ = std::fs::remove_file(&file);
+    let all = [args, &["--listen", "127.0.0.1:0", "--announce", text(&file)]].concat();
+    let running = h.start(&all);
+    let address = eventually("a role listens", LIMIT, || std::fs::read_to_string(&file).ok());
+    (running, address.expect("a role listens"))
+}
