@@ -385,6 +385,19 @@ impl Ledger {
         u64::from(self.epoch) * self.positions + self.positions - self.counts.available
     }
 
+    /// The first place in the order, over all epochs, that is neither committed nor taken out.
+    pub fn settled(&self) -> u64 {
+        let taken = self.committed.union(&self.quarantined);
+        let open = taken.first_gap(0..self.positions);
+        u64::from(self.epoch) * self.positions + open.map_or(self.positions, |gap| gap.start)
+    }
+
+    /// Places that are merged, committed or taken out, over all epochs.
+    pub fn merged(&self) -> u64 {
+        let c = self.counts;
+        u64::from(self.epoch) * self.positions + c.acked + c.committed + c.quarantined
+    }
+
     /// Committed over all epochs.
     pub fn total_committed(&self) -> u64 {
         self.totals.committed + self.counts.committed

@@ -3,8 +3,6 @@
 //! Progress is compared as shares of the whole work, in the teacher's positions. One interval is
 //! what the teacher trains between two published versions.
 
-use std::ops::Range;
-
 use crate::spec::{GroupSpec, Pace, RunSpec};
 
 /// The deterministic timetable of an online teacher's versions over its positions.
@@ -112,13 +110,52 @@ pub fn student_limit(pace: Pace, table: &Timetable, student: Progress, teacher: 
     }
 }
 
-/// Lockstep: the timetable index that teaches student position `x`, and the positions from `x` on
-/// that the same version teaches.
-pub fn lockstep(table: &Timetable, student: Progress, x: u64) -> (u64, Range<u64>) {
+/// The lease grid over the places of all epochs: each epoch begins a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocks {
+    epoch: u64,
+    block: u64,
+}
+
+impl Blocks {
+    /// The grid of a run.
+    pub fn new(run: &RunSpec) -> Self {
+        Self {
+            epoch: run.positions,
+            block: u64::from(run.block),
+        }
+    }
+
+    /// Where the block begins that holds this place.
+    fn start(self, place: u64) -> u64 {
+        place - place % self.epoch % self.block
+    }
+
+    /// The first beginning of a block from this place on.
+    fn next_start(self, place: u64) -> u64 {
+        let start = self.start(place);
+        let epoch_end = (start / self.epoch + 1) * self.epoch;
+        if start == place {
+            place
+        } else {
+            (start + self.block).min(epoch_end)
+        }
+    }
+}
+
+/// Lockstep: the timetable index that teaches student place `x`, and the first place after it that
+/// another version teaches (`u64::MAX`: none). One version teaches all of a block: the one of the
+/// block's beginning.
+pub fn lockstep(table: &Timetable, blocks: Blocks, student: Progress, x: u64) -> (u64, u64) {
     let ratio = Ratio::new(student.total, table.total());
-    let y = ratio.to_teacher(x);
+    let y = ratio.to_teacher(blocks.start(x));
     let end = table.next_boundary(y).map_or(u64::MAX, |b| ratio.to_student(b));
-    (table.index_at(y), x..end)
+    let end = if end == u64::MAX {
+        end
+    } else {
+        blocks.next_start(end)
+    };
+    (table.index_at(y), end)
 }
 
 #[cfg(test)]
@@ -151,19 +188,21 @@ mod tests {
     proptest! {
         /// Lockstep windows tile a student's positions, in order, one index each.
         #[test]
-        fn lockstep_windows_tile(epoch in 1u64..300, interval in 1u64..100, te in 1u64..4, se in 1u64..4) {
+        fn lockstep_windows_tile(epoch in 1u64..300, interval in 1u64..100, te in 1u64..4, se in 1u64..4, block in 1u64..12) {
             let t = table(epoch, interval, te);
+            let blocks = Blocks { epoch, block };
             let student = Progress { granted: 0, total: epoch * se, done: false };
             let mut x = 0;
             let mut last = None;
             while x < student.total {
-                let (index, window) = lockstep(&t, student, x);
-                prop_assert!(window.end > x && last.is_none_or(|l| index > l));
-                for p in x..window.end.min(student.total) {
-                    prop_assert_eq!(lockstep(&t, student, p).0, index);
+                let (index, end) = lockstep(&t, blocks, student, x);
+                prop_assert!(end > x && last.is_none_or(|l| index > l));
+                prop_assert_eq!(blocks.start(x), x);
+                for p in x..end.min(student.total) {
+                    prop_assert_eq!(lockstep(&t, blocks, student, p), (index, end));
                 }
                 last = Some(index);
-                x = window.end;
+                x = end;
             }
         }
 

@@ -178,9 +178,18 @@ impl Teacher {
         self.versions.get(&version).and_then(|(_, held_out)| *held_out)
     }
 
-    /// The active version that stands at this place of the timetable.
-    pub fn at_index(&self, index: u64) -> Option<u64> {
-        let version = *self.by_index.get(&index)?;
+    /// The version that stands at this place of the timetable, or, where a disturbed run passed the
+    /// place over, the next one.
+    pub fn published_at(&self, index: u64) -> Option<u64> {
+        self.by_index.range(index..).next().map(|(_, version)| *version)
+    }
+
+    /// The same, once it is active. Where a student's own versions were lost with the disk, it may
+    /// need one that is not kept any more: then the oldest that is.
+    pub fn at_index(&self, index: u64, max_staleness: u64) -> Option<u64> {
+        let oldest = self.active?.saturating_sub(max_staleness);
+        let kept = *self.versions.range(oldest..).next()?.0;
+        let version = self.published_at(index)?.max(kept);
         (self.active >= Some(version)).then_some(version)
     }
 
@@ -335,8 +344,8 @@ mod tests {
                 keep_from: 0
             })
         );
-        assert_eq!(t.at_index(1), Some(1));
-        assert_eq!(t.at_index(2), None, "published, but not active");
+        assert_eq!(t.at_index(1, 1), Some(1));
+        assert_eq!(t.at_index(2, 1), None, "published, but not active");
     }
 
     #[test]

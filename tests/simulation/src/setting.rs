@@ -28,7 +28,7 @@ impl Setting {
     pub(crate) fn new(seed: u64, random: &mut Random) -> Self {
         let block = random.within(2..9) as u32;
         let positions = random.within(20..160);
-        let pace = *random.pick(&[Pace::Students, Pace::Students, Pace::Free]);
+        let pace = *random.pick(&[Pace::Students, Pace::Students, Pace::Free, Pace::Lockstep]);
         let lease_ttl = random.within(1_000..5_000);
         let mut groups = Vec::new();
         let mut teachers = Vec::new();
@@ -85,6 +85,10 @@ impl Setting {
             1 if wanted > groups.len() as u32 => wanted - 1,
             _ => wanted,
         };
+        // As the coordinator derives it from a job: a teacher's round is its publishing interval.
+        for group in groups.iter_mut().filter(|g| g.publish_every > 0) {
+            group.round_steps = group.publish_every;
+        }
         let spec = RunSpec {
             id: "run".into(),
             dataset_digest: "d".into(),

@@ -22,6 +22,8 @@ pub struct NextRound {
     pub gate: Option<Gate>,
     /// Publish when the newest version is older than this, ms; `None`: never by time.
     pub checkpoint_every: Option<u64>,
+    /// Publish once everything up to this place in the order is merged; `None`: no such place.
+    pub publish_from: Option<u64>,
     /// The run is stopping.
     pub stopping: bool,
 }

@@ -25,7 +25,8 @@ impl Group {
         let by_time = next
             .checkpoint_every
             .is_some_and(|every| now.since(durable.at) >= every);
-        self.ledger.all_merged() || by_steps || by_time || next.stopping
+        let by_place = next.publish_from.is_some_and(|from| self.ledger.merged() >= from);
+        self.ledger.all_merged() || by_steps || by_time || by_place || next.stopping
     }
 
     /// There is no version yet and nobody makes one: others may wait for it.

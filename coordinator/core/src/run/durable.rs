@@ -142,7 +142,10 @@ impl Run {
                 }
                 let held_out = manifest.and_then(|m| m.held_out).map(Into::into);
                 if let Some(m) = manifest {
-                    self.note_version(&name, (m.version, m.positions), held_out, now);
+                    let taken_out = m.quarantined.iter().filter(|c| c.epoch == m.epoch);
+                    let in_epoch = m.committed.len() + taken_out.map(|c| c.positions.len()).sum::<u64>();
+                    let place = u64::from(m.epoch) * self.spec.positions + in_epoch;
+                    self.note_version(&name, (m.version, place), held_out, now);
                 }
             }
         }

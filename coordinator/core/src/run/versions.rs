@@ -1,14 +1,16 @@
 //! What teachers serve: published versions on their way to students.
 
+use std::collections::BTreeMap;
+
 use crate::group::Group;
 use crate::ids::{Millis, Refusal, Role, Session};
 use crate::names::ByName;
-use crate::pace::Timetable;
+use crate::pace::{self, Blocks, Timetable};
 use crate::record::Key;
 use crate::round::{Evaluation, Ticket};
 use crate::run::{Command, Endpoints, Member, Message, Run, State};
 use crate::spec::{GroupKind, Pace};
-use crate::teacher::{Floors, Step};
+use crate::teacher::{Floors, Step, Teacher};
 
 impl Run {
     /// What the version that this session uploads will contain.
@@ -26,7 +28,11 @@ impl Run {
         let closed = group.published(ticket, now);
         let epoch = ticket.epoch;
         let name = ticket.group.clone();
-        self.note_version(&name, (ticket.version, ticket.positions), held_out, now);
+        let in_epoch = ticket.committed.len() + ticket.quarantined.len();
+        let place = u64::from(epoch) * self.spec.positions + in_epoch;
+        self.note_version(&name, (ticket.version, place), held_out, now);
+        // In lockstep a student's durable place holds its teacher's floor down.
+        self.advance_teachers(now);
         if closed {
             self.event(
                 now,
@@ -58,18 +64,19 @@ impl Run {
         self.group(part)?.published_as(generation, round)
     }
 
-    /// A group's version is one of its teacher's too, where it teaches.
+    /// A group's version is one of its teacher's too, where it teaches. `place`: what of the order it
+    /// contains.
     pub(super) fn note_version(
         &mut self,
         name: &str,
-        (version, positions): (u64, u64),
+        (version, place): (u64, u64),
         held_out: Option<Evaluation>,
         now: Millis,
     ) {
         let Some(group) = self.group(name).filter(|g| g.kind_is(GroupKind::Teacher)) else {
             return;
         };
-        let index = Timetable::new(&self.spec, &group.spec).index_at(positions);
+        let index = Timetable::new(&self.spec, &group.spec).index_at(place);
         let Some(teacher) = self.teacher_mut(name) else {
             return;
         };
@@ -112,15 +119,32 @@ impl Run {
         let in_turn = self.spec.pace == Pace::Lockstep;
         for i in 0..self.teachers.len() {
             loop {
+                let name = self.teachers[i].spec.name.clone();
+                let needed = self.needed_versions(&self.teachers[i]);
                 let teacher = &mut self.teachers[i];
-                let name = teacher.spec.name.clone();
-                let students = Students::new(&self.members, &self.groups, &name);
+                let students = Students::new(&self.members, &self.groups, &name, needed);
                 let Some(step) = teacher.next_step(&students, self.spec.max_staleness, in_turn) else {
                     break;
                 };
                 self.carry_out(&name, step, now);
             }
         }
+    }
+
+    /// Lockstep: the oldest version that each student group would need if it lost its state.
+    fn needed_versions(&self, teacher: &Teacher) -> BTreeMap<String, u64> {
+        let name = &teacher.spec.name;
+        let Some(source) = self.group(name).filter(|_| self.spec.pace == Pace::Lockstep) else {
+            return BTreeMap::new();
+        };
+        let table = Timetable::new(&self.spec, &source.spec);
+        let learns = |g: &&Group| g.spec.teachers.contains(name) && !g.is_done();
+        let needed = self.groups.iter().filter(learns).filter_map(|g| {
+            let blocks = Blocks::new(&self.spec);
+            let (index, _) = pace::lockstep(&table, blocks, self.progress(g), g.ledger.settled());
+            Some((g.spec.name.clone(), teacher.published_at(index)?))
+        });
+        needed.collect()
     }
 
     pub(super) fn carry_out(&mut self, teacher: &str, step: Step, now: Millis) {
@@ -233,7 +257,7 @@ impl Run {
 
     /// Live workers whose group learns from `teacher`.
     pub(super) fn students_of(&self, teacher: &str) -> Vec<String> {
-        let students = Students::new(&self.members, &self.groups, teacher);
+        let students = Students::new(&self.members, &self.groups, teacher, BTreeMap::new());
         students.all().map(|m| m.session.worker.clone()).collect()
     }
 }
@@ -243,10 +267,17 @@ struct Students<'a> {
     members: &'a ByName<Member>,
     groups: Vec<&'a str>,
     teacher: &'a str,
+    /// Groups that may come to need this version.
+    needed: BTreeMap<String, u64>,
 }
 
 impl<'a> Students<'a> {
-    fn new(members: &'a ByName<Member>, groups: &'a [Group], teacher: &'a str) -> Self {
+    fn new(
+        members: &'a ByName<Member>,
+        groups: &'a [Group],
+        teacher: &'a str,
+        needed: BTreeMap<String, u64>,
+    ) -> Self {
         let learns = |g: &&Group| g.spec.teachers.iter().any(|t| t == teacher);
         Self {
             members,
@@ -256,6 +287,7 @@ impl<'a> Students<'a> {
                 .map(|g| g.spec.name.as_str())
                 .collect(),
             teacher,
+            needed,
         }
     }
 
@@ -274,11 +306,18 @@ impl<'a> Students<'a> {
 
 impl Floors for Students<'_> {
     fn of(&self, student: &str) -> Option<u64> {
+        if let Some(needed) = self.needed.get(student) {
+            return Some(*needed);
+        }
         let member = self.members.get(student).filter(|m| self.is_one(m))?;
         Some(self.held_by(member))
     }
 
     fn below(&self, floor: u64) -> Option<String> {
+        // A group may need it though nobody of it is here.
+        if let Some((group, _)) = self.needed.iter().find(|(_, needed)| **needed < floor) {
+            return Some(group.clone());
+        }
         let member = self.all().find(|m| self.held_by(m) < floor)?;
         Some(member.session.worker.clone())
     }

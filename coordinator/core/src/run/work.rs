@@ -7,7 +7,7 @@ use retort_data::ranges::RangeSet;
 use crate::group::{Contributed, Group, NextRound};
 use crate::ids::{Millis, Refusal, Session};
 use crate::lease::{Answer, Reason};
-use crate::pace::{self, Progress, Timetable};
+use crate::pace::{self, Blocks, Progress, Timetable};
 use crate::record::Key;
 use crate::round::{Gate, Work};
 use crate::run::{Command, Message, Rejected, Run, State};
@@ -118,6 +118,16 @@ impl Run {
         if state == State::Paused {
             return Answer::Idle(Reason::Paused);
         }
+        if self.must_publish_first(part) {
+            let group = self.group_mut(part).expect("a member's part exists");
+            return if group.ledger.held_by(worker) > 0 || group.somebody_waits() {
+                Answer::Idle(Reason::Contribute)
+            } else if group.take_over_publishing(worker, now) {
+                Answer::Publish
+            } else {
+                Answer::Idle(Reason::Closing)
+            };
+        }
         let Some(window) = self.window(part) else {
             return self.beyond_pace(worker, part, now);
         };
@@ -146,6 +156,36 @@ impl Run {
             _ if group.somebody_waits() || group.lacks_version(now) => Answer::Idle(Reason::Contribute),
             _ => Answer::Idle(Reason::Pace),
         }
+    }
+
+    /// Lockstep: the place from which the next version teaches, or is made, after what is durable of
+    /// the group.
+    fn next_boundary(&self, group: &Group) -> Option<u64> {
+        if self.spec.pace != Pace::Lockstep {
+            return None;
+        }
+        let durable = group.ledger.settled();
+        if group.kind_is(GroupKind::Teacher) {
+            return Timetable::new(&self.spec, &group.spec).next_boundary(durable);
+        }
+        let source = group.spec.teachers.iter().find_map(|t| self.group(t))?;
+        let table = Timetable::new(&self.spec, &source.spec);
+        let (_, end) = pace::lockstep(&table, Blocks::new(&self.spec), self.progress(group), durable);
+        Some(end).filter(|end| *end < u64::MAX)
+    }
+
+    /// Lockstep: all up to the next boundary is with somebody, and must be durable before anything
+    /// beyond it is trained. A replica that loses its state needs no older version then than those
+    /// that are kept.
+    fn must_publish_first(&self, part: &str) -> bool {
+        let Some(group) = self.group(part) else {
+            return false;
+        };
+        let epoch = u64::from(group.ledger.epoch()) * self.spec.positions;
+        let next = group.ledger.first_available().map(|r| epoch + r.start);
+        let boundary = self.next_boundary(group);
+        next.zip(boundary)
+            .is_some_and(|(next, boundary)| next >= boundary)
     }
 
     /// How many blocks the pace allows from the group's next position; `None`: none at present.
@@ -178,9 +218,12 @@ impl Run {
                 self.progress(source),
             ));
             if self.spec.pace == Pace::Lockstep {
-                let (index, positions) = pace::lockstep(&table, me, first);
-                exact.insert(name.clone(), self.teacher(name)?.at_index(index)?);
-                limit = limit.min(positions.end);
+                let (index, end) = pace::lockstep(&table, Blocks::new(&self.spec), me, first);
+                exact.insert(
+                    name.clone(),
+                    self.teacher(name)?.at_index(index, self.spec.max_staleness)?,
+                );
+                limit = limit.min(end);
             }
         }
         (first < limit).then(|| Window {
@@ -245,6 +288,7 @@ impl Run {
         NextRound {
             alpha,
             gate,
+            publish_from: self.next_boundary(group),
             checkpoint_every: (!group.kind_is(GroupKind::Teacher)).then_some(self.spec.checkpoint_every),
             stopping: self.state == State::Stopping,
         }
@@ -279,7 +323,8 @@ impl Run {
         };
         let table = Timetable::new(&self.spec, &source.spec);
         let newest = group.positions.saturating_sub(1);
-        teacher.at_index(pace::lockstep(&table, self.progress(group), newest).0)
+        let (index, _) = pace::lockstep(&table, Blocks::new(&self.spec), self.progress(group), newest);
+        teacher.at_index(index, self.spec.max_staleness)
     }
 
     /// Gives leased positions back.
