@@ -1,5 +1,7 @@
 //! A map by name that is asked for one name thousands of times a second and walked seldom.
 
+#![expect(clippy::disallowed_types, reason = "the hash map is asked, never walked")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 

@@ -2,6 +2,8 @@
 //!
 //!   cargo bench -p retort-tests --bench control-plane -- [--quick]
 
+#![expect(clippy::print_stdout, reason = "the table is what the bench is for")]
+
 mod balance;
 mod cluster;
 mod fleet;

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
@@ -87,9 +88,10 @@ async fn measure(turns: usize, turn: Duration) -> anyhow::Result<[Arm; 3]> {
     let [mut empty, mut pairs, mut leases] = [Arm::default(), Arm::default(), Arm::default()];
     for _ in 0..turns {
         let began = Instant::now();
-        let asking = workers.iter().map(|w| {
-            let mut client = HealthClient::new(w.channel.clone());
-            tokio::spawn(async move {
+        let mut asking = JoinSet::new();
+        for worker in &workers {
+            let mut client = HealthClient::new(worker.channel.clone());
+            asking.spawn(async move {
                 let mut times = Vec::new();
                 while began.elapsed() < turn {
                     let asked = Instant::now();
@@ -97,18 +99,19 @@ async fn measure(turns: usize, turn: Duration) -> anyhow::Result<[Arm; 3]> {
                     times.push(asked.elapsed().as_secs_f64());
                 }
                 anyhow::Ok(times)
-            })
-        });
+            });
+        }
         let before = empty.times.len();
-        for task in asking.collect::<Vec<_>>() {
-            empty.times.extend(task.await??);
+        while let Some(times) = asking.join_next().await {
+            empty.times.extend(times??);
         }
         let count = empty.times.len() - before;
         empty.rates.push(count as f64 / began.elapsed().as_secs_f64());
 
         let began = Instant::now();
-        let working = std::mem::take(&mut workers).into_iter().map(|mut worker| {
-            tokio::spawn(async move {
+        let mut working = JoinSet::new();
+        for mut worker in workers.drain(..) {
+            working.spawn(async move {
                 let (mut asks, mut reports) = (Vec::new(), Vec::new());
                 while began.elapsed() < turn {
                     let mut trained = Vec::new();
@@ -126,11 +129,11 @@ async fn measure(turns: usize, turn: Duration) -> anyhow::Result<[Arm; 3]> {
                     worker.publish_if_asked().await?;
                 }
                 anyhow::Ok((worker, asks, reports))
-            })
-        });
+            });
+        }
         let before = leases.times.len();
-        for task in working.collect::<Vec<_>>() {
-            let (worker, asks, reports) = task.await??;
+        while let Some(done) = working.join_next().await {
+            let (worker, asks, reports) = done??;
             workers.push(worker);
             leases.times.extend(asks);
             pairs.times.extend(reports);

@@ -72,7 +72,7 @@ async fn measure(count: usize, own: usize, beating: Duration) -> anyhow::Result<
     let run = coordinator.submit(groups as u32, REPLICAS as u32).await?;
     let mut channels = Vec::new();
     for number in 0..count {
-        let shares = number >= own && (number - own) % SHARED > 0;
+        let shares = number >= own && !(number - own).is_multiple_of(SHARED);
         let channel = match channels.last() {
             Some(last) if shares => Clone::clone(last),
             _ => coordinator.channel()?,
@@ -122,23 +122,23 @@ async fn beat(worker: &Worker, until: Instant) -> anyhow::Result<(u64, Duration)
         ..pb::ControlUp::default()
     };
     let (beats, stream) = tokio::sync::mpsc::channel(1);
-    // It ends with the stream.
-    tokio::spawn(async move {
-        let mut due = tokio::time::interval(HEARTBEAT);
-        loop {
-            due.tick().await;
-            if beats.send(message.clone()).await.is_err() {
-                return;
-            }
-        }
-    });
+    let mut due = tokio::time::interval(HEARTBEAT);
+    beats.send(message.clone()).await?;
     let control = fleet(worker.channel.clone())
         .control(ReceiverStream::new(stream))
         .await?;
     let mut down = control.into_inner();
     let (mut answered, mut silence, mut heard) = (0, Duration::ZERO, Instant::now());
     while Instant::now() < until {
-        let message = down.message().await?.context("the stream ended")?;
+        // Both arms are cancel-safe: a message that was not taken stays in its stream.
+        let message = tokio::select! {
+            _ = due.tick() => {
+                // One that waits already will do.
+                let _ = beats.try_send(message.clone());
+                continue;
+            }
+            message = down.message() => message?.context("the stream ended")?,
+        };
         if matches!(message.command, Some(pb::control_down::Command::Alive(_))) {
             answered += 1;
             silence = silence.max(heard.elapsed());

@@ -348,10 +348,10 @@ impl Run {
             let late = self.groups[i].revoke_overdue(ttl, now);
             let revocation = self.groups[i].revocation();
             for worker in &late {
-                if let Some(member) = self.members.get_mut(worker) {
-                    if let Some((at, _)) = member.answered.take() {
-                        member.void_until = at;
-                    }
+                if let Some(member) = self.members.get_mut(worker)
+                    && let Some((at, _)) = member.answered.take()
+                {
+                    member.void_until = at;
                 }
                 self.send(worker, revocation.clone());
                 self.event(
