@@ -271,10 +271,14 @@ fn a_slow_link_evicts_nobody() {
     let fleet = Standing::new(harness(), 3, 1);
     fleet.link.delay(200, 100);
     let out = fleet.h.path("out");
-    // Each round takes the link's time: a third of the epochs.
-    let submitted = fleet.submit(&long().replace("epochs = 60", "epochs = 20"), &out);
+    // Each round takes the link's time.
+    let submitted = fleet.submit(&long().replace("epochs = 60", "epochs = 30"), &out);
+    eventually("the slow one takes part", LIMIT, || {
+        fleet.tells(&["w0", "joined"]).then_some(())
+    })
+    .unwrap();
     let report = end(submitted);
-    exactly_once(&fleet.h, &out, &report, LONG / 3);
+    exactly_once(&fleet.h, &out, &report, LONG / 2);
     let status = fleet.status().unwrap();
     let evicted = |e: &Value| e["text"].as_str().is_some_and(|t| t.contains("ran out"));
     let events = status["events"].as_array().unwrap();

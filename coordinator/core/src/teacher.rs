@@ -108,7 +108,8 @@ impl Teacher {
     /// A version is durable; `index` is its place in the lockstep timetable.
     pub fn publish(&mut self, version: u64, index: u64, held_out: Option<Evaluation>) {
         self.versions.insert(version, (index, held_out));
-        self.by_index.insert(index, version);
+        // The first one at a place stays: students may be at it.
+        self.by_index.entry(index).or_insert(version);
     }
 
     /// Versions above the newest intact one can't be loaded any more; where one of them served, the

@@ -26,6 +26,8 @@ pub struct Batch<F> {
     pub first_row: u64,
     /// Teacher, version and frame, in the order of the mixture.
     pub frames: Vec<(String, u64, F)>,
+    /// Lockstep: the versions that must teach it.
+    pub exact: BTreeMap<String, u64>,
     /// First batch of its block: the frames' bytes count once.
     pub first_of_block: bool,
 }
@@ -110,6 +112,7 @@ impl<F: Clone> Queue<F> {
             first_row: positions.start - block.whole.start,
             positions,
             frames,
+            exact: block.exact.clone(),
             first_of_block: std::mem::take(&mut block.fresh),
         };
         if block.batches.is_empty() {
@@ -157,7 +160,7 @@ impl<F: Clone> Queue<F> {
                 whole: self.grid.range(batch.id.block),
                 batches: VecDeque::new(),
                 fresh: false,
-                exact: BTreeMap::new(),
+                exact: batch.exact,
                 wanted: BTreeMap::new(),
                 frames: BTreeMap::new(),
             });

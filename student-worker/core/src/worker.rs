@@ -398,10 +398,10 @@ impl<F: Clone> Worker<F> {
             return;
         };
         // The floor may have risen while the batch was away.
-        let floors = &self.floors;
+        let (floors, exact) = (&self.floors, &batch.exact);
         batch
             .frames
-            .retain(|(t, v, _)| floors.get(t).is_none_or(|floor| v >= floor));
+            .retain(|(t, v, _)| exact.contains_key(t) || floors.get(t).is_none_or(|floor| v >= floor));
         self.started -= 1;
         let epoch = batch.id.epoch;
         self.queue.put_back(batch, position);

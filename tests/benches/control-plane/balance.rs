@@ -182,6 +182,7 @@ fn step(run: &mut Run, worker: &mut Worker, now: Millis) -> Option<u64> {
         steps: worker.steps,
         sums: Sums {
             samples: trained.len(),
+            step_seconds: trained.len() as f64 / worker.rate as f64,
             ..Sums::default()
         },
         trained,

@@ -16,7 +16,7 @@ pub(super) struct Holder {
     pub(super) contributed_at: Option<Millis>,
     /// The newest round that its contribution entered.
     pub(super) merged: Option<u64>,
-    /// Samples per second from a round's start to its contribution, newest round first in weight.
+    /// Samples per second of its steps, newest round first in weight.
     pub(super) service: f64,
     /// Its last request for work got none.
     pub(super) idle: bool,

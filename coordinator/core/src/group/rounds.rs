@@ -86,7 +86,8 @@ impl Group {
         if self.publishing.as_ref() == Some(&(worker.to_owned(), round)) {
             self.publishing = None;
         }
-        let seconds = now.since(self.round_began) as f64 / 1e3;
+        // Its steps alone: a slow link delays a round once, however many steps it has.
+        let seconds = work.sums.step_seconds;
         self.holders.update(worker, |holder| {
             if seconds > 0.0 && work.sums.samples > 0 {
                 let rate = work.sums.samples as f64 / seconds;
