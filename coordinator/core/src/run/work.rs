@@ -194,7 +194,8 @@ impl Run {
         let first =
             u64::from(group.ledger.epoch()) * self.spec.positions + group.ledger.first_available()?.start;
         let me = self.progress(group);
-        let mut limit = u64::MAX;
+        // Leases end at a boundary, so that rounds do too, whoever is fast.
+        let mut limit = self.next_boundary(group).unwrap_or(u64::MAX);
         let mut exact = BTreeMap::new();
         if group.spec.kind == GroupKind::Teacher {
             let table = Timetable::new(&self.spec, &group.spec);
@@ -324,7 +325,7 @@ impl Run {
         let table = Timetable::new(&self.spec, &source.spec);
         let newest = group.positions.saturating_sub(1);
         let (index, _) = pace::lockstep(&table, Blocks::new(&self.spec), self.progress(group), newest);
-        teacher.at_index(index, self.spec.max_staleness)
+        teacher.published_at(index)
     }
 
     /// Gives leased positions back.
