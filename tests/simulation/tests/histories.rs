@@ -79,6 +79,28 @@ fn what_was_found_stays_mended() {
             "a batch that came back brought frames older than the floor",
         ),
         (3_113, "an epoch whose rest was quarantined never closed"),
+        (414, "a serving version that was damaged was waited for"),
+        (3_645, "a floor that had fallen was taken as held"),
+        (21_617, "a group that lost its only version had nobody for ever"),
+        (
+            108_189,
+            "a late copy of a request was granted what had been revoked",
+        ),
+        (
+            309_489,
+            "what became unreadable between two sessions stayed leased",
+        ),
+        (60, "lockstep: a version that is not kept was waited for"),
+        (152, "lockstep: positions behind a hole counted as durable"),
+        (212, "lockstep: a block across a boundary belonged to both sides"),
+        (
+            256,
+            "lockstep: a block that was put back forgot which version teaches it",
+        ),
+        (
+            3_631,
+            "lockstep: a second version at one place replaced the first",
+        ),
     ] {
         if let Err(failure) = history(options(seed, None)) {
             panic!("{failure}");
