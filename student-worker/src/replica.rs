@@ -273,8 +273,9 @@ impl Replica {
             Event::Trainer(event) => self.apply_trainer(event).await,
             Event::Merged(session, plan, weights) => {
                 failpoint::hit("worker.merged");
-                self.arrived = Some(weights);
-                self.worker.merged(&session, plan);
+                if self.worker.merged(&session, plan) {
+                    self.arrived = Some(weights);
+                }
             }
             Event::Published(session, Published::Version(version)) => {
                 debug!(version, "published");

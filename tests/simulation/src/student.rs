@@ -288,8 +288,9 @@ impl World {
     fn student_merged(&mut self, node: Node, session: &Session, plan: RoundPlan, merged: Option<Rc<Model>>) {
         let s = &mut self.students[node];
         if let Some(machine) = s.machine.as_mut() {
-            s.arrived = Some(merged);
-            machine.merged(session, plan);
+            if machine.merged(session, plan) {
+                s.arrived = Some(merged);
+            }
         }
     }
 

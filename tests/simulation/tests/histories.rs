@@ -90,6 +90,10 @@ fn what_was_found_stays_mended() {
             309_489,
             "what became unreadable between two sessions stayed leased",
         ),
+        (
+            309_056,
+            "a second answer to an earlier contribution was taken for the next one's",
+        ),
         (60, "lockstep: a version that is not kept was waited for"),
         (152, "lockstep: positions behind a hole counted as durable"),
         (212, "lockstep: a block across a boundary belonged to both sides"),

@@ -83,7 +83,12 @@ impl<F: Clone> Worker<F> {
     /// The round closed; this is what comes next. False: it is of a former session, and the state
     /// that came with it must not be taken over.
     pub fn merged(&mut self, session: &Session, plan: RoundPlan) -> bool {
-        if self.session.as_ref() != Some(session) || self.contributing.is_none() {
+        let Some(work) = self.contributing.as_ref() else {
+            return false;
+        };
+        // A second answer to an earlier contribution says nothing of this one.
+        let answers = work.joining || (plan.generation, plan.round) == (work.generation, work.round + 1);
+        if self.session.as_ref() != Some(session) || !answers {
             return false;
         }
         self.contributing = None;

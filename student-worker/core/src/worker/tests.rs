@@ -435,6 +435,25 @@ fn what_turned_out_unreadable_while_the_session_was_lost_is_rejected_then() {
 }
 
 #[test]
+fn a_second_answer_to_an_earlier_contribution_is_not_the_next_ones() {
+    let mut w = worker(&[]);
+    commands(&mut w);
+    answer(&mut w, granted(0..8));
+    for _ in 0..4 {
+        w.trained(&StepDone::default());
+    }
+    assert!(w.merged(&session(1), plan(1, 2)));
+    commands(&mut w);
+    answer(&mut w, granted(8..12));
+    commands(&mut w);
+    for _ in 0..2 {
+        w.trained(&StepDone::default());
+    }
+    assert!(!w.merged(&session(1), plan(1, 2)), "that was answered");
+    assert!(w.merged(&session(1), plan(2, 2)));
+}
+
+#[test]
 fn known_poison_is_rejected_when_leased() {
     let mut w = worker(&[]);
     let order = Order::new_all(1, 20);
