@@ -287,10 +287,10 @@ impl World {
 
     fn student_merged(&mut self, node: Node, session: &Session, plan: RoundPlan, merged: Option<Rc<Model>>) {
         let s = &mut self.students[node];
-        if let Some(machine) = s.machine.as_mut() {
-            if machine.merged(session, plan) {
-                s.arrived = Some(merged);
-            }
+        if let Some(machine) = s.machine.as_mut()
+            && machine.merged(session, plan)
+        {
+            s.arrived = Some(merged);
         }
     }
 
