@@ -127,6 +127,7 @@ fn teacher_status(run: &Run, teacher: &Teacher, now: Millis) -> pb::TeacherStatu
             staged: s.staged.iter().copied().collect(),
             silent_ms: now.since(m.last_seen),
             drained: s.drained.clone(),
+            counters: m.heartbeat.counters.clone(),
         })
     };
     pb::TeacherStatus {

@@ -334,6 +334,8 @@ impl From<(&Session, &Heartbeat)> for pb::ControlUp {
             active: h.active,
             queued_samples: h.queued,
             unhealthy: h.unhealthy.clone(),
+            counters: h.counters.clone(),
+            answers: h.answers.iter().map(|(a, r)| (a.clone(), *r)).collect(),
         }
     }
 }
@@ -345,6 +347,9 @@ impl TryFrom<pb::ControlUp> for (Session, Heartbeat) {
         if !up.samples_per_s.is_finite() || up.samples_per_s < 0.0 {
             return Err(Error::invalid("samples_per_s", up.samples_per_s));
         }
+        if let Some(rate) = up.answers.values().find(|r| !r.is_finite() || **r < 0.0) {
+            return Err(Error::invalid("answers", rate));
+        }
         let heartbeat = Heartbeat {
             rate: up.samples_per_s,
             floors: versions_from(up.floors),
@@ -353,6 +358,8 @@ impl TryFrom<pb::ControlUp> for (Session, Heartbeat) {
             active: up.active,
             queued: up.queued_samples,
             unhealthy: up.unhealthy,
+            counters: up.counters,
+            answers: up.answers.into_iter().collect(),
         };
         Ok((required(up.session, "session")?, heartbeat))
     }
@@ -444,6 +451,7 @@ impl From<&Sums> for pb::TrainingSums {
             frames: s.frames,
             frame_bytes: s.frame_bytes,
             max_staleness: s.max_staleness,
+            staleness: s.staleness.to_vec(),
         }
     }
 }
@@ -461,6 +469,7 @@ impl From<pb::TrainingSums> for Sums {
             frames: s.frames,
             frame_bytes: s.frame_bytes,
             max_staleness: s.max_staleness,
+            staleness: std::array::from_fn(|i| s.staleness.get(i).copied().unwrap_or(0)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use retort_data::{Dataset, Shape};
 use retort_job::{Job, Problem, Source};
-use retort_models::{Choice, Export, Preprocessing, Spec};
+use retort_models::{Choice, Classifier, Export, Preprocessing, Spec};
 
 use crate::cli::JobArgs;
 use crate::failure::Failure;
@@ -71,14 +71,18 @@ pub(crate) fn job_in(job: Job, base: PathBuf, file: &Path) -> Result<Checked, Fa
     let mut problems = models(&checked);
     problems.extend(devices(&checked.job));
     for (i, teacher) in checked.job.teachers.iter().enumerate() {
-        let Source::Checkpoint { path } = &teacher.source else {
+        let Source::Checkpoint { path, .. } = &teacher.source else {
             continue;
         };
         let key = format!("teachers.{i}.source.path");
         let folder = checked.base.join(path);
         match Export::load(&folder) {
             Ok(export) => {
-                problems.extend(mismatch(&key, &export, &checked.dataset));
+                let mismatches = mismatch(&key, &export, &checked.dataset);
+                if mismatches.is_empty() {
+                    problems.extend(worthless(&key, &export, &checked.dataset));
+                }
+                problems.extend(mismatches);
                 checked.fixed.push((teacher.name.clone(), export));
             }
             Err(e) => problems.push(Problem::new(
@@ -157,6 +161,28 @@ fn devices(job: &Job) -> Vec<Problem> {
             Some(Problem::new(key, format!("{:?}", device.0), e.to_string()))
         })
         .collect()
+}
+
+/// A teacher must give finite numbers on a few samples before students are made to wait for it.
+fn worthless(key: &str, export: &Export, dataset: &Dataset) -> Option<Problem> {
+    const PROBES: u32 = 16;
+    let len = dataset.shape().len();
+    let count = dataset.train_len().min(PROBES);
+    let mut inputs = vec![0f32; count as usize * len];
+    for (sample, out) in (0..count).zip(inputs.chunks_exact_mut(len)) {
+        // The sample itself where there are no random views, and one of them elsewhere.
+        dataset.view(sample, 0, out);
+    }
+    let device = Choice::Flex.open().ok()?;
+    let logits = Classifier::from_parts(&export.card.spec(), &export.weights, &device)
+        .and_then(|mut model| model.logits(&inputs, count as usize));
+    let reason = match logits {
+        Ok(logits) if logits.iter().all(|value| value.is_finite()) => return None,
+        Ok(_) => "its logits of training samples are not finite numbers".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    let expected = format!("a teacher that answers: {reason}");
+    Some(Problem::new(key, "this model", expected))
 }
 
 /// Class counts and input shapes must agree between data, teacher and student.

@@ -283,7 +283,10 @@ fn compose(
     let ledgers = || groups().filter_map(|g| g.ledger);
     let dataset = &checked.dataset;
     let train_s: f64 = finished.iter().map(|f| f.status.age_s - f.status.started_s).sum();
-    let trained: u64 = groups().filter_map(|g| g.totals).map(|t| t.samples).sum();
+    let trained: u64 = groups()
+        .filter_map(|g| g.totals.as_ref())
+        .map(|t| t.samples)
+        .sum();
     Ok(Report {
         run: report::Run {
             name: checked.job.run.name.clone(),
@@ -430,18 +433,30 @@ fn teacher(finished: &[Finished], teacher: &retort_job::Teacher, audit: &report:
 }
 
 fn soft_targets(checked: &Checked, finished: &[Finished]) -> report::SoftTargets {
-    let totals: Vec<pb::TrainingSums> = student_groups(finished).filter_map(|g| g.totals).collect();
+    let totals: Vec<pb::TrainingSums> = student_groups(finished)
+        .filter_map(|g| g.totals.clone())
+        .collect();
     let taught: u64 = totals.iter().map(|t| t.taught).sum();
+    let has_teachers =
+        |g: &&pb::GroupStatus| checked.job.group(&g.name).is_some_and(|g| !g.teachers.is_empty());
+    let trained = student_groups(finished)
+        .filter(has_teachers)
+        .filter_map(|g| g.totals.as_ref());
+    let trained: u64 = trained.map(|t| t.samples).sum();
     let used = checked.job.students.iter().any(|s| !s.teachers.is_empty());
-    let encoding = match checked.job.distillation.encoding {
-        retort_job::Encoding::F32 => "f32",
-        retort_job::Encoding::Auto | retort_job::Encoding::F16 => "f16",
-    };
+    let encoding = checked.job.distillation.encoding(checked.dataset.classes());
     report::SoftTargets {
         samples: taught,
         frames: totals.iter().map(|t| t.frames).sum(),
         bytes: totals.iter().map(|t| t.frame_bytes).sum(),
-        encoding: used.then(|| encoding.to_owned()),
+        samples_without: trained.saturating_sub(taught),
+        samples_by_staleness: std::array::from_fn(|i| {
+            totals
+                .iter()
+                .map(|t| t.staleness.get(i).copied().unwrap_or(0))
+                .sum()
+        }),
+        encoding: used.then(|| encoding.to_string()),
         temperature: used.then_some(checked.job.distillation.temperature),
         max_staleness_seen: totals.iter().map(|t| t.max_staleness).max().filter(|_| used),
         teacher_gradient_share: (taught > 0)

@@ -110,6 +110,11 @@ fn to_text(s: &pb::RunStatus) -> String {
                 "    {:20} {rate:>8.0} samples/s  {}  {state}",
                 server.worker, server.address
             ));
+            let counters = server.counters.iter().filter(|(_, count)| **count > 0);
+            let counters: Vec<String> = counters.map(|(name, count)| format!("{count} {name}")).collect();
+            if !counters.is_empty() {
+                lines.push(format!("    {:20} {}", "", counters.join(", ")));
+            }
         }
     }
     for g in &s.groups {

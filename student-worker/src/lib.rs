@@ -2,11 +2,12 @@
 //!
 //! `membership` joins runs; `part` says what a replica trains; `replica` drives the worker's pure
 //! machine between the coordinator (`session`, `rpc`), the teachers (`frames`) and the trainer
-//! thread (`thread`). burn is named in [`trainer`] only.
+//! thread (`thread`), which makes one teacher of several (`mixture`). burn is named in [`trainer`] only.
 
 mod config;
 mod frames;
 mod membership;
+mod mixture;
 mod part;
 mod replica;
 mod rpc;

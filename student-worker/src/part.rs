@@ -7,7 +7,7 @@ use anyhow::Context;
 use retort_codec::Encoding;
 use retort_data::order::{Grid, Order};
 use retort_data::{Dataset, Part as Split};
-use retort_job::{Group, GroupKind, Job};
+use retort_job::{Combine, Group, GroupKind, Job, Weights};
 use retort_models::{Card, DatasetReference, Preprocessing, Spec};
 
 /// Held-out samples of one evaluation during training: enough for the gate, cheap enough to repeat.
@@ -54,6 +54,8 @@ pub(crate) struct Part {
     pub(crate) init_seed: u64,
     pub(crate) temperature: f64,
     pub(crate) encoding: Encoding,
+    pub(crate) combine: Combine,
+    pub(crate) weights: Weights,
 }
 
 impl Part {
@@ -77,6 +79,7 @@ impl Part {
         };
         let salt = base_name.bytes().map(u64::from);
         let key: Vec<u64> = std::iter::once(loaded.seed).chain(salt).collect();
+        let distillation = &loaded.job.distillation;
         Ok(Self {
             spec: Spec {
                 model: group.model.clone(),
@@ -84,16 +87,14 @@ impl Part {
                 classes: dataset.classes(),
                 preprocessing: Preprocessing { mean, std },
             },
+            temperature: group.temperature,
+            encoding: distillation.encoding(dataset.classes()),
+            combine: distillation.combine,
+            weights: distillation.weights,
             group,
             dataset,
             order,
             init_seed: retort_data::rng::key(&key),
-            temperature: loaded.job.distillation.temperature,
-            encoding: match loaded.job.distillation.encoding {
-                retort_job::Encoding::F32 => Encoding::F32,
-                // Dense f16 is the smallest encoding for few classes.
-                retort_job::Encoding::Auto | retort_job::Encoding::F16 => Encoding::F16,
-            },
         })
     }
 

@@ -14,7 +14,7 @@ use retort_coordinator_core::round::{Evaluation, RoundPlan, Start, Work};
 use retort_coordinator_core::run::{Endpoints, Heartbeat};
 use retort_proto::pb;
 use retort_runtime::{OnError, TaskGroup, failpoint};
-use retort_student_worker_core::{BlockId, Command, Setup, StepDone, Worker};
+use retort_student_worker_core::{BlockId, Command, OnMissing, Setup, StepDone, Worker};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,9 @@ const RATE_STEPS: f64 = 20.0;
 /// Share of its lease that a worker trusts its own clock with, in percent: it stops training and
 /// contributing before the coordinator gives its positions to others.
 const OWN_LEASE: u64 = 75;
+
+/// Seconds that a want is put off at most: a rate that was measured once may be far off.
+const MAX_WITHIN: f64 = 60.0;
 
 /// What happened beside the replica.
 pub(crate) enum Event {
@@ -123,9 +126,10 @@ impl Replica {
         let terms = Terms {
             run: loaded.run.clone(),
             reader: name.clone(),
+            group: part.group.name.clone(),
             dataset_digest: loaded.dataset.digest().to_owned(),
             temperature: part.temperature,
-            encoding: part.encoding.to_string(),
+            encoding: part.encoding,
             grid: loaded.grid(),
             classes: loaded.dataset.classes(),
             prefetch: u64::from(prefetch),
@@ -137,6 +141,11 @@ impl Replica {
             batch: loaded.job.run.batch_size,
             prefetch: prefetch as usize,
             teachers: part.group.teachers.iter().map(|m| m.name.clone()).collect(),
+            on_missing: match part.group.on_missing {
+                retort_job::OnMissing::Wait => OnMissing::Wait,
+                retort_job::OnMissing::Renormalise => OnMissing::Renormalise,
+                retort_job::OnMissing::Hard => OnMissing::Hard,
+            },
         };
         Ok(Self {
             run: loaded.run.clone(),
@@ -231,6 +240,16 @@ impl Replica {
     fn look_at_clock(&mut self) {
         let silent = self.heard.elapsed() >= self.lease;
         self.worker.set_silent(silent);
+        // A server's own lease has run out by then: it does not come back by itself.
+        let now = std::time::Instant::now();
+        for (teacher, missing) in self.frames.look(now, self.lease) {
+            self.worker.set_missing(&teacher, missing);
+        }
+        // Not worth a heartbeat of its own.
+        self.heartbeat.send_if_modified(|h| {
+            h.answers = self.frames.rates(now);
+            false
+        });
     }
 
     async fn apply(&mut self, event: Event) {
@@ -378,12 +397,21 @@ impl Replica {
                     id,
                     floor,
                     exact,
-                } => self.frames.want(Want {
-                    teacher,
-                    id,
-                    floor,
-                    exact,
-                }),
+                    ahead,
+                } => {
+                    let seconds = if self.rate > 0.0 {
+                        ahead as f64 / self.rate
+                    } else {
+                        0.0
+                    };
+                    self.frames.want(Want {
+                        teacher,
+                        id,
+                        floor,
+                        exact,
+                        within: Duration::from_secs_f64(seconds.min(MAX_WITHIN)),
+                    });
+                }
                 Command::Become(start) => self.become_state(start).await,
                 Command::BeginRound { plan, snapshot } => {
                     let begin = TrainerCommand::Begin {

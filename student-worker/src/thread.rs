@@ -9,6 +9,7 @@ use retort_runtime::failpoint;
 use retort_student_worker_core::{Batch as Positions, StepDone};
 use tokio::sync::mpsc;
 
+use crate::mixture::{self, Rule, Voice};
 use crate::part::Part;
 use crate::replica::Event;
 use crate::trainer::{Batch, BurnTrainer, Error, SoftTargets, Trainer};
@@ -20,8 +21,7 @@ const QUEUE: usize = 16;
 /// A decoded frame, shared by the batches cut from it.
 #[derive(Debug)]
 pub(crate) struct Frame {
-    /// Log-probabilities, row by row.
-    pub(crate) log_probs: Vec<f32>,
+    pub(crate) targets: retort_codec::Targets,
     /// Size on the wire.
     pub(crate) bytes: u64,
 }
@@ -197,9 +197,13 @@ impl Owner {
 
     fn train(&mut self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<TrainerEvent, Error> {
         let began = Instant::now();
-        let batch = match self.batch(positions, alpha) {
+        let mut batch = match self.batch(positions, alpha) {
             Ok(batch) => batch,
             Err((position, reason)) => return Ok(TrainerEvent::Unreadable { position, reason }),
+        };
+        batch.soft = match self.mix(positions, &batch.labels) {
+            Ok(soft) => soft,
+            Err(e) => return Ok(TrainerEvent::Failed(format!("mix the teachers: {e}"))),
         };
         let report = self.trainer.step(&batch)?;
         let frames = positions.frames.iter().filter(|_| positions.first_of_block);
@@ -214,7 +218,7 @@ impl Owner {
         }))
     }
 
-    /// `Err`: the position whose sample can't be read, and why.
+    /// What there is without teachers. `Err`: the position whose sample can't be read, and why.
     fn batch(&self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<Batch, (u64, String)> {
         let dataset = &self.part.dataset;
         let samples = (positions.positions.end - positions.positions.start) as usize;
@@ -229,49 +233,46 @@ impl Owner {
             read.map_err(|reason| (position, reason))?;
             labels.push(dataset.label(sample));
         }
-        let rows = positions.first_row as usize..positions.first_row as usize + samples;
         Ok(Batch {
             inputs,
             samples,
             labels,
-            soft: (!positions.frames.is_empty()).then(|| SoftTargets {
-                log_probs: self.mix(positions, rows),
-                temperature: self.part.temperature as f32,
-            }),
+            soft: None,
             alpha,
         })
     }
 
-    /// The mixture of the teachers' distributions, by weight, in probability space: the gradient of
-    /// the weighted sum of their KLs.
-    fn mix(&self, positions: &Positions<Arc<Frame>>, rows: std::ops::Range<usize>) -> Vec<f32> {
-        let classes = self.part.spec.classes;
-        let values = rows.start * classes..rows.end * classes;
-        if let [(_, _, only)] = positions.frames.as_slice() {
-            return only.log_probs[values].to_vec();
-        }
+    /// The teachers that answered, as one; `None` if there are none. Some may be missing: the weights are normalised
+    /// over those that are there.
+    fn mix(
+        &self,
+        positions: &Positions<Arc<Frame>>,
+        labels: &[Option<u32>],
+    ) -> Result<Option<SoftTargets>, mixture::Error> {
         let weight = |teacher: &str| {
-            let mixture = &self.part.group.teachers;
-            let total: f64 = mixture.iter().map(|m| m.weight).sum();
-            mixture
-                .iter()
-                .find(|m| m.name == teacher)
-                .map_or(0.0, |m| m.weight / total)
+            let named = self.part.group.teachers.iter().find(|m| m.name == teacher);
+            named.map_or(0.0, |m| m.weight)
         };
-        let parts: Vec<(f32, &[f32])> = positions
+        let voices: Vec<Voice<'_>> = positions
             .frames
             .iter()
-            .map(|(teacher, _, frame)| (weight(teacher) as f32, &frame.log_probs[values.clone()]))
-            .collect();
-        (0..values.len())
-            .map(|i| {
-                parts
-                    .iter()
-                    .map(|(w, l)| w * l[i].exp())
-                    .sum::<f32>()
-                    .ln()
-                    .max(retort_codec::FLOOR)
+            .map(|(teacher, _, frame)| Voice {
+                weight: weight(teacher),
+                targets: &frame.targets,
             })
-            .collect()
+            .collect();
+        if voices.is_empty() {
+            return Ok(None);
+        }
+        let rule = Rule {
+            combine: self.part.combine,
+            weights: self.part.weights,
+            classes: self.part.spec.classes,
+        };
+        let first = positions.first_row as usize;
+        Ok(Some(SoftTargets {
+            targets: rule.mix(&voices, first..first + labels.len(), labels)?,
+            temperature: self.part.temperature as f32,
+        }))
     }
 }

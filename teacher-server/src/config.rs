@@ -5,6 +5,8 @@ use std::time::Duration;
 use retort_runtime::env;
 use retort_runtime::logging::Format;
 
+use crate::requests::Limits;
+
 /// How long open streams may take to end after a stop was asked for.
 pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
@@ -29,6 +31,19 @@ pub struct Config {
     /// Largest number of samples of one forward pass.
     #[arg(long, env = "RETORT_TEACHER__MAX_BATCH_SAMPLES", default_value_t = 1024)]
     pub max_batch_samples: usize,
+    /// How long a block may wait for others to fill its batch; a batch that holds something of every
+    /// open stream does not wait.
+    #[arg(long, env = "RETORT_TEACHER__MAX_QUEUE_DELAY", default_value = "0ms", value_parser = humantime::parse_duration)]
+    pub max_queue_delay: Duration,
+    /// Samples that may wait to be scored; wants beyond are told when to ask again.
+    #[arg(long, env = "RETORT_TEACHER__MAX_QUEUED_SAMPLES", default_value_t = 65_536)]
+    pub max_queued_samples: u64,
+    /// MiB of scored blocks kept for students that have not read them yet; 0 keeps none.
+    #[arg(long, env = "RETORT_TEACHER__CACHE_MIB", default_value_t = 256)]
+    pub cache_mib: usize,
+    /// MiB of frames that one reader may leave unread before nothing more is computed for it.
+    #[arg(long, env = "RETORT_TEACHER__MAX_UNREAD_MIB", default_value_t = 64)]
+    pub max_unread_mib: usize,
     /// Write the address listened on to this file once bound.
     #[arg(long, hide = true)]
     pub announce: Option<PathBuf>,
@@ -37,4 +52,16 @@ pub struct Config {
     pub exit_with_parent: bool,
     #[arg(long, value_enum, default_value_t)]
     pub log_format: Format,
+}
+
+impl Config {
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            batch_samples: self.max_batch_samples,
+            queue_delay: self.max_queue_delay,
+            queue_samples: self.max_queued_samples,
+            cache_bytes: self.cache_mib << 20,
+            unread_bytes: (self.max_unread_mib as u64) << 20,
+        }
+    }
 }

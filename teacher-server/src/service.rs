@@ -1,35 +1,45 @@
-//! Answers students: one task a stream, one small task a want.
+//! Answers students: one task a stream, which reads wants, spends credit and sends frames.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use retort_codec::Encoding;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use retort_proto::pb;
 use retort_runtime::{OnError, TaskGroup};
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
-use crate::device::{Device, Score, ScoreError};
+use crate::cache::Key;
+use crate::device::{Device, KEPT_CLASSES, ScoreError};
+use crate::requests::{Ask, Asked};
+use crate::store::Store;
+use crate::targets::{Targets, Terms};
+use crate::unread::{self, Unread};
 
 /// Wants of one stream that wait for credit; a reader that asks for more is broken.
 const MAX_WANTS: usize = 4_096;
-/// Frames waiting for one reader; credit keeps it far below.
-const FRAMES: usize = 256;
 /// A want for a version that does not come is answered as unavailable after this.
 const VERSION_WAIT: Duration = Duration::from_secs(30);
+/// Log-probabilities that are made on the reader's own task: some 200 microseconds.
+const INLINE_VALUES: usize = 32_768;
+/// How often a want is asked again whose version was dropped while it waited.
+const VERSION_TRIES: usize = 3;
 
 /// What this process serves at present.
-#[derive(Clone)]
 pub(crate) struct Serving {
     pub(crate) run: String,
     pub(crate) teacher: String,
     pub(crate) dataset_digest: String,
     pub(crate) device_name: String,
     pub(crate) device: Device,
+    /// Frames recorded earlier (fixed teachers).
+    pub(crate) store: OnceLock<Arc<Store>>,
+    /// Downloads that arrived damaged.
+    pub(crate) refetched: AtomicU64,
 }
 
 pub(crate) type Current = watch::Receiver<Option<Arc<Serving>>>;
@@ -37,20 +47,13 @@ pub(crate) type Current = watch::Receiver<Option<Arc<Serving>>>;
 pub(crate) struct TeacherService {
     pub(crate) current: Current,
     pub(crate) tasks: TaskGroup,
+    /// Bytes of frames that one reader may leave unread.
+    pub(crate) max_unread: u64,
 }
-
-/// One reader's terms, fixed by its first message.
-struct Terms {
-    serving: Arc<Serving>,
-    temperature: f32,
-    encoding: Encoding,
-}
-
-type Frames = mpsc::Sender<Result<pb::SoftTargets, Status>>;
 
 #[tonic::async_trait]
 impl pb::teacher_server::Teacher for TeacherService {
-    type DistillStream = ReceiverStream<Result<pb::SoftTargets, Status>>;
+    type DistillStream = unread::Frames;
 
     async fn distill(
         &self,
@@ -61,37 +64,44 @@ impl pb::teacher_server::Teacher for TeacherService {
         let Some(pb::distill_request::Part::Open(open)) = first else {
             return Err(Status::invalid_argument("the first message must be `open`"));
         };
-        let terms = Arc::new(self.terms(&open)?);
+        let (serving, terms) = self.terms(&open)?;
         debug!(reader = open.reader, "stream opened");
-        let (frames, stream) = mpsc::channel(FRAMES);
-        let tasks = self.tasks.clone();
-        let mut current = self.current.clone();
+        let (unread, frames) = unread::channel(self.max_unread);
+        let stream = Stream {
+            reader: serving.device.requests.open(),
+            group: if open.group.is_empty() {
+                open.reader
+            } else {
+                open.group
+            },
+            source: serving.device.blocks.source(&serving.teacher),
+            serving,
+            terms,
+        };
+        let mut reader = Reader {
+            stream: Arc::new(stream),
+            credit: Credit {
+                samples: open.credit_samples,
+                bytes: (open.credit_bytes > 0).then_some(open.credit_bytes),
+            },
+            waiting: VecDeque::new(),
+            unread,
+        };
+        let token = self.tasks.token().clone();
+        let current = self.current.clone();
+        let stream = reader.stream.clone();
         self.tasks.spawn("distill", OnError::Log, async move {
-            let mut reader = Reader {
-                terms,
-                credit: open.credit_samples,
-                waiting: VecDeque::new(),
-                frames,
-                tasks: tasks.clone(),
+            let ended = tokio::select! {
+                ended = reader.serve(wants) => ended,
+                () = stream.superseded(current) => Ok(()),
+                () = token.cancelled() => Ok(()),
             };
-            loop {
-                // Cancel-safe: tonic keeps a message that was not taken.
-                let message = tokio::select! {
-                    message = wants.message() => message,
-                    () = reader.frames.closed() => return Ok(()),
-                    () = reader.superseded(&mut current) => return Ok(()),
-                    () = tasks.token().cancelled() => return Ok(()),
-                };
-                let Ok(Some(pb::DistillRequest { part: Some(part) })) = message else {
-                    return Ok(());
-                };
-                if let Err(status) = reader.take(part) {
-                    let _ = reader.frames.send(Err(status)).await;
-                    return Ok(());
-                }
+            if let Err(status) = ended {
+                reader.unread.fail(status).await;
             }
+            Ok(())
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(frames))
     }
 
     async fn describe(&self, _: Request<pb::DescribeRequest>) -> Result<Response<pb::DescribeReply>, Status> {
@@ -100,21 +110,32 @@ impl pb::teacher_server::Teacher for TeacherService {
             return Ok(Response::new(pb::DescribeReply::default()));
         };
         let versions = s.device.versions.borrow().clone();
+        let counters = s.device.requests.counters();
         Ok(Response::new(pb::DescribeReply {
             run: s.run.clone(),
             teacher: s.teacher.clone(),
-            classes: u32::try_from(s.device.blocks.dataset.classes()).unwrap_or(u32::MAX),
+            classes: u32::try_from(versions.classes).unwrap_or(u32::MAX),
             active: versions.active,
             staged: versions.staged.into_iter().collect(),
-            scored_samples: s.device.counters.scored.load(Ordering::Relaxed),
-            queued_samples: s.device.counters.queued.load(Ordering::Relaxed),
+            scored_samples: counters.scored,
+            queued_samples: counters.queued,
             device: s.device_name.clone(),
+            capacity_samples_per_s: counters.capacity,
+            forwards: counters.forwards,
+            hits: counters.hits,
+            replayed: counters.replayed,
+            coalesced: counters.coalesced,
+            misses: counters.misses,
+            evicted: counters.evicted,
+            cached_bytes: counters.cached_bytes,
+            overloaded: counters.overloaded,
+            abandoned: counters.abandoned,
         }))
     }
 }
 
 impl TeacherService {
-    fn terms(&self, open: &pb::Open) -> Result<Terms, Status> {
+    fn terms(&self, open: &pb::Open) -> Result<(Arc<Serving>, Terms), Status> {
         let serving = self
             .current
             .borrow()
@@ -149,145 +170,345 @@ impl TeacherService {
         let encoding = open
             .encoding
             .parse()
-            .map_err(|_| Status::invalid_argument(format!("encoding = {:?}: f32 or f16", open.encoding)))?;
-        Ok(Terms {
-            serving,
-            temperature,
-            encoding,
-        })
+            .map_err(|e: retort_codec::UnknownEncoding| Status::invalid_argument(format!("encoding: {e}")))?;
+        Ok((serving, Terms::new(temperature, encoding)))
     }
 }
 
-/// One open stream.
+/// What a reader has room for.
+struct Credit {
+    samples: u64,
+    /// `None`: it does not count bytes.
+    bytes: Option<u64>,
+}
+
+impl Credit {
+    fn add(&mut self, credit: &pb::Credit) -> Result<(), Status> {
+        let overflow = |field: &str| Status::invalid_argument(format!("credit.{field} overflows"));
+        let samples = self.samples.checked_add(credit.samples);
+        self.samples = samples.ok_or_else(|| overflow("samples"))?;
+        if let Some(bytes) = &mut self.bytes {
+            *bytes = bytes.checked_add(credit.bytes).ok_or_else(|| overflow("bytes"))?;
+        }
+        Ok(())
+    }
+
+    fn spend(&mut self, samples: u64, bytes: u64) -> bool {
+        if samples > self.samples || self.bytes.is_some_and(|b| bytes > b) {
+            return false;
+        }
+        self.samples -= samples;
+        if let Some(b) = &mut self.bytes {
+            *b -= bytes;
+        }
+        true
+    }
+}
+
+/// One open stream, as its answers see it.
+struct Stream {
+    serving: Arc<Serving>,
+    terms: Terms,
+    reader: u64,
+    group: String,
+    source: u64,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.serving.device.requests.close(self.reader);
+    }
+}
+
+/// Reads wants and spends credit.
 struct Reader {
-    terms: Arc<Terms>,
-    credit: u64,
+    stream: Arc<Stream>,
+    credit: Credit,
     waiting: VecDeque<pb::Want>,
-    frames: Frames,
-    tasks: TaskGroup,
+    unread: Unread,
 }
 
 impl Reader {
-    /// Ends when this server serves another run.
-    async fn superseded(&self, current: &mut Current) {
-        let mine = &self.terms.serving;
-        let other = |s: &Option<Arc<Serving>>| !s.as_ref().is_some_and(|s| Arc::ptr_eq(s, mine));
-        let _ = current.wait_for(other).await;
-    }
-
-    fn take(&mut self, part: pb::distill_request::Part) -> Result<(), Status> {
-        use pb::distill_request::Part;
-        match part {
-            Part::Open(_) => return Err(Status::invalid_argument("`open` comes once, first")),
-            Part::Credit(credit) => {
-                self.credit = self
-                    .credit
-                    .checked_add(credit.samples)
-                    .ok_or_else(|| Status::invalid_argument("credit.samples overflows"))?;
+    /// Until the stream ends. `Err`: it is broken.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it ends the stream and frees what its wants hold.
+    async fn serve(&mut self, mut wants: Streaming<pb::DistillRequest>) -> Result<(), Status> {
+        let mut answers = FuturesUnordered::new();
+        let mut open = true;
+        while open || !answers.is_empty() || !self.waiting.is_empty() {
+            // Nothing is computed without credit, nor beyond what may lie here unread.
+            while let Some(want) = self.waiting.front() {
+                let samples = self.stream.samples(want);
+                let bytes = self.stream.frame_len(samples);
+                if !self.unread.has_room(bytes) || !self.credit.spend(samples, bytes) {
+                    break;
+                }
+                if let Some(want) = self.waiting.pop_front() {
+                    let lease = self.unread.reserve(bytes);
+                    let stream = self.stream.clone();
+                    answers.push(async move { (stream.answer(&want, samples).await, lease) });
+                }
             }
-            Part::Want(_) if self.waiting.len() >= MAX_WANTS => {
-                return Err(Status::resource_exhausted(format!(
-                    "more than {MAX_WANTS} wants without credit"
-                )));
+            // Cancel-safe: tonic keeps a message that was not taken, and so do the other two.
+            tokio::select! {
+                message = wants.message(), if open => match message {
+                    Ok(Some(pb::DistillRequest { part: Some(part) })) => self.take(part)?,
+                    Ok(Some(pb::DistillRequest { part: None })) => {
+                        return Err(Status::invalid_argument("a message without `want` or `credit`"));
+                    }
+                    // A reader that asks for nothing more still reads.
+                    Ok(None) => open = false,
+                    // A message that can't be read, or a reader that has gone and does not hear of it.
+                    Err(status) => return Err(status),
+                },
+                Some((answer, lease)) = answers.next() => {
+                    if !self.unread.send(answer, lease).await {
+                        return Ok(());
+                    }
+                }
+                () = self.unread.changed(), if !self.waiting.is_empty() => {}
+                () = self.unread.closed() => return Ok(()),
             }
-            Part::Want(want) => self.waiting.push_back(want),
-        }
-        // Nothing is computed without credit.
-        while let Some(want) = self.waiting.front() {
-            let samples = self.samples(want.block);
-            if samples > self.credit {
-                break;
-            }
-            self.credit -= samples;
-            if let Some(want) = self.waiting.pop_front() {
-                self.answer(want, samples);
+            if !open && answers.is_empty() && !self.credit_suffices() {
+                return Ok(()); // no credit can come any more
             }
         }
         Ok(())
     }
 
-    fn samples(&self, block: u64) -> u64 {
-        let grid = self.terms.serving.device.blocks.grid;
-        if block >= grid.blocks() {
-            return 0;
-        }
-        let range = grid.range(block);
-        range.end - range.start
+    fn credit_suffices(&self) -> bool {
+        self.waiting.front().is_none_or(|want| {
+            let samples = self.stream.samples(want);
+            let bytes = self.stream.frame_len(samples);
+            samples <= self.credit.samples && self.credit.bytes.is_none_or(|b| bytes <= b)
+        })
     }
 
-    fn answer(&self, want: pb::Want, samples: u64) {
-        let terms = self.terms.clone();
-        let frames = self.frames.clone();
-        let token = self.tasks.token().clone();
-        self.tasks.spawn("want", OnError::Log, async move {
-            let answer = tokio::select! {
-                answer = score(&terms, &want, samples) => answer,
-                () = frames.closed() => return Ok(()),
-                () = token.cancelled() => return Ok(()),
-            };
-            let _ = frames.send(Ok(answer)).await;
-            Ok(())
-        });
+    fn take(&mut self, part: pb::distill_request::Part) -> Result<(), Status> {
+        use pb::distill_request::Part;
+        match part {
+            Part::Open(_) => Err(Status::invalid_argument("`open` comes once, first")),
+            Part::Credit(credit) => self.credit.add(&credit),
+            Part::Want(_) if self.waiting.len() >= MAX_WANTS => Err(Status::resource_exhausted(format!(
+                "more than {MAX_WANTS} wants without credit"
+            ))),
+            Part::Want(want) => {
+                self.waiting.push_back(want);
+                Ok(())
+            }
+        }
     }
 }
 
-async fn score(terms: &Terms, want: &pb::Want, samples: u64) -> pb::SoftTargets {
-    use pb::item_error::Code;
-    let mut answer = pb::SoftTargets {
-        id: want.id,
-        epoch: want.epoch,
-        block: want.block,
-        ..Default::default()
-    };
-    let mut fail = |code: Code, message: String| {
-        answer.error = Some(pb::ItemError {
-            code: code.into(),
-            message,
-        });
-        answer.clone()
-    };
-    if samples == 0 {
-        let blocks = terms.serving.device.blocks.grid.blocks();
-        return fail(
-            Code::OutOfRange,
-            format!("block = {}: the grid has {blocks}", want.block),
-        );
+impl Stream {
+    /// Ends when this server serves another run.
+    async fn superseded(&self, mut current: Current) {
+        let other = |s: &Option<Arc<Serving>>| !s.as_ref().is_some_and(|s| Arc::ptr_eq(s, &self.serving));
+        let _ = current.wait_for(other).await;
     }
-    let mut versions = terms.serving.device.versions.clone();
-    let available = versions.wait_for(|v| match want.exact {
-        // A version that was dropped already is answered at once.
-        Some(exact) => v.staged.contains(&exact) || v.active > Some(exact),
-        None => v.active >= Some(want.floor),
-    });
-    if !matches!(tokio::time::timeout(VERSION_WAIT, available).await, Ok(Ok(_))) {
-        let text = format!("version {:?} (floor {}) did not come", want.exact, want.floor);
-        return fail(Code::VersionUnavailable, text);
-    }
-    let (reply, scored) = oneshot::channel();
-    let score = Score {
-        epoch: want.epoch,
-        block: want.block,
-        exact: want.exact,
-        temperature: terms.temperature,
-        encoding: terms.encoding,
-        reply,
-    };
-    terms.serving.device.score(score, samples).await;
-    match scored.await {
-        Ok(Ok(frame)) => {
-            answer.version = frame.version;
-            answer.frame = frame.bytes;
-            answer.unreadable = frame.unreadable;
-            answer
+
+    /// Samples of a want; 0: there is no such block.
+    fn samples(&self, want: &pb::Want) -> u64 {
+        match &want.inputs {
+            Some(inputs) => u64::from(inputs.samples),
+            None => self.serving.device.blocks.samples(want.block),
         }
-        Ok(Err(e)) => {
-            let code = match e {
-                ScoreError::Version(_) => Code::VersionUnavailable,
-                ScoreError::NotFinite { .. } => Code::NotFinite,
-                ScoreError::Engine(_) => Code::Internal,
+    }
+
+    /// Bytes of a frame of so many samples.
+    fn frame_len(&self, samples: u64) -> u64 {
+        let classes = self.serving.device.versions.borrow().classes.max(1);
+        self.terms.encoding.frame_len(samples as usize, classes) as u64
+    }
+
+    async fn answer(&self, want: &pb::Want, samples: u64) -> pb::SoftTargets {
+        let mut answer = pb::SoftTargets {
+            id: want.id,
+            epoch: want.epoch,
+            block: want.block,
+            ..Default::default()
+        };
+        match self.score(want, samples).await {
+            Ok((targets, frame)) => {
+                answer.version = targets.version;
+                answer.unreadable.clone_from(&targets.unreadable);
+                answer.frame = frame;
+            }
+            Err(error) => answer.error = Some(error),
+        }
+        answer
+    }
+
+    async fn score(
+        &self,
+        want: &pb::Want,
+        samples: u64,
+    ) -> Result<(Arc<Targets>, bytes::Bytes), pb::ItemError> {
+        use pb::item_error::Code;
+        let inputs = self.check(want, samples)?;
+        for _ in 0..VERSION_TRIES {
+            let version = self.version(want).await?;
+            if inputs.is_none()
+                && let Some(targets) = self.replay(want, version)
+            {
+                return self.frame(targets, None).await;
+            }
+            let classes = self.serving.device.versions.borrow().classes;
+            let key = Key {
+                epoch: want.epoch,
+                block: want.block,
+                source: match inputs {
+                    None => self.source,
+                    // Nobody else's samples are these.
+                    Some(_) => retort_data::rng::key(&[self.source, self.reader, want.id]),
+                },
+                version,
+                terms: (classes > KEPT_CLASSES).then_some(self.terms),
             };
-            fail(code, e.to_string())
+            let ask = Ask {
+                key,
+                group: self.group.clone(),
+                reader: self.reader,
+                samples,
+                inputs: inputs.clone(),
+                within: Duration::from_millis(want.within_ms.into()),
+            };
+            let later = match self.serving.device.requests.ask(ask, Instant::now()) {
+                Asked::Here(targets) => return self.frame(targets, Some(key)).await,
+                Asked::Later(later) => later,
+                Asked::Overloaded(wait) => {
+                    return Err(pb::ItemError {
+                        code: Code::Overloaded.into(),
+                        message: "too many samples wait to be scored".into(),
+                        retry_after_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+                    });
+                }
+            };
+            match later.await {
+                Ok(Ok(targets)) => return self.frame(targets, Some(key)).await,
+                // It was dropped while the want waited: the one that serves now answers.
+                Ok(Err(ScoreError::Version(_))) if want.exact.is_none() => {}
+                Ok(Err(e)) => {
+                    let code = match e {
+                        ScoreError::Version(_) => Code::VersionUnavailable,
+                        ScoreError::Worthless(_) => Code::NotFinite,
+                        ScoreError::Engine(_) => Code::Internal,
+                    };
+                    return Err(failed(code, e.to_string()));
+                }
+                Err(_) => return Err(failed(Code::Internal, "the device thread has ended".into())),
+            }
         }
-        Err(_) => fail(Code::Internal, "the device thread has ended".into()),
+        Err(failed(
+            Code::VersionUnavailable,
+            format!("{VERSION_TRIES} versions were dropped while the want waited"),
+        ))
+    }
+
+    /// Refuses what is wrong by itself; the samples that came with the want.
+    fn check(&self, want: &pb::Want, samples: u64) -> Result<Option<Arc<[f32]>>, pb::ItemError> {
+        use pb::item_error::Code;
+        let blocks = &self.serving.device.blocks;
+        let Some(inputs) = &want.inputs else {
+            return match samples {
+                0 => Err(failed(
+                    Code::OutOfRange,
+                    format!("block = {}: the grid has {}", want.block, blocks.grid.blocks()),
+                )),
+                _ => Ok(None),
+            };
+        };
+        let expected = samples * blocks.dataset.shape().len() as u64 * size_of::<f32>() as u64;
+        if samples == 0 || inputs.values.len() as u64 != expected {
+            return Err(failed(
+                Code::Invalid,
+                format!(
+                    "inputs.values: {} bytes for inputs.samples = {samples} (at least 1), expected {expected}",
+                    inputs.values.len()
+                ),
+            ));
+        }
+        let values = inputs.values.as_chunks().0.iter().map(|v| f32::from_le_bytes(*v));
+        Ok(Some(values.collect()))
+    }
+
+    /// The version that answers, once it is here.
+    async fn version(&self, want: &pb::Want) -> Result<u64, pb::ItemError> {
+        let mut versions = self.serving.device.versions.clone();
+        let available = versions.wait_for(|v| match want.exact {
+            // A version that was dropped already is answered at once.
+            Some(exact) => v.staged.contains(&exact) || v.active > Some(exact),
+            None => v.active >= Some(want.floor),
+        });
+        let found = match tokio::time::timeout(VERSION_WAIT, available).await {
+            Ok(Ok(versions)) => want.exact.or(versions.active),
+            _ => None,
+        };
+        found.ok_or_else(|| {
+            let text = format!("version {:?} (floor {}) did not come", want.exact, want.floor);
+            failed(pb::item_error::Code::VersionUnavailable, text)
+        })
+    }
+
+    /// What an earlier run recorded.
+    fn replay(&self, want: &pb::Want, version: u64) -> Option<Arc<Targets>> {
+        let store = self.serving.store.get()?;
+        let places = self.serving.device.blocks.places(want.epoch, want.block);
+        let frame = store.gather(self.terms, places.map(|(_, sample)| sample))?;
+        self.serving.device.requests.replayed();
+        let classes = self.serving.device.versions.borrow().classes;
+        Some(Arc::new(Targets::replayed(version, classes, self.terms, frame)))
+    }
+
+    /// Keeps a fresh frame for later epochs and runs.
+    fn record(&self, targets: &Arc<Targets>, key: &Key, frame: &bytes::Bytes) {
+        if key.source != self.source || self.serving.store.get().is_none() {
+            return;
+        }
+        let (serving, targets, frame) = (self.serving.clone(), targets.clone(), frame.clone());
+        let (terms, epoch, block) = (self.terms, key.epoch, key.block);
+        tokio::task::spawn_blocking(move || {
+            if let Some(store) = serving.store.get() {
+                let places = serving.device.blocks.places(epoch, block);
+                let readable =
+                    |(position, sample)| (!targets.unreadable.contains(&position)).then_some(sample);
+                store.record(terms, &frame, places.map(readable));
+            }
+        });
+    }
+
+    /// The block's frame on this stream's terms.
+    async fn frame(
+        &self,
+        targets: Arc<Targets>,
+        key: Option<Key>,
+    ) -> Result<(Arc<Targets>, bytes::Bytes), pb::ItemError> {
+        let terms = self.terms;
+        let made = if targets.work(terms) <= INLINE_VALUES {
+            targets.frame(terms)
+        } else {
+            let shared = targets.clone();
+            let made = tokio::task::spawn_blocking(move || shared.frame(terms)).await;
+            made.unwrap_or_else(|e| Err(e.to_string()))
+        };
+        let (frame, fresh) = made.map_err(|e| failed(pb::item_error::Code::Internal, e))?;
+        if fresh && let Some(key) = key {
+            self.serving.device.requests.grown(&key);
+            self.record(&targets, &key, &frame);
+        }
+        Ok((targets, frame))
     }
 }
+
+fn failed(code: pb::item_error::Code, message: String) -> pb::ItemError {
+    pb::ItemError {
+        code: code.into(),
+        message,
+        retry_after_ms: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,14 @@
 //! Membership in the fleet: join a run, load versions as asked, switch when told, leave.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use retort_client::Backoff;
+use retort_client::{Backoff, FileError};
 use retort_data::order::{Grid, Order};
-use retort_job::Job;
+use retort_job::{Distillation, Job, Source, Teacher};
 use retort_models::Card;
 use retort_proto::{PROTOCOL, pb};
 use retort_runtime::{OnError, TaskGroup, registration_number};
@@ -18,10 +18,13 @@ use tonic::Code;
 use tonic::transport::Channel;
 use tracing::{Instrument, info, info_span, warn};
 
+use crate::blocks::Blocks;
 use crate::config::Config;
-use crate::device::{Blocks, Device};
-use crate::engine::{BurnEngine, TeacherEngine};
+use crate::device::Device;
+use crate::engine::{BurnEngine, Replay, TeacherEngine};
 use crate::service::Serving;
+use crate::store::{Identity, Store};
+use crate::targets::Terms;
 
 /// How long one question for a run is held open.
 const NEXT_RUN_WAIT_MS: u32 = 10_000;
@@ -144,15 +147,25 @@ impl Membership {
         let span = info_span!("serve", run = offered.run, teacher = registered.part);
         let serving = match same_run.filter(|s| s.teacher == registered.part) {
             Some(serving) => serving,
-            None => Arc::new(Serving {
-                run: offered.run,
-                teacher: registered.part.clone(),
-                dataset_digest: blocks.dataset.digest().to_owned(),
-                device_name: choice,
-                device: Device::start(blocks, self.config.max_batch_samples)
-                    .context("start device thread")?,
-            }),
+            None => {
+                let groups = job.groups().into_iter();
+                let learns = groups.filter(|g| g.teachers.iter().any(|m| m.name == registered.part));
+                Arc::new(Serving {
+                    run: offered.run,
+                    teacher: registered.part.clone(),
+                    dataset_digest: blocks.dataset.digest().to_owned(),
+                    device_name: choice,
+                    device: Device::start(blocks, self.config.limits(), learns.map(|g| g.name).collect())
+                        .context("start device thread")?,
+                    store: OnceLock::new(),
+                    refetched: AtomicU64::new(0),
+                })
+            }
         };
+        let recorder = teacher.and_then(|t| match &t.source {
+            Source::Checkpoint { store, .. } => store.as_ref().map(|folder| self.recorder(&job, t, folder)),
+            Source::Trained { .. } => None,
+        });
         *kept = Some(serving.clone());
         self.serving.send_replace(Some(serving.clone()));
         let mut served = Served {
@@ -160,6 +173,7 @@ impl Membership {
             session,
             heartbeat: Duration::from_millis(u64::from(registered.heartbeat_ms.max(10))),
             serving,
+            recorder: recorder.map(Arc::new),
             tasks: tasks.clone(),
         };
         async {
@@ -175,6 +189,16 @@ impl Membership {
         }
         .instrument(span)
         .await
+    }
+
+    fn recorder(&self, job: &Job, teacher: &Teacher, folder: &Path) -> Recorder {
+        let groups = job.groups().into_iter();
+        let learns = groups.filter(|g| g.teachers.iter().any(|m| m.name == teacher.name));
+        Recorder {
+            folder: self.config.base.join(folder),
+            distillation: job.distillation.clone(),
+            temperatures: learns.map(|g| g.temperature as f32).collect(),
+        }
     }
 
     async fn load(&self, job: &Job, seed: u64) -> anyhow::Result<Arc<Blocks>> {
@@ -193,12 +217,36 @@ impl Membership {
     }
 }
 
+/// Where a fixed teacher's frames are recorded, and on which terms.
+struct Recorder {
+    folder: PathBuf,
+    distillation: Distillation,
+    temperatures: Vec<f32>,
+}
+
+impl Recorder {
+    fn open(&self, serving: &Serving, card: &Card, weights: &[u8]) -> std::io::Result<Store> {
+        let dataset = &serving.device.blocks.dataset;
+        let identity = Identity {
+            teacher: serving.teacher.clone(),
+            weights: blake3::hash(weights).to_hex().to_string(),
+            dataset_digest: dataset.digest().to_owned(),
+            samples: dataset.train_len(),
+            classes: card.classes,
+        };
+        let encoding = self.distillation.encoding(card.classes);
+        let terms = self.temperatures.iter().map(|t| Terms::new(*t, encoding));
+        Store::open(&self.folder, &identity, terms)
+    }
+}
+
 /// One session.
 struct Served<'a> {
     membership: &'a Membership,
     session: pb::Session,
     heartbeat: Duration,
     serving: Arc<Serving>,
+    recorder: Option<Arc<Recorder>>,
     tasks: TaskGroup,
 }
 
@@ -265,10 +313,7 @@ impl Served<'_> {
         match message.command? {
             Command::Stage(stage) => self.stage(stage.version),
             Command::Activate(activate) => {
-                self.serving
-                    .device
-                    .activate(activate.version, activate.keep_from)
-                    .await;
+                self.serving.device.activate(activate.version, activate.keep_from);
             }
             Command::Finish(finish) => {
                 info!("run ended: {}", finish.reason);
@@ -291,13 +336,26 @@ impl Served<'_> {
     fn beat(&self) -> pb::ControlUp {
         let device = &self.serving.device;
         let versions = device.versions.borrow().clone();
+        let c = device.requests.counters();
+        let counters = [
+            ("forwards", c.forwards),
+            ("hits", c.hits),
+            ("coalesced", c.coalesced),
+            ("misses", c.misses),
+            ("replayed", c.replayed),
+            ("evicted", c.evicted),
+            ("overloaded", c.overloaded),
+            ("abandoned", c.abandoned),
+            ("refetched", self.serving.refetched.load(Ordering::Relaxed)),
+        ];
         pb::ControlUp {
             session: Some(self.session.clone()),
-            samples_per_s: device.counters.samples_per_s(),
+            samples_per_s: c.capacity,
             staged: versions.staged.into_iter().collect(),
             active: versions.active,
-            queued_samples: device.counters.queued.load(Ordering::Relaxed),
+            queued_samples: c.queued,
             unhealthy: versions.unhealthy,
+            counters: counters.map(|(name, count)| (name.to_owned(), count)).into(),
             ..Default::default()
         }
     }
@@ -308,17 +366,23 @@ impl Served<'_> {
             return;
         }
         let serving = self.serving.clone();
+        let recorder = self.recorder.clone();
         let data = self.membership.data.clone();
         let token = self.tasks.token().clone();
         self.tasks.spawn("stage", OnError::Log, async move {
             let mut backoff = Backoff::new(version + 1);
             loop {
-                match load_version(&serving, data.clone(), version).await {
+                match load_version(&serving, recorder.clone(), data.clone(), version).await {
                     Ok(engine) => {
-                        serving.device.stage(version, engine).await;
+                        serving.device.stage(version, engine);
                         return Ok(());
                     }
-                    Err(e) => warn!(version, "stage: {e:#}"),
+                    Err(e) => {
+                        if matches!(e.downcast_ref(), Some(FileError::Corrupt { .. })) {
+                            serving.refetched.fetch_add(1, Ordering::Relaxed);
+                        }
+                        warn!(version, "stage: {e:#}");
+                    }
                 }
                 // A version that was pruned meanwhile is superseded: somebody will ask for the next.
                 if serving.device.versions.borrow().active > Some(version) {
@@ -334,7 +398,8 @@ impl Served<'_> {
 }
 
 async fn load_version(
-    serving: &Serving,
+    serving: &Arc<Serving>,
+    recorder: Option<Arc<Recorder>>,
     data: Channel,
     version: u64,
 ) -> anyhow::Result<Box<dyn TeacherEngine>> {
@@ -349,10 +414,32 @@ async fn load_version(
         "version {version} has {} classes, the data {classes}",
         card.classes
     );
-    let device = serving.device_name.parse()?;
-    let engine =
-        tokio::task::spawn_blocking(move || BurnEngine::from_weights(&card.spec(), &weights.bytes, device))
-            .await
-            .context("load version")??;
-    Ok(Box::new(engine))
+    let serving = serving.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Some(recorder) = recorder
+            && is_recorded(&serving, &recorder, &card, &weights.bytes)?
+        {
+            let input_len = serving.device.blocks.dataset.shape().len();
+            return Ok(Box::new(Replay { input_len, classes }) as Box<dyn TeacherEngine>);
+        }
+        let device = serving.device_name.parse()?;
+        Ok(Box::new(BurnEngine::from_weights(&card.spec(), &weights.bytes, device)?) as _)
+    })
+    .await
+    .context("load version")?
+}
+
+/// Opens the store, and says whether it holds every row that may be asked for.
+fn is_recorded(serving: &Serving, recorder: &Recorder, card: &Card, weights: &[u8]) -> anyhow::Result<bool> {
+    let store = recorder
+        .open(serving, card, weights)
+        .with_context(|| format!("soft-target store {}", recorder.folder.display()))?;
+    let (recorded, samples) = store.recorded();
+    info!(
+        folder = %recorder.folder.display(),
+        "soft-target store: {recorded} of {samples} samples are recorded{}",
+        if recorded == samples { ", the model is not loaded" } else { "" }
+    );
+    let _ = serving.store.set(Arc::new(store)); // it was opened before
+    Ok(recorded == samples)
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing depends on this crate. Waiting is for conditions, never for time.
 
+pub mod bench;
 pub mod online;
 pub mod proxy;
 pub mod standing;
@@ -9,9 +10,13 @@ pub mod standing;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -151,12 +156,49 @@ pub fn eventually<T>(
 }
 
 /// Sends a signal to a process.
-pub fn signal(pid: u32, signal: rustix::process::Signal) -> anyhow::Result<()> {
+pub fn signal(pid: u32, signal: Signal) -> anyhow::Result<()> {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(rustix::process::Pid::from_raw)
         .context("process id")?;
     Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+/// Gives a process the share `on / (on + off)` of the time, until it is dropped.
+#[derive(Debug)]
+pub struct Throttle {
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Throttle {
+    pub fn new(pid: u32, on: Duration, off: Duration) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let ended = ended.clone();
+            move || {
+                while !ended.load(Ordering::SeqCst) {
+                    for (what, long) in [(Signal::STOP, off), (Signal::CONT, on)] {
+                        // A process that has gone is throttled enough.
+                        let _ = signal(pid, what);
+                        std::thread::sleep(long);
+                    }
+                }
+            }
+        });
+        Self {
+            ended,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Throttle {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        // It ends with the process running.
+        self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// The processes of a local run's folder, by role.

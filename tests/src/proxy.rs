@@ -1,9 +1,9 @@
-//! A TCP proxy that delays and cuts: the link between two processes, under a test's control.
+//! A TCP proxy that delays, cuts, mutes and damages: the link between two processes, under a test's control.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// One link. Connections through it end when it is cut, and new ones are refused until it heals.
@@ -16,6 +16,12 @@ pub struct Proxy {
 
 #[derive(Debug, Default)]
 struct State {
+    /// `host:port` behind the link.
+    target: OnceLock<String>,
+    /// What the target answers is held back.
+    mute: AtomicBool,
+    /// Answers of at least this many bytes at once are damaged, every other one; 0: none.
+    damage: AtomicU64,
     cut: AtomicBool,
     /// Counts cuts, so that a connection knows that it is of an earlier life.
     life: AtomicU64,
@@ -26,7 +32,13 @@ struct State {
 impl Proxy {
     /// A link to `http://host:port`.
     pub fn to(address: &str) -> std::io::Result<Self> {
-        let target = address.trim_start_matches("http://").to_owned();
+        let proxy = Self::new()?;
+        proxy.aim(address);
+        Ok(proxy)
+    }
+
+    /// A link whose far end is not known yet; see [`Proxy::aim`].
+    pub fn new() -> std::io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = format!("http://{}", listener.local_addr()?);
         let state = Arc::new(State::default());
@@ -36,17 +48,33 @@ impl Proxy {
                 if shared.cut.load(Ordering::SeqCst) {
                     continue; // dropped: the connection is refused
                 }
-                let Ok(server) = TcpStream::connect(&target) else {
+                let Some(Ok(server)) = shared.target.get().map(TcpStream::connect) else {
                     continue;
                 };
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
                 if let (Ok(c), Ok(s)) = (client.try_clone(), server.try_clone()) {
-                    pump(client, s, &shared);
-                    pump(server, c, &shared);
+                    pump(client, s, &shared, false);
+                    pump(server, c, &shared, true);
                 }
             }
         });
         Ok(Self { address, state })
+    }
+
+    /// Leads to `http://host:port` from now on, once.
+    pub fn aim(&self, address: &str) {
+        let target = address.trim_start_matches("http://").to_owned();
+        let _ = self.state.target.set(target);
+    }
+
+    /// Whether answers are held back while requests pass: a partition in one direction.
+    pub fn mute(&self, mute: bool) {
+        self.state.mute.store(mute, Ordering::SeqCst);
+    }
+
+    /// Flips a bit in every other answer that arrives with at least so many bytes at once; 0: in none.
+    pub fn damage(&self, at_least: u64) {
+        self.state.damage.store(at_least, Ordering::SeqCst);
     }
 
     /// Breaks every connection and refuses new ones.
@@ -70,14 +98,19 @@ impl Proxy {
 /// Pause between two looks at whether the link was cut.
 const LOOK: Duration = Duration::from_millis(50);
 
-fn pump(mut from: TcpStream, mut to: TcpStream, state: &Arc<State>) {
+fn pump(mut from: TcpStream, mut to: TcpStream, state: &Arc<State>, answers: bool) {
     let state = state.clone();
     let life = state.life.load(Ordering::SeqCst);
     std::thread::spawn(move || {
         let _ = from.set_read_timeout(Some(LOOK));
         let mut buffer = vec![0; 1 << 16];
         let mut spread = life | 1;
+        let mut odd = false;
         while state.life.load(Ordering::SeqCst) == life {
+            if answers && state.mute.load(Ordering::SeqCst) {
+                std::thread::sleep(LOOK);
+                continue;
+            }
             match from.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => {
@@ -87,6 +120,12 @@ fn pump(mut from: TcpStream, mut to: TcpStream, state: &Arc<State>) {
                     let delay = state.delay_ms.load(Ordering::SeqCst) + more;
                     if delay > 0 {
                         std::thread::sleep(Duration::from_millis(delay));
+                    }
+                    let damage = state.damage.load(Ordering::SeqCst);
+                    if answers && damage > 0 && n as u64 >= damage {
+                        odd = !odd;
+                        // Within what is carried, not in the headers before it.
+                        buffer[n / 2] ^= u8::from(odd) << 4;
                     }
                     if to.write_all(&buffer[..n]).is_err() {
                         break;

@@ -58,6 +58,24 @@ impl Standing {
         self.processes.push((name.to_owned(), running));
     }
 
+    /// A teacher server that students reach over a link, and that reaches the coordinator over another.
+    pub fn add_linked_server(&mut self, name: &str) -> (Proxy, Proxy) {
+        let data = Proxy::new().expect("a free port");
+        let control = Proxy::to(&self.coordinator).expect("a free port");
+        let args = [
+            "teacher-server",
+            "--coordinator",
+            &control.address,
+            "--name",
+            name,
+        ];
+        let advertise = ["--advertise", &data.address];
+        let (running, address) = start(&self.h, name, &[&args[..], &advertise].concat());
+        data.aim(&address);
+        self.processes.push((name.to_owned(), running));
+        (data, control)
+    }
+
     pub fn pid(&self, name: &str) -> u32 {
         let found = self.processes.iter().find(|(n, _)| n == name);
         found.expect("it was started").1.pid()
@@ -100,6 +118,17 @@ impl Standing {
         let status = self.status()?;
         let groups = status["groups"].as_array()?.clone();
         groups.into_iter().find(|g| g["kind"] == "student")
+    }
+
+    /// What a teacher server has counted.
+    pub fn count(&self, server: &str, counter: &str) -> u64 {
+        let status = self.status().unwrap_or_default();
+        let servers = status["teachers"][0]["servers"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let server = servers.into_iter().find(|s| s["worker"] == server);
+        server.and_then(|s| s["counters"][counter].as_u64()).unwrap_or(0)
     }
 
     /// Whether some event's text contains all of these.

@@ -68,7 +68,7 @@ fn values_outside_their_bounds() {
     for (setting, parts) in [
         (
             "distillation.temperature=0.0",
-            &["job.toml", "distillation.temperature", "0 < T"][..],
+            &["job.toml", "distillation.temperature", "0.001 <= T"][..],
         ),
         (
             "distillation.temperature=-1.0",

@@ -5,13 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use retort_tests::online::{LIMIT, ONLINE, exactly_once, long, text, under_way};
 use retort_tests::standing::Standing;
-use retort_tests::{Harness, Running, children, eventually, processes, signal};
+use retort_tests::{Harness, Running, Throttle, children, eventually, processes, signal};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -335,21 +333,9 @@ fn a_slow_student_gets_less_work() {
     let student = fleet.student().unwrap();
     let slow = student["workers"][0]["worker"].as_str().unwrap().to_owned();
     let pid = fleet.pid(&slow);
-    let ended = Arc::new(AtomicBool::new(false));
-    let throttle = std::thread::spawn({
-        let ended = ended.clone();
-        move || {
-            while !ended.load(Ordering::SeqCst) {
-                signal(pid, Signal::STOP).unwrap();
-                std::thread::sleep(Duration::from_millis(90));
-                signal(pid, Signal::CONT).unwrap();
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        }
-    });
+    let throttle = Throttle::new(pid, Duration::from_millis(10), Duration::from_millis(90));
     let report = end(submitted);
-    ended.store(true, Ordering::SeqCst);
-    throttle.join().unwrap();
+    drop(throttle);
     exactly_once(&fleet.h, &out, &report, LONG);
     let by_worker = samples_by_worker(&out);
     let others: Vec<u64> = by_worker

@@ -158,6 +158,8 @@ pub struct Sums {
     pub frame_bytes: u64,
     /// Largest staleness trained on.
     pub max_staleness: u64,
+    /// Samples with soft targets that were 0, 1, 2, 3, and 4 or more versions behind.
+    pub staleness: [u64; 5],
 }
 
 impl ClosedRound {
@@ -192,6 +194,9 @@ impl Sums {
         self.frames += other.frames;
         self.frame_bytes += other.frame_bytes;
         self.max_staleness = self.max_staleness.max(other.max_staleness);
+        for (sum, more) in self.staleness.iter_mut().zip(other.staleness) {
+            *sum += more;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod control;
 mod durable;
+mod gray;
 mod membership;
 #[cfg(test)]
 mod tests;
@@ -198,6 +199,9 @@ pub struct Heartbeat {
     pub floors: BTreeMap<String, u64>,
     /// Frames refused, by reason.
     pub rejected: BTreeMap<String, u64>,
+    /// Student workers: samples per second that each teacher server answers while it has work for it,
+    /// by address.
+    pub answers: BTreeMap<String, f64>,
     /// Teacher servers: versions ready.
     pub staged: BTreeSet<u64>,
     /// Teacher servers: version that serves.
@@ -206,6 +210,8 @@ pub struct Heartbeat {
     pub queued: u64,
     /// Teacher servers: why answers are worthless; empty: they are fine.
     pub unhealthy: String,
+    /// Teacher servers: what they counted, for the status.
+    pub counters: BTreeMap<String, u64>,
 }
 
 /// A live process.
@@ -253,6 +259,8 @@ pub struct Run {
     quiet_until: Millis,
     /// When time was last looked at.
     looked: Millis,
+    /// When the servers of a teacher were last compared.
+    compared: Millis,
     /// When to look for overdue replicas.
     overdue_check: Option<Millis>,
     /// Since when some group has nobody.
@@ -296,6 +304,7 @@ impl Run {
             taken: BTreeMap::new(),
             drained: BTreeSet::new(),
             quiet_until: Millis(u64::MAX),
+            compared: Millis(0),
             looked: now,
             overdue_check: None,
             unattended_since: None,

@@ -3,9 +3,12 @@
 //! publish -> stage on every server -> raise the floor with every student -> activate. A version
 //! becomes active only after all live students acknowledged the floor it brings, so no student
 //! trains on a frame older than `max_staleness` versions (P5), and a silent one is fenced first.
+//! A server that can't load a version holds it back for a grace time only: it goes on with the older
+//! one it has until the floor passes that, and has no students then until it caught up.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ids::Millis;
 use crate::record::{self, Record};
 use crate::round::Evaluation;
 use crate::spec::TeacherSpec;
@@ -26,6 +29,8 @@ pub struct Server {
     /// Its control stream broke and it has not come back yet. Students may reach it all the same; no
     /// version waits for it.
     pub away: bool,
+    /// It is far slower than the others: said once.
+    pub slow: bool,
 }
 
 impl Server {
@@ -53,6 +58,8 @@ pub struct Teacher {
     /// The version on its way to serve. It is not given up for a newer one, or a teacher that
     /// publishes faster than floors are acknowledged would never serve.
     next: Option<u64>,
+    /// When its servers were first asked for it.
+    asked_at: Millis,
     /// A student that had not acknowledged the floor when it was last looked for: while it has not,
     /// the others need not be asked.
     lagging: Option<String>,
@@ -62,6 +69,9 @@ pub struct Teacher {
 
 /// The floors that the live students of a teacher hold.
 pub trait Floors {
+    /// The oldest version that a group may yet have to train on, whoever is in it (lockstep): no
+    /// floor passes it.
+    fn needed(&self) -> Option<u64>;
     /// That of one student; `None`: it is none any more.
     fn of(&self, student: &str) -> Option<u64>;
     /// Some student that holds less than `floor`.
@@ -100,6 +110,7 @@ impl Teacher {
             floor: 0,
             activations: 0,
             next: None,
+            asked_at: Millis(0),
             lagging: None,
             servers: BTreeMap::new(),
         }
@@ -187,11 +198,34 @@ impl Teacher {
 
     /// The same, once it is active. Where a student's own versions were lost with the disk, it may
     /// need one that is not kept any more: then the oldest that is.
-    pub fn at_index(&self, index: u64, max_staleness: u64) -> Option<u64> {
-        let oldest = self.active?.saturating_sub(max_staleness);
-        let kept = *self.versions.range(oldest..).next()?.0;
+    pub fn at_index(&self, index: u64) -> Option<u64> {
+        let kept = *self.versions.range(self.floor..).next()?.0;
         let version = self.published_at(index)?.max(kept);
         (self.active >= Some(version)).then_some(version)
+    }
+
+    /// Whether enough servers can serve this version: all that serve the active one, or after the
+    /// grace time any.
+    fn is_staged(&self, candidate: u64, any_will_do: bool) -> bool {
+        let mut here = self.routed().map(|(_, s)| s).filter(|s| !s.away);
+        let mut in_time = self
+            .routed()
+            .map(|(_, s)| s)
+            .filter(|s| !s.away && self.active.is_none_or(|a| s.staged.contains(&a)));
+        here.any(|s| s.staged.contains(&candidate))
+            && (any_will_do || in_time.all(|s| s.staged.contains(&candidate)))
+    }
+
+    /// Students are sent to this server: it has the active version, or one that they may train on yet.
+    pub fn is_usable(&self, server: &Server, exact: bool) -> bool {
+        let current = self.active.is_none_or(|a| server.staged.contains(&a));
+        current || !exact && server.active >= Some(self.floor)
+    }
+
+    /// A version waits for a server that has had its grace time.
+    pub fn waits_in_vain(&self, now: Millis, grace: u64) -> bool {
+        let waits = self.next.is_some_and(|next| self.active < Some(next));
+        waits && now.since(self.asked_at) >= grace
     }
 
     /// Live servers that students may use.
@@ -214,7 +248,13 @@ impl Teacher {
 
     /// The next step towards serving a newer version, if one can be taken. `in_turn`: no version is
     /// skipped (lockstep).
-    pub fn next_step(&mut self, floors: &impl Floors, max_staleness: u64, in_turn: bool) -> Option<Step> {
+    pub fn next_step(
+        &mut self,
+        floors: &impl Floors,
+        max_staleness: u64,
+        in_turn: bool,
+        (now, grace): (Millis, u64),
+    ) -> Option<Step> {
         let candidate = match (in_turn, self.active) {
             (true, Some(active)) => *self.versions.range(active + 1..).next()?.0,
             (true, None) => *self.versions.keys().next()?,
@@ -226,7 +266,10 @@ impl Teacher {
         if self.active >= Some(candidate) {
             return None;
         }
-        self.next = Some(candidate);
+        if self.next != Some(candidate) {
+            self.next = Some(candidate);
+            self.asked_at = now;
+        }
         let ask: Vec<String> = self
             .servers
             .iter_mut()
@@ -238,12 +281,14 @@ impl Teacher {
                 version: candidate,
             });
         }
-        let here = || self.routed().filter(|(_, s)| !s.away);
-        if here().next().is_none() || !here().all(|(_, s)| s.staged.contains(&candidate)) {
+        if !self.is_staged(candidate, now.since(self.asked_at) >= grace) {
             return None;
         }
         let floor = candidate.saturating_sub(max_staleness);
         if floor > self.floor {
+            if floors.needed().is_some_and(|needed| needed < floor) {
+                return None;
+            }
             self.floor = floor;
             return Some(Step::RaiseFloor(floor));
         }
@@ -268,7 +313,14 @@ impl Teacher {
 mod tests {
     use super::*;
 
+    const GRACE: u64 = 1_000;
+    const NOW: (Millis, u64) = (Millis(0), GRACE);
+
     impl<const N: usize> Floors for [u64; N] {
+        fn needed(&self) -> Option<u64> {
+            None
+        }
+
         fn of(&self, student: &str) -> Option<u64> {
             self.get(student.parse::<usize>().ok()?).copied()
         }
@@ -295,7 +347,7 @@ mod tests {
     fn a_version_serves_only_once_staged_and_every_floor_is_acknowledged() {
         let mut t = teacher();
         assert_eq!(
-            t.next_step(&[0], 1, false),
+            t.next_step(&[0], 1, false, NOW),
             Some(Step::Activate {
                 version: 0,
                 keep_from: 0
@@ -307,58 +359,136 @@ mod tests {
             servers: vec!["s".into()],
             version: 2,
         };
-        assert_eq!(t.next_step(&[0], 1, false), Some(stage));
-        assert_eq!(t.next_step(&[0], 1, false), None, "not staged yet");
+        assert_eq!(t.next_step(&[0], 1, false, NOW), Some(stage));
+        assert_eq!(t.next_step(&[0], 1, false, NOW), None, "not staged yet");
         t.servers.get_mut("s").unwrap().staged.insert(2);
-        assert_eq!(t.next_step(&[0], 1, false), Some(Step::RaiseFloor(1)));
+        assert_eq!(t.next_step(&[0], 1, false, NOW), Some(Step::RaiseFloor(1)));
         assert_eq!(
-            t.next_step(&[0], 1, false),
+            t.next_step(&[0], 1, false, NOW),
             None,
             "a student may still train on version 0"
         );
         assert_eq!(
-            t.next_step(&[1], 1, false),
+            t.next_step(&[1], 1, false, NOW),
             Some(Step::Activate {
                 version: 2,
                 keep_from: 1
             })
         );
-        assert_eq!(t.next_step(&[1], 1, false), None);
+        assert_eq!(t.next_step(&[1], 1, false, NOW), None);
         assert_eq!(t.activations, 2);
+    }
+
+    #[test]
+    fn a_server_that_fails_to_stage_holds_a_version_back_for_the_grace_time_only() {
+        let mut t = teacher();
+        t.next_step(&[], 1, false, NOW);
+        t.join("late", "http://b", 1);
+        t.servers.get_mut("late").unwrap().staged.insert(0);
+        t.servers.get_mut("late").unwrap().active = Some(0);
+        t.publish(1, 1, None);
+        assert!(matches!(
+            t.next_step(&[], 1, false, NOW),
+            Some(Step::Stage { .. })
+        ));
+        t.servers.get_mut("s").unwrap().staged.insert(1);
+        assert_eq!(t.next_step(&[], 1, false, (Millis(GRACE - 1), GRACE)), None);
+        assert!(t.waits_in_vain(Millis(GRACE), GRACE));
+        let then = (Millis(GRACE), GRACE);
+        assert!(matches!(
+            t.next_step(&[], 1, false, then),
+            Some(Step::Activate { version: 1, .. })
+        ));
+        assert!(!t.waits_in_vain(Millis(GRACE), GRACE));
+        let usable = |t: &Teacher, exact| t.is_usable(&t.servers["late"], exact);
+        assert!(usable(&t, false), "one version behind is allowed");
+        assert!(!usable(&t, true), "lockstep wants the very version");
+        // Nobody waits for it any more, and the floor passes it.
+        t.publish(2, 2, None);
+        t.next_step(&[9], 1, false, then);
+        t.servers.get_mut("s").unwrap().staged.insert(2);
+        assert!(matches!(
+            t.next_step(&[9], 1, false, then),
+            Some(Step::RaiseFloor(1))
+        ));
+        assert!(matches!(
+            t.next_step(&[9], 1, false, then),
+            Some(Step::Activate { version: 2, .. })
+        ));
+        assert!(!usable(&t, false));
+        t.servers.get_mut("late").unwrap().staged.insert(2);
+        assert!(usable(&t, false));
+    }
+
+    /// Students that hold every floor; what their groups may need yet.
+    struct Needs(u64);
+
+    impl Floors for Needs {
+        fn needed(&self) -> Option<u64> {
+            Some(self.0)
+        }
+
+        fn of(&self, _: &str) -> Option<u64> {
+            None
+        }
+
+        fn below(&self, _: u64) -> Option<String> {
+            None
+        }
+    }
+
+    #[test]
+    fn no_floor_passes_what_may_be_needed() {
+        let mut t = teacher();
+        t.next_step(&[], 0, true, NOW);
+        t.publish(1, 1, None);
+        t.servers.get_mut("s").unwrap().staged.insert(1);
+        assert!(matches!(
+            t.next_step(&Needs(0), 0, true, NOW),
+            Some(Step::Stage { .. })
+        ));
+        assert_eq!(t.next_step(&Needs(0), 0, true, NOW), None);
+        assert_eq!(t.next_step(&Needs(1), 0, true, NOW), Some(Step::RaiseFloor(1)));
+        // What was durable was lost with the disk: it is done again by the oldest that serves.
+        assert!(matches!(
+            t.next_step(&Needs(0), 0, true, NOW),
+            Some(Step::Activate { .. })
+        ));
+        assert_eq!(t.at_index(0), Some(1));
     }
 
     #[test]
     fn lockstep_skips_no_version() {
         let mut t = teacher();
-        t.next_step(&[], 1, true);
+        t.next_step(&[], 1, true, NOW);
         t.publish(1, 1, None);
         t.publish(2, 2, None);
         t.servers.get_mut("s").unwrap().staged.extend([1, 2]);
         assert!(matches!(
-            t.next_step(&[], 1, true),
+            t.next_step(&[], 1, true, NOW),
             Some(Step::Stage { version: 1, .. })
         ));
         assert_eq!(
-            t.next_step(&[], 1, true),
+            t.next_step(&[], 1, true, NOW),
             Some(Step::Activate {
                 version: 1,
                 keep_from: 0
             })
         );
-        assert_eq!(t.at_index(1, 1), Some(1));
-        assert_eq!(t.at_index(2, 1), None, "published, but not active");
+        assert_eq!(t.at_index(1), Some(1));
+        assert_eq!(t.at_index(2), None, "published, but not active");
     }
 
     #[test]
     fn a_damaged_version_is_not_waited_for() {
         let mut t = teacher();
-        t.next_step(&[], 1, false);
+        t.next_step(&[], 1, false, NOW);
         t.publish(1, 1, None);
         assert_eq!(t.forget_above(Some(0), 1), [1]);
-        assert_eq!(t.next_step(&[], 1, false), None);
+        assert_eq!(t.next_step(&[], 1, false, NOW), None);
         t.publish(2, 1, None);
         assert!(matches!(
-            t.next_step(&[], 1, true),
+            t.next_step(&[], 1, true, NOW),
             Some(Step::Stage { version: 2, .. })
         ));
     }
@@ -384,10 +514,10 @@ mod tests {
     fn nobody_waits_for_a_server_whose_control_stream_broke() {
         let mut t = teacher();
         t.join("dead", "http://b", 1);
-        assert_eq!(t.next_step(&[0], 1, false), None, "not staged on both");
+        assert_eq!(t.next_step(&[0], 1, false, NOW), None, "not staged on both");
         t.servers.get_mut("dead").unwrap().away = true;
         assert!(matches!(
-            t.next_step(&[0], 1, false),
+            t.next_step(&[0], 1, false, NOW),
             Some(Step::Activate { version: 0, .. })
         ));
     }
@@ -396,7 +526,7 @@ mod tests {
     fn no_server_no_activation() {
         let mut t = teacher();
         t.servers.clear();
-        assert_eq!(t.next_step(&[], 1, false), None);
+        assert_eq!(t.next_step(&[], 1, false, NOW), None);
         assert_eq!(t.active, None);
     }
 }

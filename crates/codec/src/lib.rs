@@ -4,34 +4,63 @@
 //! into a frame, and whoever receives the frame [`decode`]s it. The frame describes itself and carries a checksum;
 //! decoding refuses whatever is not rows of log-probabilities, so that a damaged frame can never become a gradient.
 //!
-//! # The frame, version 1
+//! Whoever keeps soft targets by sample writes them with [`encode_rows`] and makes frames of any of them with
+//! [`assemble`].
+//!
+//! # The frame, version 2
 //!
 //! Little endian:
 //!
 //! | bytes | what |
 //! | --- | --- |
 //! | 2 | magic, `RT` |
-//! | 1 | version, 1 |
-//! | 1 | [`Encoding`] |
+//! | 1 | version, 2 |
+//! | 1 | encoding: `f32` 1, `f16` 2, `bf16` 3, `u8` 4, `top-K` 5 |
 //! | 4 | temperature, f32, finite and above 0 |
 //! | 4 | rows, u32 |
 //! | 4 | classes, u32, at least 1 |
-//! | 4 | CRC-32 (IEEE) of the 16 bytes before it and of all that follow it |
-//! | rest | rows x classes log-probabilities, row by row |
+//! | 4 | kept, u32: values per row; K of `top-K`, at most the classes; otherwise the classes |
+//! | 4 | CRC-32 (IEEE) of the 20 bytes before it and of all that follow it |
+//! | rest | the rows, [`Encoding::row_len`] bytes each |
+//!
+//! # Rows
+//!
+//! | encoding | bytes | what |
+//! | --- | --- | --- |
+//! | `f32`, `f16`, `bf16` | 4 or 2 x classes | log-probabilities |
+//! | `u8` | 4 | the least value, f32 |
+//! | | 4 | the step, f32, from 0 to 24 / 255 |
+//! | | classes | u8 steps above the least value |
+//! | `top-K` | 4 | log of the probability of all classes that were left out, f32; -10000 if none was |
+//! | | 2 x kept | the largest log-probabilities, f16, by ascending class |
+//! | | ceil(kept x bits / 8) | their classes, bits = ceil(log2(classes)) each, lowest bit first, padded with zeros |
+//!
+//! `top-K` keeps the lower of equally likely classes. Its tail is the log of the sum over the classes left out, never
+//! 1 less the sum of the others, which would cancel.
 //!
 //! # Error bounds
 //!
-//! Log-probabilities below [`FLOOR`] are raised to it; probability 0 comes out as [`FLOOR`]. Above it `f32` is exact,
-//! and `f16` is within [`Encoding::error_bound`] of the normalised row. Rows of `f16` are normalised again on decoding.
+//! Log-probabilities below [`FLOOR`] are raised to it; probability 0 comes out as [`FLOOR`] (in `bf16` as -9984, in
+//! `u8` 24 below the row's maximum). All encodings are within [`Encoding::error_bound`] of the normalised row. Rows are
+//! normalised again on decoding, those of `top-K` together with their tail, except for `f32`, which is exact.
 //!
 //! This crate is pure: it must never depend on an async runtime, a network stack or a tensor library, and does no I/O.
 
 #![warn(missing_docs)]
 
+mod dense;
 mod encoding;
+mod error;
+mod exp;
 mod frame;
 mod soften;
+mod topk;
 
-pub use encoding::{Encoding, UnknownEncoding};
-pub use frame::{Error, Frame, HEADER_LEN, Header, MAX_VALUES, VERSION, check, decode, decode_into, encode};
+pub use encoding::{Encoding, U8_RANGE, UnknownEncoding};
+pub use error::Error;
+pub use frame::{
+    Frame, HEADER_LEN, Header, MAX_VALUES, Targets, VERSION, assemble, check, decode, decode_into, encode,
+    encode_rows,
+};
 pub use soften::{FLOOR, soften};
+pub use topk::TopK;

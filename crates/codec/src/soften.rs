@@ -1,5 +1,7 @@
 //! From logits to log-probabilities.
 
+use crate::exp::{exp, range, sum};
+
 /// The least log-probability that is told apart from none, in a frame or outside. It is far below what f32 can hold
 /// as a probability (about -103) and within the range of f16.
 pub const FLOOR: f32 = -1e4;
@@ -15,14 +17,14 @@ pub fn soften(logits: &[f32], classes: usize, temperature: f32, out: &mut [f32])
     assert_rows(logits.len(), classes);
     assert_temperature(temperature);
     assert_eq!(out.len(), logits.len(), "one log-probability per logit");
+    // Infinite for the least temperatures, which times 0 would be NaN.
+    let scale = temperature.recip().min(f32::MAX);
     for (logits, out) in logits.chunks_exact(classes).zip(out.chunks_exact_mut(classes)) {
-        let most = max(logits);
-        for (out, logit) in out.iter_mut().zip(logits) {
-            *out = (logit - most) / temperature;
-        }
-        let log_sum = mass(out).ln();
-        for out in out {
-            *out = at_least_floor(*out - log_sum);
+        let (_, most) = range(logits);
+        let scaled = |logit: f32| (logit - most) * scale;
+        let log_sum = sum(logits, |logit| exp(scaled(logit))).ln();
+        for (out, &logit) in out.iter_mut().zip(logits) {
+            *out = at_least_floor(scaled(logit) - log_sum);
         }
     }
 }
@@ -42,25 +44,9 @@ pub(crate) fn assert_temperature(temperature: f32) {
 }
 
 /// Like `max(FLOOR)`, but NaN stays NaN.
+#[inline(always)]
 pub(crate) fn at_least_floor(log_prob: f32) -> f32 {
     if log_prob < FLOOR { FLOOR } else { log_prob }
-}
-
-/// The largest value; NaN only if all are.
-pub(crate) fn max(values: &[f32]) -> f32 {
-    values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
-}
-
-/// Sum of the exponentials. Eight partial sums keep the rounding error of long rows small and let the compiler use
-/// vector instructions.
-pub(crate) fn mass(log_probs: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    for chunk in log_probs.chunks(sums.len()) {
-        for (sum, log_prob) in sums.iter_mut().zip(chunk) {
-            *sum += log_prob.exp();
-        }
-    }
-    sums.iter().sum()
 }
 
 #[cfg(test)]
@@ -119,6 +105,13 @@ mod tests {
             [half, FLOOR, half]
         );
         assert_eq!(softened(&[], 3, 1.0), [0.0; 0]);
+        for cold in [1e-30, 1e-40, f32::from_bits(1)] {
+            assert_eq!(
+                softened(&[2.0, 1.0, 2.0], 3, cold),
+                [half, FLOOR, half],
+                "{cold:e}"
+            );
+        }
     }
 
     #[test]

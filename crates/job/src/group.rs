@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Device, Job, Mixture, Model, Source};
+use crate::{Device, Job, Mixture, Model, OnMissing, Source};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -41,6 +41,9 @@ pub struct Group {
     pub replicas: u32,
     pub epochs: u32,
     pub teachers: Vec<Mixture>,
+    /// Softens the group's logits and its teachers' alike.
+    pub temperature: f64,
+    pub on_missing: OnMissing,
     pub device: Device,
     /// Optimizer steps between published versions; 0: at the end of each epoch only.
     pub publish_every: u32,
@@ -78,6 +81,8 @@ impl Job {
                 replicas: 1,
                 epochs: epochs.unwrap_or(self.run.epochs),
                 teachers: Vec::new(),
+                temperature: self.distillation.temperature,
+                on_missing: OnMissing::Wait,
                 device: t.device.clone(),
                 publish_every: *publish_every,
             }),
@@ -95,6 +100,8 @@ impl Job {
             replicas: s.replicas,
             epochs: self.run.epochs,
             teachers: s.teachers.clone(),
+            temperature: s.temperature.unwrap_or(self.distillation.temperature),
+            on_missing: s.on_missing,
             device: s.device.clone(),
             publish_every: 0,
         });
@@ -116,6 +123,8 @@ impl Job {
                     replicas: s.replicas,
                     epochs: self.run.epochs,
                     teachers: Vec::new(),
+                    temperature: self.distillation.temperature,
+                    on_missing: OnMissing::Wait,
                     device: s.device.clone(),
                     publish_every: 0,
                 })

@@ -4,12 +4,14 @@
 //! the defaults, and says everything that is wrong with it at once (file, key, value, bound).
 //! It must never depend on a runtime, a wire format or a tensor library: every role reads jobs.
 
+mod distillation;
 mod group;
 mod model;
 mod parse;
 mod schedule;
 mod validate;
 
+pub use distillation::{Combine, Distillation, Encoding, Gate, Loss, Pace, Weights};
 pub use group::{Group, GroupKind, Optimizer, OptimizerKind};
 pub use model::{Architecture, Model};
 pub use parse::{Error, Problem, parse, read};
@@ -94,7 +96,13 @@ impl Teacher {
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
     /// One fixed version: a folder with `model.safetensors` and `model.json` (offline distillation).
-    Checkpoint { path: PathBuf },
+    Checkpoint {
+        path: PathBuf,
+        /// Folder of recorded soft targets, relative to the servers' data folder: what is scored once is
+        /// replayed in any order by later epochs and runs, without the teacher in memory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        store: Option<PathBuf>,
+    },
     /// Trains on the labelled samples while it teaches, and publishes as it learns (online).
     Trained {
         #[serde(default = "default_learning_rate")]
@@ -128,9 +136,15 @@ pub struct Student {
     pub model: Model,
     #[serde(default = "Student::replicas")]
     pub replicas: u32,
-    /// Whom it learns from; several are mixed by weight in probability space.
+    /// Whom it learns from; how several are mixed is said by `distillation.combine` and `distillation.weights`.
     #[serde(default)]
     pub teachers: Vec<Mixture>,
+    /// What it does while a teacher has no answer.
+    #[serde(default)]
+    pub on_missing: OnMissing,
+    /// Its own temperature, instead of `distillation.temperature`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
     #[serde(default)]
     pub optimizer: OptimizerKind,
     #[serde(default = "default_learning_rate")]
@@ -150,12 +164,25 @@ impl Student {
     }
 }
 
+/// What a student does with positions that a teacher has no answer for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnMissing {
+    /// Waits until all its teachers have answered.
+    #[default]
+    Wait,
+    /// Learns from the teachers that answered, their weights normalised over them (at least two teachers).
+    Renormalise,
+    /// Learns from the labels alone.
+    Hard,
+}
+
 /// One teacher in a student's mixture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mixture {
     pub name: String,
-    /// Relative weight (> 0); weights are normalised over the mixture.
+    /// Relative weight (> 0), for `distillation.weights = "static"` and `"confidence"`.
     #[serde(default = "Mixture::weight")]
     pub weight: f64,
 }
@@ -164,77 +191,6 @@ impl Mixture {
     fn weight() -> f64 {
         1.0
     }
-}
-
-/// How students learn from their teachers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Distillation {
-    pub loss: Loss,
-    /// Softens teacher and student alike, > 0; an exported model always runs at 1.
-    pub temperature: f64,
-    /// Share of the soft loss in `(1 - alpha) CE + alpha T² KL`, within 0..=1.
-    pub alpha: Schedule,
-    /// Unset: `lead` where a teacher is still learning, `none` where all are fixed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gate: Option<Gate>,
-    /// Oldest version a student may train on, in versions behind the active one.
-    pub max_staleness: u32,
-    pub pace: Pace,
-    pub encoding: Encoding,
-}
-
-impl Default for Distillation {
-    fn default() -> Self {
-        Self {
-            loss: Loss::Kd,
-            temperature: 4.0,
-            alpha: Schedule::Constant(0.9),
-            gate: None,
-            max_staleness: 2,
-            pace: Pace::Students,
-            encoding: Encoding::Auto,
-        }
-    }
-}
-
-/// The soft loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Loss {
-    /// Hinton, Vinyals and Dean 2015: forward KL at temperature T, times T².
-    Kd,
-}
-
-/// Whether alpha follows the teacher's measured lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Gate {
-    /// `alpha · clamp((L_student - L_teacher) / L_student, 0, 1)`, held-out hard losses.
-    Lead,
-    None,
-}
-
-/// How a teacher group's progress is tied to its students'.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Pace {
-    /// Teacher and slowest student stay within one publishing interval of each other's share of work.
-    Students,
-    /// Version v teaches exactly the positions assigned to it: reproducible bit for bit.
-    Lockstep,
-    /// Nobody waits for progress; publishes are coalesced.
-    Free,
-}
-
-/// How soft targets travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Encoding {
-    /// f16 (log-probabilities of a few hundred classes lose less than 1e-3 relative).
-    Auto,
-    F32,
-    F16,
 }
 
 /// How the replicas of one student stay one model.

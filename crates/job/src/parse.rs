@@ -184,6 +184,100 @@ mod tests {
     }
 
     #[test]
+    fn a_students_temperature_and_patience_are_its_groups() {
+        let edit = [
+            "students.0.temperature=2",
+            "students.0.on_missing=hard",
+            "run.baseline=true",
+        ];
+        let job = parse(JOB, Path::new("j.toml"), &edit.map(str::to_owned)).unwrap();
+        let of = |name: &str| job.group(name).map(|g| (g.temperature, g.on_missing)).unwrap();
+        assert_eq!(of("small"), (2.0, crate::OnMissing::Hard));
+        assert_eq!(of("big"), (4.0, crate::OnMissing::Wait));
+        assert_eq!(of("small@alone"), (4.0, crate::OnMissing::Wait));
+        let text = problems(&["students.0.temperature=-1.0"]);
+        assert!(
+            text.contains("students.0.temperature = -1: expected a finite number, 0.001 <= T"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn mixtures_are_chosen_by_name_and_survive_a_round_trip() {
+        let edit = [
+            "distillation.encoding=top-8",
+            "distillation.combine=probability",
+            "distillation.weights=label-cross-entropy",
+        ];
+        let job = parse(JOB, Path::new("j.toml"), &edit.map(str::to_owned)).unwrap();
+        assert_eq!(job.distillation.weights, crate::Weights::LabelCrossEntropy);
+        let text = toml::to_string(&job).unwrap();
+        assert!(text.contains("encoding = \"top-8\""), "{text}");
+        assert_eq!(parse(&text, Path::new("j.toml"), &[]).unwrap(), job);
+        for (edit, parts) in [
+            (
+                "distillation.encoding=f64",
+                ["distillation.encoding", "\"f64\"", "top-64"],
+            ),
+            (
+                "distillation.encoding=top-0",
+                ["distillation.encoding", "\"top-0\"", "top-64"],
+            ),
+            (
+                "distillation.combine=mean",
+                ["distillation.combine", "`mean`", "`logit`"],
+            ),
+            (
+                "distillation.weights=best",
+                ["distillation.weights", "`best`", "`uniform`"],
+            ),
+            (
+                "students.0.on_missing=skip",
+                ["students", "`skip`", "`renormalise`"],
+            ),
+        ] {
+            let text = problems(&[edit]);
+            assert!(parts.iter().all(|part| text.contains(part)), "{edit}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_can_not_be_mixed_is_refused_at_once() {
+        let text = problems(&[
+            "distillation.combine=logit",
+            "distillation.encoding=top-8",
+            "students.0.on_missing=renormalise",
+        ]);
+        for part in [
+            "distillation.combine = \"logit\": expected \"probability\" with distillation.encoding = \"top-8\"",
+            "students.0.on_missing = \"renormalise\": expected at least 2 teachers",
+        ] {
+            assert!(text.contains(part), "{part} missing in {text}");
+        }
+        let dense = [
+            "distillation.combine=logit".to_owned(),
+            "distillation.encoding=u8".to_owned(),
+        ];
+        assert!(parse(JOB, Path::new("j.toml"), &dense).is_ok());
+    }
+
+    #[test]
+    fn random_views_cannot_be_recorded_by_sample() {
+        let job = JOB
+            .replace("model = { architecture = \"mlp\", hidden = [64] }", "")
+            .replace(
+                "{ kind = \"trained\", learning_rate = 0.01 }",
+                "{ kind = \"checkpoint\", path = \"big\", store = \"soft\" }",
+            );
+        assert!(parse(&job, Path::new("j.toml"), &[]).is_ok());
+        let text = parse(&job, Path::new("j.toml"), &["dataset.views.shift=1".to_owned()])
+            .expect_err("must be refused")
+            .to_string();
+        let expected = "teachers.0.source.store = \"soft\": expected none with dataset.views";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
     fn settings_outside_the_job_say_so() {
         assert!(problems(&["students.7.replicas=1"]).contains("outside a list of 1"));
         assert!(problems(&["run.name.x=1"]).contains("no keys"));

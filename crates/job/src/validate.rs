@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::group::BASELINE_SUFFIX;
-use crate::{Device, Job, Pace, Problem, Schedule, Source, Strategy, Teacher};
+use crate::{
+    Combine, Device, Encoding, Job, OnMissing, Pace, Problem, Schedule, Source, Strategy, Student, Teacher,
+};
 
 /// Largest batch of one replica's step.
 const MAX_BATCH: u32 = 65_536;
@@ -19,6 +21,7 @@ impl Job {
         self.check_names(&mut out);
         for (i, teacher) in self.teachers.iter().enumerate() {
             check_teacher(i, teacher, &mut out);
+            self.check_store(i, teacher, &mut out);
         }
         self.check_students(&mut out);
         self.check_distillation(&mut out);
@@ -115,32 +118,10 @@ impl Job {
             weight_decay(out, &key("weight_decay"), s.weight_decay);
             check_device(out, key("device"), &s.device);
             check_model(out, &key("model"), &s.model);
-            let mut named = BTreeSet::new();
-            for (j, m) in s.teachers.iter().enumerate() {
-                let key = format!("students.{i}.teachers.{j}");
-                if !known.contains(&m.name.as_str()) {
-                    let expected = format!("the name of a teacher of this job ({})", known.join(", "));
-                    out.push(Problem::new(
-                        format!("{key}.name"),
-                        format!("{:?}", m.name),
-                        expected,
-                    ));
-                }
-                if !named.insert(m.name.as_str()) {
-                    out.push(Problem::new(
-                        format!("{key}.name"),
-                        format!("{:?}", m.name),
-                        "each teacher once",
-                    ));
-                }
-                if !(m.weight.is_finite() && m.weight > 0.0) {
-                    out.push(Problem::new(
-                        format!("{key}.weight"),
-                        m.weight,
-                        "a finite number > 0",
-                    ));
-                }
+            if let Some(value) = s.temperature {
+                temperature(out, &key("temperature"), value);
             }
+            check_mixture(i, s, &known, out);
         }
         let taught = |t: &Teacher| {
             self.students
@@ -158,13 +139,33 @@ impl Job {
         }
     }
 
+    fn check_store(&self, i: usize, t: &Teacher, out: &mut Vec<Problem>) {
+        if let Source::Checkpoint {
+            store: Some(folder), ..
+        } = &t.source
+            && !self.dataset.views.is_none()
+        {
+            out.push(Problem::new(
+                format!("teachers.{i}.source.store"),
+                format!("{:?}", folder.display().to_string()),
+                "none with dataset.views: a row is kept by sample, and random views differ from epoch to epoch",
+            ));
+        }
+    }
+
     fn check_distillation(&self, out: &mut Vec<Problem>) {
         let d = &self.distillation;
-        if !(d.temperature.is_finite() && d.temperature > 0.0 && d.temperature <= 1e4) {
+        temperature(out, "distillation.temperature", d.temperature);
+        if let (Combine::Logit, Encoding::Fixed(encoding @ retort_codec::Encoding::TopK(_))) =
+            (d.combine, d.encoding)
+        {
             out.push(Problem::new(
-                "distillation.temperature",
-                d.temperature,
-                "a finite number, 0 < T <= 10000",
+                "distillation.combine",
+                "\"logit\"",
+                format!(
+                    "\"probability\" with distillation.encoding = \"{encoding}\", which leaves classes out; a mean of \
+                     logits needs f32, f16, bf16, u8 or auto"
+                ),
             ));
         }
         let (low, high) = d.alpha.bounds();
@@ -235,6 +236,46 @@ impl Job {
     }
 }
 
+fn check_mixture(i: usize, s: &Student, known: &[&str], out: &mut Vec<Problem>) {
+    let mut named = BTreeSet::new();
+    for (j, m) in s.teachers.iter().enumerate() {
+        let key = format!("students.{i}.teachers.{j}");
+        if !known.contains(&m.name.as_str()) {
+            let expected = format!("the name of a teacher of this job ({})", known.join(", "));
+            out.push(Problem::new(
+                format!("{key}.name"),
+                format!("{:?}", m.name),
+                expected,
+            ));
+        }
+        if !named.insert(m.name.as_str()) {
+            out.push(Problem::new(
+                format!("{key}.name"),
+                format!("{:?}", m.name),
+                "each teacher once",
+            ));
+        }
+        if !(m.weight.is_finite() && m.weight > 0.0) {
+            out.push(Problem::new(
+                format!("{key}.weight"),
+                m.weight,
+                "a finite number > 0",
+            ));
+        }
+    }
+    if s.on_missing == OnMissing::Renormalise && s.teachers.len() < 2 {
+        out.push(Problem::new(
+            format!("students.{i}.on_missing"),
+            "\"renormalise\"",
+            format!(
+                "at least 2 teachers to normalise over, and it has {}; \"wait\" waits for the teacher, \"hard\" goes on \
+                 with the labels",
+                s.teachers.len()
+            ),
+        ));
+    }
+}
+
 fn check_teacher(i: usize, t: &Teacher, out: &mut Vec<Problem>) {
     let key = |k: &str| format!("teachers.{i}.{k}");
     range(out, &key("replicas"), t.replicas, 1, MAX_REPLICAS);
@@ -294,6 +335,12 @@ fn check_device(out: &mut Vec<Problem>, key: String, device: &Device) {
             format!("{text:?}"),
             "flex, libtorch, libtorch:cuda:N, cuda:N, wgpu or auto",
         ));
+    }
+}
+
+fn temperature(out: &mut Vec<Problem>, key: &str, value: f64) {
+    if !(1e-3..=1e4).contains(&value) {
+        out.push(Problem::new(key, value, "a finite number, 0.001 <= T <= 10000"));
     }
 }
 

@@ -3,9 +3,10 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
 
-use crate::{CrossEntropy, Distillation, Labels};
+use crate::{CrossEntropy, Distillation, Labels, Targets};
 
-/// `(1 - alpha) CE(y, z) + alpha T² KL(p_T || q_T)`, the means of [`CrossEntropy`] and [`Distillation`].
+/// `(1 - alpha) CE(y, z) + alpha T² KL(p_T || q_T)`, the means of [`CrossEntropy`] and of [`Distillation`] or
+/// [`SparseDistillation`](crate::SparseDistillation), as the [`Targets`] are.
 ///
 /// Reference: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, <https://arxiv.org/abs/1503.02531>.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -37,19 +38,16 @@ impl Combined {
     ///
     /// - logits: `[n, classes]`, the student's
     /// - labels: `[n]`
-    /// - teacher: `[n, classes]`, log-probabilities at temperature T
+    /// - teacher: of `n` samples, at temperature T
     /// - each part of the output: `[1]`
-    pub fn forward(&self, logits: Tensor<2>, labels: &Labels, teacher: Tensor<2>) -> Loss {
-        let distillation = Distillation {
-            temperature: self.temperature,
-        };
+    pub fn forward(&self, logits: Tensor<2>, labels: &Labels, teacher: &Targets) -> Loss {
         let teacher_share = self.teacher_share(
             logits.clone().without_autodiff(),
             labels,
             teacher.clone().without_autodiff(),
         );
         let hard = CrossEntropy.forward(logits.clone(), labels);
-        let soft = distillation.divergence(logits, teacher).mean();
+        let soft = teacher.divergence(logits, self.temperature).mean();
         Loss {
             hard: hard.clone().without_autodiff(),
             soft: soft.clone().without_autodiff(),
@@ -58,14 +56,15 @@ impl Combined {
         }
     }
 
-    /// Frobenius norms of both gradients at the logits, in closed form: `alpha T (q_T - p_T) / n` for the teacher,
-    /// `(1 - alpha) (q_1 - onehot(y)) / labelled` for the labels.
-    fn teacher_share(&self, logits: Tensor<2>, labels: &Labels, teacher: Tensor<2>) -> Tensor<1> {
+    /// Frobenius norms of both gradients at the logits, in closed form: `alpha T (q_T - p_T) / n` for the teacher, with the
+    /// tail of a cut p_T shared out as the student does, `(1 - alpha) (q_1 - onehot(y)) / labelled` for the labels.
+    fn teacher_share(&self, logits: Tensor<2>, labels: &Labels, teacher: Targets) -> Tensor<1> {
         let [samples, classes] = logits.dims();
         let distillation = Distillation {
             temperature: self.temperature,
         };
-        let soft = (distillation.soften(logits.clone()).exp() - teacher.exp())
+        let student = distillation.soften(logits.clone());
+        let soft = (student.clone().exp() - teacher.expand(student))
             * (self.alpha * self.temperature / samples as f64);
         let mask = labels.mask.clone().without_autodiff();
         let onehot = labels
@@ -92,13 +91,31 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::reference::{self, Case, assert_close, matrix, scalar};
+    use crate::reference::{self, Case, TopK, assert_close, matrix, scalar};
 
-    fn forward(case: &Case, combined: Combined, device: &Device) -> (Tensor<2>, Loss) {
+    fn dense(case: &Case, temperature: f64, device: &Device) -> Targets {
+        let teacher = reference::log_softmax(&case.teacher, case.classes, temperature);
+        Targets::Dense(matrix(&teacher, case.classes, device))
+    }
+
+    /// The best class of one teacher and the two best of another, a third to two thirds.
+    fn cut(case: &Case, temperature: f64, device: &Device) -> Targets {
+        let opposite: Vec<f64> = case.teacher.iter().map(|z| -z).collect();
+        let one = |share: f64, logits: &[f64], kept| {
+            let teacher = reference::log_softmax(logits, case.classes, temperature);
+            let weights = matrix(&vec![share; case.labels.len()], 1, device).squeeze_dim(1);
+            (weights, TopK::of(&teacher, case.classes, kept).on(device))
+        };
+        Targets::Sparse(vec![
+            one(1.0 / 3.0, &case.teacher, 1),
+            one(2.0 / 3.0, &opposite, 2),
+        ])
+    }
+
+    fn forward(case: &Case, combined: Combined, teacher: &Targets, device: &Device) -> (Tensor<2>, Loss) {
         let logits = matrix(&case.student, case.classes, device).require_grad();
-        let teacher = reference::log_softmax(&case.teacher, case.classes, combined.temperature);
         let labels = Labels::new(&case.labels, device);
-        let loss = combined.forward(logits.clone(), &labels, matrix(&teacher, case.classes, device));
+        let loss = combined.forward(logits.clone(), &labels, teacher);
         (logits, loss)
     }
 
@@ -108,7 +125,8 @@ mod tests {
         for case in Case::all() {
             for alpha in [0.0, 0.3, 1.0] {
                 let temperature = 2.0;
-                let (_, loss) = forward(&case, Combined { alpha, temperature }, &device);
+                let combined = Combined { alpha, temperature };
+                let (_, loss) = forward(&case, combined, &dense(&case, temperature, &device), &device);
                 let teacher = reference::log_softmax(&case.teacher, case.classes, temperature);
                 let hard = reference::cross_entropy(&case.student, &case.labels, case.classes);
                 let soft = reference::distillation(&case.student, &teacher, case.classes, temperature);
@@ -127,25 +145,29 @@ mod tests {
     #[test]
     fn the_teachers_share_is_that_of_the_measured_gradients() {
         let device = Device::flex().autodiff();
+        let (alpha, temperature) = (0.7, 4.0);
         for case in Case::all() {
-            let (alpha, temperature) = (0.7, 4.0);
-            let (_, loss) = forward(&case, Combined { alpha, temperature }, &device);
-            let measured = |term: &dyn Fn(Tensor<2>) -> Tensor<1>| {
-                let logits = matrix(&case.student, case.classes, &device).require_grad();
-                let grads = term(logits.clone()).backward();
-                logits.grad(&grads).map_or(0.0, |g| scalar(norm(g)))
-            };
-            let teacher = reference::log_softmax(&case.teacher, case.classes, temperature);
-            let teacher = matrix(&teacher, case.classes, &device);
-            let soft = alpha * measured(&|z| Distillation { temperature }.forward(z, teacher.clone()));
-            let labels = Labels::new(&case.labels, &device);
-            let hard = (1.0 - alpha) * measured(&|z| CrossEntropy.forward(z, &labels));
-            let expected = if soft + hard > 0.0 {
-                soft / (soft + hard)
-            } else {
-                0.0
-            };
-            assert_close(scalar(loss.teacher_share), expected, 1e-4, case.name);
+            for teacher in [
+                dense(&case, temperature, &device),
+                cut(&case, temperature, &device),
+            ] {
+                let (_, loss) = forward(&case, Combined { alpha, temperature }, &teacher, &device);
+                let measured = |term: &dyn Fn(Tensor<2>) -> Tensor<1>| {
+                    let logits = matrix(&case.student, case.classes, &device).require_grad();
+                    let grads = term(logits.clone()).backward();
+                    logits.grad(&grads).map_or(0.0, |g| scalar(norm(g)))
+                };
+                let soft = measured(&|z| teacher.divergence(z, temperature).mean());
+                let soft = alpha * temperature * temperature * soft;
+                let labels = Labels::new(&case.labels, &device);
+                let hard = (1.0 - alpha) * measured(&|z| CrossEntropy.forward(z, &labels));
+                let expected = if soft + hard > 0.0 {
+                    soft / (soft + hard)
+                } else {
+                    0.0
+                };
+                assert_close(scalar(loss.teacher_share), expected, 1e-4, case.name);
+            }
         }
     }
 
@@ -159,14 +181,14 @@ mod tests {
             temperature: 1.0,
         };
         let teacher = Distillation { temperature: 1.0 }.soften(logits.clone());
-        let same = combined.forward(logits.clone(), &unlabelled, teacher);
+        let same = combined.forward(logits.clone(), &unlabelled, &Targets::Dense(teacher));
         assert_eq!(scalar(same.teacher_share), 0.0);
         let flat = matrix(&[-std::f64::consts::LN_2; 2], 2, &device);
         let off = Combined {
             alpha: 0.0,
             ..combined
         }
-        .forward(logits, &Labels::new(&[Some(0)], &device), flat);
+        .forward(logits, &Labels::new(&[Some(0)], &device), &Targets::Dense(flat));
         assert_eq!(scalar(off.teacher_share), 0.0);
         assert!(
             scalar(off.soft) > 0.0,
@@ -179,7 +201,8 @@ mod tests {
         let device = Device::flex().autodiff();
         for case in Case::smooth() {
             let (alpha, temperature) = (0.6, 2.5);
-            let (logits, loss) = forward(&case, Combined { alpha, temperature }, &device);
+            let combined = Combined { alpha, temperature };
+            let (logits, loss) = forward(&case, combined, &dense(&case, temperature, &device), &device);
             let teacher = reference::log_softmax(&case.teacher, case.classes, temperature);
             let expected = reference::differences(&case.student, |z| {
                 (1.0 - alpha) * reference::cross_entropy(z, &case.labels, case.classes)

@@ -47,11 +47,7 @@ impl Distillation {
     ///
     /// As [`Distillation::forward_no_reduction`].
     pub fn divergence(&self, logits: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
-        let teacher = teacher.clamp_min(LOG_ZERO);
-        let student = self.soften(logits);
-        (teacher.clone().exp() * (teacher - student))
-            .sum_dim(1)
-            .squeeze_dim(1)
+        divergence(teacher, self.soften(logits))
     }
 
     /// Log-probabilities of softmax(z / T): what a teacher sends.
@@ -63,6 +59,14 @@ impl Distillation {
     pub fn soften(&self, logits: Tensor<2>) -> Tensor<2> {
         log_softmax(logits / self.temperature, 1)
     }
+}
+
+/// `Σ p (log p - log q)` of each row, of log-probabilities `[n, buckets]`.
+pub(crate) fn divergence(teacher: Tensor<2>, student: Tensor<2>) -> Tensor<1> {
+    let teacher = teacher.clamp_min(LOG_ZERO);
+    (teacher.clone().exp() * (teacher - student))
+        .sum_dim(1)
+        .squeeze_dim(1)
 }
 
 #[cfg(test)]

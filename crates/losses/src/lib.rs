@@ -6,6 +6,7 @@
 //!
 //! * [`CrossEntropy`]: the hard loss, over the labelled samples of a step.
 //! * [`Distillation`]: the soft loss of Hinton et al., over all samples.
+//! * [`SparseDistillation`]: the same over a teacher's k most probable classes and one bucket for the rest.
 //! * [`Combined`]: `(1 - alpha) CE + alpha T² KL`, and what share of the gradient came from the teacher.
 
 #![warn(missing_docs)]
@@ -13,10 +14,14 @@
 mod combined;
 mod hard;
 mod kd;
+mod sparse;
+mod targets;
 
 pub use combined::{Combined, Loss};
 pub use hard::{CrossEntropy, Labels};
 pub use kd::Distillation;
+pub use sparse::{Sparse, SparseDistillation};
+pub use targets::Targets;
 
 #[cfg(test)]
 mod reference;

@@ -1,8 +1,11 @@
 //! The losses again, slowly and in `f64`, and the inputs that tests run them on.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::Sparse;
 
 /// Inputs of one step: row-major logits of student and teacher, and labels.
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) classes: usize,
@@ -91,6 +94,76 @@ pub(crate) fn distillation(logits: &[f64], teacher: &[f64], classes: usize, temp
         })
         .sum();
     temperature * temperature * sum * classes as f64 / logits.len() as f64
+}
+
+/// The k most probable classes of each row of a teacher, and the rest of it.
+pub(crate) struct TopK {
+    pub(crate) kept: usize,
+    pub(crate) ids: Vec<u32>,
+    pub(crate) log_probs: Vec<f64>,
+    pub(crate) log_tail: Vec<f64>,
+}
+
+impl TopK {
+    /// Of log-probabilities; the tail is at -1e4 where nothing is left out.
+    pub(crate) fn of(log_probs: &[f64], classes: usize, kept: usize) -> Self {
+        let (mut ids, mut values, mut log_tail) = (Vec::new(), Vec::new(), Vec::new());
+        for row in log_probs.chunks(classes) {
+            let mut order: Vec<usize> = (0..classes).collect();
+            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            let (top, rest) = order.split_at_mut(kept);
+            top.sort_unstable();
+            ids.extend(top.iter().map(|&id| id as u32));
+            values.extend(top.iter().map(|&id| row[id]));
+            log_tail.push(logsumexp(rest.iter().map(|&id| row[id])).max(-1e4));
+        }
+        Self {
+            kept,
+            ids,
+            log_probs: values,
+            log_tail,
+        }
+    }
+
+    /// Class and log-probability of what a row keeps.
+    pub(crate) fn row(&self, row: usize) -> impl Iterator<Item = (usize, f64)> {
+        let range = row * self.kept..(row + 1) * self.kept;
+        let ids = self.ids[range.clone()].iter().map(|&id| id as usize);
+        ids.zip(self.log_probs[range].iter().copied())
+    }
+
+    pub(crate) fn on(&self, device: &Device) -> Sparse {
+        let ids: Vec<i64> = self.ids.iter().copied().map(i64::from).collect();
+        let shape = [self.log_tail.len(), self.kept];
+        Sparse {
+            ids: Tensor::<2, Int>::from_data(TensorData::new(ids, shape), device),
+            log_probs: matrix(&self.log_probs, self.kept, device),
+            log_tail: matrix(&self.log_tail, 1, device).squeeze_dim(1),
+        }
+    }
+}
+
+pub(crate) fn logsumexp(values: impl Iterator<Item = f64> + Clone) -> f64 {
+    let top = values.clone().fold(f64::NEG_INFINITY, f64::max);
+    if top == f64::NEG_INFINITY {
+        return top;
+    }
+    top + values.map(|v| (v - top).exp()).sum::<f64>().ln()
+}
+
+pub(crate) fn sparse_distillation(logits: &[f64], teacher: &TopK, classes: usize, temperature: f64) -> f64 {
+    let log_q = log_softmax(logits, classes, temperature);
+    let term = |log_p: f64, log_q: f64| {
+        let p = log_p.exp();
+        if p == 0.0 { 0.0 } else { p * (log_p - log_q) }
+    };
+    let rows = log_q.chunks(classes).enumerate().map(|(row, log_q)| {
+        let kept: f64 = teacher.row(row).map(|(id, log_p)| term(log_p, log_q[id])).sum();
+        let others = (0..classes).filter(|&j| teacher.row(row).all(|(id, _)| id != j));
+        let tail = logsumexp(others.map(|j| log_q[j]));
+        kept + term(teacher.log_tail[row], tail)
+    });
+    temperature * temperature * rows.sum::<f64>() * classes as f64 / logits.len() as f64
 }
 
 /// Central differences of `loss` at `point`.

@@ -123,8 +123,12 @@ pub struct SoftTargets {
     pub bytes: u64,
     pub encoding: Option<String>,
     pub temperature: Option<f64>,
+    /// Samples that students with teachers trained on without any.
+    pub samples_without: u64,
     /// In versions.
     pub max_staleness_seen: Option<u64>,
+    /// Samples whose soft targets were 0, 1, 2, 3, and 4 or more versions behind.
+    pub samples_by_staleness: [u64; 5],
     /// Mean share of the gradient that came from the teacher.
     pub teacher_gradient_share: Option<f64>,
     /// Frames refused: wrong shape, not finite, unknown version.

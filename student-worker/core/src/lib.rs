@@ -20,4 +20,4 @@ mod queue;
 mod worker;
 
 pub use queue::{Batch, BlockId};
-pub use worker::{Admitted, Command, Setup, StepDone, Worker};
+pub use worker::{Admitted, Command, OnMissing, Setup, StepDone, Worker};

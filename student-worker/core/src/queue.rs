@@ -1,6 +1,6 @@
 //! Leased blocks in order, with the frames that have arrived for them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use retort_data::order::Grid;
@@ -42,6 +42,13 @@ pub(crate) struct Block<F> {
     pub(crate) exact: BTreeMap<String, u64>,
     pub(crate) wanted: BTreeMap<String, bool>,
     pub(crate) frames: BTreeMap<String, (u64, F)>,
+}
+
+impl<F> Block<F> {
+    /// Samples of it that were not trained yet.
+    pub(crate) fn samples(&self) -> u64 {
+        self.batches.iter().map(|b| b.end - b.start).sum()
+    }
 }
 
 /// All leased and untrained positions, in the order of the lease.
@@ -93,19 +100,20 @@ impl<F: Clone> Queue<F> {
         }
     }
 
-    /// The next batch, if every teacher's frame for it has come.
-    pub(crate) fn next(&mut self, teachers: &[String]) -> Option<Batch<F>> {
+    /// The next batch, if the frame of every teacher that is not `spared` has come.
+    pub(crate) fn next(&mut self, teachers: &[String], spared: &BTreeSet<String>) -> Option<Batch<F>> {
         let block = self.blocks.front_mut()?;
-        let frames: Option<Vec<(String, u64, F)>> = teachers
+        if teachers
             .iter()
-            .map(|t| {
-                block
-                    .frames
-                    .get(t)
-                    .map(|(version, frame)| (t.clone(), *version, frame.clone()))
-            })
-            .collect();
-        let frames = frames?;
+            .any(|t| !block.frames.contains_key(t) && !spared.contains(t))
+        {
+            return None;
+        }
+        let frame = |t: &String| {
+            let (version, frame) = block.frames.get(t)?;
+            Some((t.clone(), *version, frame.clone()))
+        };
+        let frames = teachers.iter().filter_map(frame).collect();
         let positions = block.batches.pop_front()?;
         let batch = Batch {
             id: block.id,
@@ -137,6 +145,22 @@ impl<F: Clone> Queue<F> {
         let held = self.held();
         self.blocks.clear();
         held
+    }
+
+    /// Gives up the blocks that an exact version below its floor was to teach (lockstep).
+    pub(crate) fn drain_below(&mut self, floors: &BTreeMap<String, u64>) -> Option<(u32, RangeSet)> {
+        let below = |(teacher, version): (&String, &u64)| floors.get(teacher).is_some_and(|f| version < f);
+        let outdated = |b: &Block<F>| b.exact.iter().any(below);
+        let gone = || self.blocks.iter().filter(|b| outdated(b));
+        let epoch = gone().next()?.id.epoch;
+        let positions = gone().flat_map(|b| b.batches.iter().cloned()).collect();
+        self.blocks.retain(|b| !outdated(b));
+        Some((epoch, positions))
+    }
+
+    /// Gives up the blocks that wait for an exact version (lockstep).
+    pub(crate) fn drain_exact(&mut self) {
+        self.blocks.retain(|b| b.exact.is_empty());
     }
 
     /// Keeps only these positions.

@@ -34,6 +34,20 @@ pub struct Setup {
     pub prefetch: usize,
     /// Teachers of the mixture; empty: labels only.
     pub teachers: Vec<String>,
+    /// What to do without a teacher that nobody answers for.
+    pub on_missing: OnMissing,
+}
+
+/// What a group does while nobody answers for one of its teachers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnMissing {
+    /// It waits.
+    #[default]
+    Wait,
+    /// It learns from the others, whose weights are normalised anew; without any it waits.
+    Renormalise,
+    /// It learns from the others, and from labels alone without any.
+    Hard,
 }
 
 /// What registration gave.
@@ -80,6 +94,8 @@ pub enum Command<F> {
         floor: u64,
         /// The very version that must answer.
         exact: Option<u64>,
+        /// Samples to be trained before it.
+        ahead: u64,
     },
     /// Trainer: become this state, before anything else.
     Become(Start),
@@ -221,6 +237,8 @@ pub struct Worker<F> {
     active: BTreeMap<String, u64>,
     floors: BTreeMap<String, u64>,
     held: BTreeMap<String, u64>,
+    /// Teachers that nobody answers for.
+    missing: BTreeSet<String>,
     poison: BTreeSet<u32>,
     left: bool,
     commands: VecDeque<Command<F>>,
@@ -264,6 +282,7 @@ impl<F: Clone> Worker<F> {
             active: BTreeMap::new(),
             floors: BTreeMap::new(),
             held: BTreeMap::new(),
+            missing: BTreeSet::new(),
             poison: BTreeSet::new(),
             left: false,
             commands: VecDeque::new(),
@@ -379,6 +398,17 @@ impl<F: Clone> Worker<F> {
         self.advance();
     }
 
+    /// Nobody has answered for this teacher for a while, or somebody does again.
+    pub fn set_missing(&mut self, teacher: &str, missing: bool) {
+        let changed = match missing {
+            true => self.missing.insert(teacher.to_owned()),
+            false => self.missing.remove(teacher),
+        };
+        if changed {
+            self.advance();
+        }
+    }
+
     /// The sample at this place of the order can't be trained on.
     pub fn poisoned(&mut self, epoch: u32, position: u64) {
         if position < self.setup.order.len() {
@@ -466,10 +496,15 @@ impl<F: Clone> Worker<F> {
     }
 
     fn give_back(&mut self) {
-        let Some(session) = self.session.clone() else {
-            return;
-        };
-        if let Some((epoch, positions)) = self.queue.drain() {
+        if self.session.is_some()
+            && let Some((epoch, positions)) = self.queue.drain()
+        {
+            self.release(epoch, positions);
+        }
+    }
+
+    fn release(&mut self, epoch: u32, positions: RangeSet) {
+        if let Some(session) = self.session.clone() {
             self.commands.push_back(Command::Release {
                 session,
                 epoch,
@@ -487,6 +522,11 @@ impl<F: Clone> Worker<F> {
         if self.left {
             return;
         }
+        // What is durable lets a floor rise: where a block waits for an older version yet, its lease
+        // was revoked and somebody else has trained it.
+        if let Some((epoch, positions)) = self.queue.drain_below(&self.floors) {
+            self.release(epoch, positions);
+        }
         if self.may_write() {
             self.train();
             self.want();
@@ -497,7 +537,10 @@ impl<F: Clone> Worker<F> {
     }
 
     fn want(&mut self) {
+        let mut ahead = 0;
         for block in self.queue.blocks.iter_mut().take(self.setup.prefetch) {
+            let before = ahead;
+            ahead += block.samples();
             for teacher in &self.setup.teachers {
                 let asked = block.wanted.get(teacher).copied().unwrap_or(false);
                 if asked || block.frames.contains_key(teacher) || !self.active.contains_key(teacher) {
@@ -509,6 +552,7 @@ impl<F: Clone> Worker<F> {
                     id: block.id,
                     floor: self.floors.get(teacher).copied().unwrap_or(0),
                     exact: block.exact.get(teacher).copied(),
+                    ahead: before,
                 });
             }
         }
@@ -540,12 +584,7 @@ impl<F: Clone> Worker<F> {
         for (teacher, floor) in &self.floors {
             let trains_older =
                 |b: &InFlight<F>| b.batch.frames.iter().any(|(t, v, _)| t == teacher && v < floor);
-            let needs_older = self
-                .queue
-                .blocks
-                .iter()
-                .any(|b| b.exact.get(teacher).is_some_and(|v| v < floor));
-            let holds = !needs_older && self.void_steps == 0 && !self.in_flight.iter().any(trains_older);
+            let holds = self.void_steps == 0 && !self.in_flight.iter().any(trains_older);
             if holds && self.held.get(teacher) != Some(floor) {
                 self.held.insert(teacher.clone(), *floor);
                 changed = true;

@@ -1,4 +1,5 @@
 use retort_codec::{Encoding, encode, soften};
+use retort_proto::pb;
 
 use super::*;
 
@@ -11,11 +12,12 @@ fn link() -> Link {
         terms: Arc::new(Terms {
             run: "r".into(),
             reader: "w".into(),
+            group: "g".into(),
             dataset_digest: "d".into(),
             temperature: f64::from(TEMPERATURE),
-            encoding: "f32".into(),
+            encoding: Encoding::F32,
             grid: Grid {
-                positions: 8,
+                positions: 300 * ROWS as u64,
                 block: ROWS as u32,
             },
             classes: CLASSES,
@@ -23,7 +25,10 @@ fn link() -> Link {
         }),
         teacher: "t".into(),
         address: "http://127.0.0.1:1".into(),
+        load: Arc::default(),
+        several: Arc::default(),
         events: mpsc::channel(1).0,
+        tasks: tasks(),
     }
 }
 
@@ -33,7 +38,12 @@ fn want() -> Want {
         id: BlockId { epoch: 0, block: 1 },
         floor: 0,
         exact: None,
+        within: Duration::ZERO,
     }
+}
+
+fn tasks() -> TaskGroup {
+    TaskGroup::new(tokio_util::sync::CancellationToken::new())
 }
 
 fn frame(rows: usize, classes: usize, temperature: f32) -> Vec<u8> {
@@ -66,7 +76,10 @@ fn a_good_frame_is_taken_with_its_version() {
     let Event::Frame { version, frame, .. } = receive(frame(ROWS, CLASSES, TEMPERATURE)) else {
         panic!("the frame was refused");
     };
-    assert_eq!((version, frame.log_probs.len()), (7, ROWS * CLASSES));
+    let retort_codec::Targets::Dense(log_probs) = &frame.targets else {
+        panic!("f32 is dense");
+    };
+    assert_eq!((version, log_probs.len()), (7, ROWS * CLASSES));
 }
 
 #[test]
@@ -100,6 +113,7 @@ fn an_unavailable_version_is_asked_again_and_not_counted() {
         error: Some(pb::ItemError {
             code: pb::item_error::Code::VersionUnavailable.into(),
             message: "not here".into(),
+            ..Default::default()
         }),
         ..Default::default()
     };
@@ -111,6 +125,7 @@ fn an_unavailable_version_is_asked_again_and_not_counted() {
         error: Some(pb::ItemError {
             code: pb::item_error::Code::NotFinite.into(),
             message: "NaN".into(),
+            ..Default::default()
         }),
         ..Default::default()
     };
@@ -123,38 +138,138 @@ fn an_unavailable_version_is_asked_again_and_not_counted() {
     ));
 }
 
-#[test]
-fn students_agree_on_the_server_of_a_block_and_a_loss_moves_its_blocks_only() {
-    let tasks = || TaskGroup::new(tokio_util::sync::CancellationToken::new());
-    let frames = |addresses: &[&str]| {
-        let mut frames = Frames::new((*link().terms).clone(), mpsc::channel(1).0, tasks());
-        frames.endpoints(&Endpoints {
-            teacher: "t".into(),
-            addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
-            active: Some(0),
-            floor: 0,
-        });
-        frames
-    };
-    let at = |block| Want {
+fn frames(addresses: &[&str]) -> Frames {
+    let mut frames = Frames::new((*link().terms).clone(), mpsc::channel(1).0, tasks());
+    frames.endpoints(&endpoints(addresses));
+    frames
+}
+
+fn endpoints(addresses: &[&str]) -> Endpoints {
+    Endpoints {
+        teacher: "t".into(),
+        addresses: addresses.iter().map(|a| (*a).to_owned()).collect(),
+        active: Some(0),
+        floor: 0,
+    }
+}
+
+fn at(block: u64) -> Want {
+    Want {
         id: BlockId { epoch: 0, block },
         ..want()
+    }
+}
+
+/// A link without a task; what it measured is set by hand.
+fn line(frames: &mut Frames, address: &str) -> Arc<Load> {
+    let load = Arc::new(Load::default());
+    let line = Line {
+        wants: mpsc::channel(1).0,
+        load: load.clone(),
     };
-    let three = frames(&["http://a", "http://b", "http://c"]);
-    let other_order = frames(&["http://c", "http://a", "http://b"]);
-    let two = frames(&["http://a", "http://b"]);
+    frames.lines.insert(("t".into(), address.into()), line);
+    load
+}
+
+/// Blocks of 4 samples that come one after the other, so many milliseconds each, in the time until `end`.
+fn measured(load: &Load, ms: u64, end: Instant) {
+    let time = |i: u64| end - Duration::from_millis((100 - i) * ms);
+    for i in 0..100 {
+        load.asked(ROWS as u64, time(i));
+        load.answered(ROWS as u64, time(i + 1));
+    }
+}
+
+/// How many of 300 blocks go to this server.
+fn share(frames: &Frames, address: &str, now: Instant) -> usize {
+    let routes = (0..300).filter_map(|block| frames.route(&at(block), now));
+    routes.filter(|route| route == address).count()
+}
+
+/// Time for what is measured: an instant can't lie before the machine's start.
+const HOUR: Duration = Duration::from_secs(3_600);
+const A: &str = "http://a";
+const B: &str = "http://b";
+const C: &str = "http://c";
+
+#[test]
+fn students_agree_on_the_server_of_a_block_and_a_loss_moves_its_blocks_only() {
+    let now = Instant::now();
+    let three = frames(&[A, B, C]);
+    let other_order = frames(&[C, A, B]);
+    let two = frames(&[A, B]);
     let mut on_c = 0;
     for block in 0..300 {
-        let route = three.route(&at(block));
-        assert_eq!(route, other_order.route(&at(block)));
-        if route.as_deref() == Some("http://c") {
+        let route = three.route(&at(block), now);
+        assert_eq!(route, other_order.route(&at(block), now));
+        if route.as_deref() == Some(C) {
             on_c += 1;
         } else {
-            assert_eq!(route, two.route(&at(block)));
+            assert_eq!(route, two.route(&at(block), now));
         }
     }
     assert!(
         (50..150).contains(&on_c),
         "{on_c} of 300 blocks on one of three servers"
+    );
+}
+
+#[test]
+fn small_differences_between_servers_move_no_block() {
+    let mut frames = frames(&[A, B]);
+    let now = Instant::now() + HOUR;
+    let before = share(&frames, A, now);
+    let (a, b) = (line(&mut frames, A), line(&mut frames, B));
+    measured(&a, 30, now);
+    measured(&b, 20, now);
+    assert_eq!(share(&frames, A, now), before);
+}
+
+#[test]
+fn a_server_that_became_ten_times_slower_loses_its_share() {
+    let mut frames = frames(&[A, B]);
+    let now = Instant::now() + HOUR;
+    let before = share(&frames, A, now);
+    let (a, b) = (line(&mut frames, A), line(&mut frames, B));
+    measured(&a, 1_000, now);
+    measured(&b, 100, now);
+    assert_eq!(share(&frames, A, now), 0);
+    // Not all goes to the other one: once its queue is as long, the slow one helps.
+    for _ in 0..30 {
+        b.asked(ROWS as u64, now);
+    }
+    assert!(share(&frames, A, now) > 0);
+    // As fast as before, it is where its students meet again.
+    b.given_up(30 * ROWS as u64, now);
+    let now = now + HOUR;
+    measured(&a, 100, now);
+    assert_eq!(share(&frames, A, now), before);
+}
+
+#[test]
+fn servers_that_are_down_are_passed_over_and_all_of_them_down_is_a_missing_teacher() {
+    let mut frames = frames(&[A, B]);
+    let (a, b) = (line(&mut frames, A), line(&mut frames, B));
+    let start = Instant::now();
+    let patience = Duration::from_secs(2);
+    let missing = |frames: &mut Frames, s: u64| {
+        let found = frames.look(start + Duration::from_secs(s), patience);
+        found.into_iter().any(|(_, missing)| missing)
+    };
+    a.set_down(true, start);
+    assert_eq!((share(&frames, A, start), share(&frames, B, start)), (0, 300));
+    assert!(!missing(&mut frames, 0));
+    b.set_down(true, start);
+    assert_eq!(frames.route(&at(0), start), None);
+    assert!(!missing(&mut frames, 10), "since now");
+    assert!(missing(&mut frames, 12));
+    // One that joins may answer.
+    frames.endpoints(&endpoints(&[A, B, C]));
+    assert_eq!(frames.route(&at(0), start).as_deref(), Some(C));
+    assert!(!missing(&mut frames, 13));
+    frames.endpoints(&endpoints(&[]));
+    assert!(
+        !missing(&mut frames, 14) && missing(&mut frames, 16),
+        "nobody serves it"
     );
 }

@@ -4,19 +4,22 @@ use burn::module::ParamGroup;
 use burn::optim::decay::WeightDecayConfig;
 use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
-use burn::tensor::{Bytes, Tensor, TensorData};
+use burn::tensor::{Bytes, Int, Tensor, TensorData};
 use retort_data::rng::{self, Rng};
 use retort_job::{Optimizer, OptimizerKind};
 use retort_losses::{Combined, CrossEntropy, Labels};
 use retort_models::{Choice, Classifier, Device, Evaluation, Net, Spec};
 
-use super::{Batch, Error, SoftTargets, StepReport, Trainer};
+use super::{Batch, Error, Sparse, StepReport, Targets, Trainer};
 
 /// Sets the dropout masks apart from other uses of a seed.
 const DROPOUT: u64 = 0x6472_6f70;
 
 /// Of plain SGD with momentum.
 const MOMENTUM: f64 = 0.9;
+
+/// How far from 1 the weights of a sample may sum: far above the rounding of a sum of f32.
+const WEIGHT_TOLERANCE: f32 = 1e-4;
 
 /// Bytes of the checksum before an optimizer state.
 const CHECKSUM: usize = 8;
@@ -83,7 +86,7 @@ impl BurnTrainer {
         }
         match &batch.soft {
             Some(soft) => {
-                size("soft targets", soft.log_probs.len(), batch.samples * classes)?;
+                check_targets(&soft.targets, batch.samples, classes)?;
                 let value = f64::from(soft.temperature);
                 if value.is_finite() && value > 0.0 {
                     Ok(())
@@ -111,6 +114,31 @@ impl BurnTrainer {
         self.net.forward(inputs, Some(&mut noise))
     }
 
+    fn targets(&self, targets: &Targets, samples: usize) -> retort_losses::Targets {
+        let matrix = |values: &[f32], columns: usize| {
+            let data = TensorData::new(values.to_vec(), [samples, columns]);
+            Tensor::<2>::from_data(data, &self.device)
+        };
+        match targets {
+            Targets::Dense(log_probs) => {
+                retort_losses::Targets::Dense(matrix(log_probs, self.net.spec().classes))
+            }
+            Targets::Sparse(teachers) => {
+                let teachers = teachers.iter().map(|Sparse { weights, top }| {
+                    let ids: Vec<i64> = top.ids.iter().copied().map(i64::from).collect();
+                    let ids = TensorData::new(ids, [samples, top.kept]);
+                    let teacher = retort_losses::Sparse {
+                        ids: Tensor::<2, Int>::from_data(ids, &self.device),
+                        log_probs: matrix(&top.log_probs, top.kept),
+                        log_tail: matrix(&top.log_tail, 1).squeeze_dim(1),
+                    };
+                    (matrix(weights, 1).squeeze_dim(1), teacher)
+                });
+                retort_losses::Targets::Sparse(teachers.collect())
+            }
+        }
+    }
+
     /// Covers what a state belongs to as well as its bytes.
     fn checksum(&self, state: &[u8]) -> [u8; CHECKSUM] {
         let owner = format!("{:?} {:?}", self.config.kind, self.net.layout());
@@ -133,17 +161,12 @@ impl Trainer for BurnTrainer {
         let logits = self.logits(batch);
         let labels = Labels::new(&batch.labels, &self.device);
         let (total, parts) = match &batch.soft {
-            Some(SoftTargets {
-                log_probs,
-                temperature,
-            }) => {
-                let shape = [batch.samples, self.net.spec().classes];
-                let teacher = Tensor::from_data(TensorData::new(log_probs.clone(), shape), &self.device);
+            Some(soft) => {
                 let combined = Combined {
                     alpha: batch.alpha,
-                    temperature: f64::from(*temperature),
+                    temperature: f64::from(soft.temperature),
                 };
-                let loss = combined.forward(logits, &labels, teacher);
+                let loss = combined.forward(logits, &labels, &self.targets(&soft.targets, batch.samples));
                 (loss.total, vec![loss.hard, loss.soft, loss.teacher_share])
             }
             None => {
@@ -267,6 +290,48 @@ fn fresh(config: Optimizer) -> ModuleOptimizer {
             optimizer.with_group(undecayed(), sgd.build(), None)
         }
     }
+}
+
+/// Sizes, kept classes and weights; whether the numbers are distributions is the codec's business.
+fn check_targets(targets: &Targets, samples: usize, classes: usize) -> Result<(), Error> {
+    let teachers = match targets {
+        Targets::Dense(log_probs) => return size("soft targets", log_probs.len(), samples * classes),
+        Targets::Sparse(teachers) => teachers,
+    };
+    for Sparse { weights, top } in teachers {
+        if !(1..=classes).contains(&top.kept) {
+            return Err(Error::Range {
+                what: "kept",
+                value: top.kept as f64,
+                expected: "at least 1 and at most the classes",
+            });
+        }
+        size("weights", weights.len(), samples)?;
+        size("kept classes", top.ids.len(), samples * top.kept)?;
+        size("soft targets", top.log_probs.len(), samples * top.kept)?;
+        size("tails", top.log_tail.len(), samples)?;
+        for (sample, ids) in top.ids.chunks(top.kept).enumerate() {
+            if !ids.is_sorted_by(|a, b| a < b) || ids.last().is_some_and(|&id| id as usize >= classes) {
+                return Err(Error::Kept {
+                    sample,
+                    ids: ids.to_vec(),
+                    classes,
+                });
+            }
+        }
+    }
+    for sample in 0..samples {
+        let sum = teachers.iter().fold(0.0, |sum, t| sum + t.weights[sample]);
+        let whole = (sum - 1.0).abs() <= WEIGHT_TOLERANCE; // false of NaN
+        if !whole {
+            return Err(Error::Range {
+                what: "sum of weights",
+                value: f64::from(sum),
+                expected: "1",
+            });
+        }
+    }
+    Ok(())
 }
 
 fn size(what: &'static str, found: usize, expected: usize) -> Result<(), Error> {

@@ -7,6 +7,7 @@ mod tests;
 pub use self::burn::BurnTrainer;
 pub use retort_models::Evaluation;
 
+use retort_codec::TopK;
 use retort_models::{ClassifierError, SpecError, WeightsError, device};
 use thiserror::Error;
 
@@ -24,13 +25,30 @@ pub struct Batch {
     pub alpha: f64,
 }
 
-/// A teacher's answer for every sample of a batch.
+/// What the teachers say of every sample of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SoftTargets {
-    /// Log-probabilities of softmax(z / T), `samples` rows of one number for each class.
-    pub log_probs: Vec<f32>,
+    pub targets: Targets,
     /// T, greater than 0.
     pub temperature: f32,
+}
+
+/// Distributions softmax(z / T), of one teacher or of several.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Targets {
+    /// Log-probabilities, `samples` rows of one number for each class.
+    Dense(Vec<f32>),
+    /// What each teacher said, at least one; the step minimises the weighted sum of the divergences from them.
+    Sparse(Vec<Sparse>),
+}
+
+/// One teacher's most probable classes, and how much it counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sparse {
+    /// One for each sample; those of a sample sum to 1 over the teachers.
+    pub weights: Vec<f32>,
+    /// `samples` rows.
+    pub top: TopK,
 }
 
 /// What a step found out.
@@ -65,6 +83,12 @@ pub enum Error {
     },
     #[error("label {label} of a model with {classes} classes")]
     Label { label: u32, classes: usize },
+    #[error("kept classes {ids:?} of sample {sample}, expected ascending numbers below {classes}")]
+    Kept {
+        sample: usize,
+        ids: Vec<u32>,
+        classes: usize,
+    },
     /// Distillation would silently not take place.
     #[error("step {step} has alpha {alpha} and no soft targets")]
     MissingSoftTargets { step: u64, alpha: f64 },

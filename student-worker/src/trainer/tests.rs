@@ -59,7 +59,7 @@ fn batch(number: u64) -> Batch {
             .map(|(i, &c)| (i % 3 > 0).then_some(c))
             .collect(),
         soft: Some(SoftTargets {
-            log_probs,
+            targets: Targets::Dense(log_probs),
             temperature: 2.0,
         }),
         alpha: 0.5,
@@ -70,6 +70,13 @@ fn train(trainer: &mut BurnTrainer, numbers: std::ops::Range<u64>) -> Vec<StepRe
     numbers
         .map(|number| trainer.step(&batch(number)).unwrap())
         .collect()
+}
+
+fn dense(soft: &mut SoftTargets) -> &mut Vec<f32> {
+    match &mut soft.targets {
+        Targets::Dense(log_probs) => log_probs,
+        Targets::Sparse(_) => panic!("whole distributions"),
+    }
 }
 
 const ALL: [(Architecture, OptimizerKind); 6] = [
@@ -261,14 +268,14 @@ fn a_bad_batch_changes_nothing() {
             "step 2 has alpha 0.5 and no soft targets",
         ),
         (
-            with_soft(&|s| s.log_probs.truncate(60)),
+            with_soft(&|s| dense(s).truncate(60)),
             "soft targets: 60 values, expected 64",
         ),
         (
             with_soft(&|s| s.temperature = 0.0),
             "temperature is 0, expected a number greater than 0",
         ),
-        (with_soft(&|s| s.log_probs[5] = f32::NAN), "loss of step 2 is NaN"),
+        (with_soft(&|s| dense(s)[5] = f32::NAN), "loss of step 2 is NaN"),
         (
             Batch {
                 inputs: vec![f32::INFINITY; 576],
@@ -309,4 +316,129 @@ fn foreign_state_is_refused() {
             .load_weights(&trainer(Architecture::Cnn, OptimizerKind::Adam).weights())
             .is_err()
     );
+}
+
+/// The batch with its soft targets cut to the `kept` best classes, as two teachers with these weights say them.
+fn cut(mut batch: Batch, classes: usize, kept: usize, weights: [f32; 2]) -> Batch {
+    let soft = batch.soft.as_mut().unwrap();
+    let mut top = TopK {
+        kept,
+        ..TopK::default()
+    };
+    for row in dense(soft).chunks(classes) {
+        let mut ids: Vec<u32> = (0..classes as u32).collect();
+        ids.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]));
+        let rest: f32 = ids.split_off(kept).iter().map(|&id| row[id as usize].exp()).sum();
+        ids.sort_unstable();
+        top.log_probs.extend(ids.iter().map(|&id| row[id as usize]));
+        top.ids.extend(ids);
+        top.log_tail.push(rest.ln().max(retort_codec::FLOOR));
+    }
+    let teacher = |weight| Sparse {
+        weights: vec![weight; batch.samples],
+        top: top.clone(),
+    };
+    soft.targets = Targets::Sparse(weights.map(teacher).into());
+    batch
+}
+
+#[test]
+fn a_step_with_all_classes_kept_is_the_step_with_whole_distributions() {
+    for (architecture, kind) in ALL {
+        let (mut whole, mut kept) = (trainer(architecture, kind), trainer(architecture, kind));
+        for number in 0..3 {
+            let expected = whole.step(&batch(number)).unwrap();
+            let found = kept.step(&cut(batch(number), 4, 4, [0.25, 0.75])).unwrap();
+            for (found, expected) in [
+                (found.loss, expected.loss),
+                (found.kl.unwrap(), expected.kl.unwrap()),
+                (found.gradient_share.unwrap(), expected.gradient_share.unwrap()),
+            ] {
+                assert!(
+                    (found - expected).abs() < 1e-5,
+                    "{architecture:?} {kind:?}: {found}, {expected}"
+                );
+            }
+        }
+        let pairs = whole.flat().into_iter().zip(kept.flat());
+        let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-5, "{architecture:?} {kind:?}: {worst}");
+    }
+}
+
+#[test]
+fn steps_on_a_few_classes_bring_the_student_nearer_to_all_of_them() {
+    const CLASSES: usize = 10;
+    let optimizer = Optimizer {
+        kind: OptimizerKind::Adam,
+        learning_rate: 0.01,
+        weight_decay: 0.0,
+    };
+    let spec = Spec {
+        classes: CLASSES,
+        ..spec(Architecture::Mlp)
+    };
+    let mut trainer = BurnTrainer::new(&spec, optimizer, 7, Choice::Flex).unwrap();
+    let whole = || {
+        let mut batch = batch(1);
+        let row = [0.5_f64, 0.2, 0.1, 0.05, 0.05, 0.02, 0.02, 0.02, 0.02, 0.02];
+        let rows = (0..batch.samples).flat_map(|i| (0..CLASSES).map(move |c| row[(c + i) % CLASSES].ln()));
+        *dense(batch.soft.as_mut().unwrap()) = rows.map(|l| l as f32).collect();
+        batch.labels = vec![None; batch.samples];
+        batch.alpha = 1.0;
+        batch
+    };
+    let before = trainer.step(&whole()).unwrap();
+    let sparse = cut(whole(), CLASSES, 3, [0.5, 0.5]);
+    let kls: Vec<f64> = (0..60)
+        .map(|_| trainer.step(&sparse).unwrap().kl.unwrap())
+        .collect();
+    let after = trainer.step(&whole()).unwrap();
+    assert!(kls[0] <= before.kl.unwrap(), "{} > {before:?}", kls[0]);
+    assert!(kls[59] < 0.7 * kls[0], "{kls:?}");
+    assert!(after.kl < before.kl, "{before:?} {after:?}");
+}
+
+#[test]
+fn broken_cut_targets_change_nothing() {
+    let mut trainer = trainer(Architecture::Mlp, OptimizerKind::Adam);
+    let weights = trainer.weights();
+    let good = cut(batch(3), 4, 2, [0.25, 0.75]);
+    type Change<'a> = &'a dyn Fn(&mut Vec<Sparse>);
+    let changes: [(Change<'_>, &str); 9] = [
+        (&|t| t.clear(), "sum of weights is 0, expected 1"),
+        (
+            &|t| t[0].top.kept = 5,
+            "kept is 5, expected at least 1 and at most the classes",
+        ),
+        (
+            &|t| t[1].top.kept = 0,
+            "kept is 0, expected at least 1 and at most the classes",
+        ),
+        (&|t| t[0].weights.truncate(3), "weights: 3 values, expected 16"),
+        (
+            &|t| t[1].top.ids.truncate(30),
+            "kept classes: 30 values, expected 32",
+        ),
+        (&|t| t[1].top.log_tail.truncate(1), "tails: 1 values, expected 16"),
+        (
+            &|t| t[0].top.ids[2..4].copy_from_slice(&[3, 1]),
+            "kept classes [3, 1] of sample 1, expected ascending numbers below 4",
+        ),
+        (
+            &|t| t[0].top.ids[2..4].copy_from_slice(&[1, 4]),
+            "kept classes [1, 4] of sample 1, expected ascending numbers below 4",
+        ),
+        (&|t| t[0].weights[5] = 0.5, "sum of weights is 1.25, expected 1"),
+    ];
+    for (change, expected) in changes {
+        let mut bad = good.clone();
+        let Some(Targets::Sparse(teachers)) = bad.soft.as_mut().map(|s| &mut s.targets) else {
+            panic!("cut distributions")
+        };
+        change(teachers);
+        assert_eq!(trainer.step(&bad).unwrap_err().to_string(), expected);
+    }
+    assert_eq!((trainer.weights(), trainer.steps()), (weights, 0));
+    trainer.step(&good).unwrap();
 }

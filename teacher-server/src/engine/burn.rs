@@ -31,6 +31,10 @@ impl BurnEngine {
 }
 
 impl TeacherEngine for BurnEngine {
+    fn input_len(&self) -> usize {
+        self.spec().input_len()
+    }
+
     fn classes(&self) -> usize {
         self.classifier.classes()
     }

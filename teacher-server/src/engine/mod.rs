@@ -1,8 +1,10 @@
 //! The seam between the teacher server and tensors: logits of samples, in plain data.
 
 mod burn;
+mod replay;
 
 pub use self::burn::BurnEngine;
+pub use self::replay::Replay;
 
 use retort_models::{ClassifierError, device};
 use thiserror::Error;
@@ -14,10 +16,15 @@ pub enum Error {
     Choice(#[from] device::Error),
     #[error(transparent)]
     Classifier(#[from] ClassifierError),
+    #[error("nothing is recorded of this sample, and the model is not loaded")]
+    NotRecorded,
 }
 
 /// One version of a teacher, ready to answer.
 pub trait TeacherEngine: Send {
+    /// Numbers of one sample.
+    fn input_len(&self) -> usize;
+
     /// Numbers of one row of logits.
     fn classes(&self) -> usize;
 

@@ -165,7 +165,7 @@ impl World {
         let caller = (request.node, request.life, request.call);
         if self.coordinator_frozen > self.now {
             let wait = self.coordinator_frozen - self.now;
-            self.after(wait, Event::Request(request));
+            self.after(wait, Event::Request(Box::new(request)));
             return;
         }
         if self.coordinator.is_none() {

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use retort_coordinator_core::run::State;
-use retort_coordinator_core::spec::Pace;
 use retort_data::order::Order;
 
 use crate::message::{Event, Verb};
@@ -290,7 +289,7 @@ impl World {
     fn apply(&mut self, event: Event) {
         let students = self.students.len();
         match event {
-            Event::Request(request) => self.on_request(request),
+            Event::Request(request) => self.on_request(*request),
             Event::CoordinatorStart => self.start_coordinator(),
             Event::CoordinatorTick { life } => self.on_coordinator_tick(life),
             Event::Operator(verb) => self.on_operator(&verb),
@@ -415,10 +414,6 @@ impl World {
     /// The newest version of a group is damaged while the coordinator is down.
     fn damage(&mut self) {
         self.crash_coordinator();
-        // Not promised there: a block may have been given out for a version that is lost.
-        if self.setting.spec.pace == Pace::Lockstep {
-            return;
-        }
         let names: Vec<String> = self.setting.spec.groups.iter().map(|g| g.name.clone()).collect();
         let name = self.random.pick(&names).clone();
         let Some(versions) = self.disk.versions.get_mut(&name) else {

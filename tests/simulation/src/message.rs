@@ -121,7 +121,7 @@ pub(crate) struct Frame {
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     /// A request arrives at the coordinator.
-    Request(Request),
+    Request(Box<Request>),
     /// An answer arrives.
     Reply {
         node: Node,

@@ -130,7 +130,11 @@ impl World {
     fn stage(&mut self, server: usize, version: u64) {
         let node = self.students.len() + server;
         let life = self.servers[server].peer.life;
-        let wait = self.random.within(5..500);
+        // Now and then a server takes longer over a version than anybody waits for it.
+        let wait = match self.fails(30) {
+            true => self.random.within(500..9_000),
+            false => self.random.within(5..500),
+        };
         self.after(wait, Event::Staged { node, life, version });
     }
 

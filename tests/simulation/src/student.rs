@@ -8,7 +8,7 @@ use retort_coordinator_core::ids::{Role, Session};
 use retort_coordinator_core::round::{Claim, Evaluation, RoundPlan, Start, Work};
 use retort_coordinator_core::run::{Admission, Endpoints, Heartbeat, Message, Registration, Rejected};
 use retort_data::order::{Grid, Order};
-use retort_student_worker_core::{Admitted, Batch, Command, Setup, StepDone, Worker};
+use retort_student_worker_core::{Admitted, Batch, Command, OnMissing, Setup, StepDone, Worker};
 
 use crate::message::{Body, Event, Frame, Node, Refused, Reply, Want, Weights};
 use crate::model::Model;
@@ -27,7 +27,7 @@ enum Job {
     Begin { snapshot: bool },
     Train(Batch<Frame>),
     Adopt(Option<Rc<Model>>),
-    Export(Session, Work),
+    Export(Session, Box<Work>),
 }
 
 #[derive(Debug)]
@@ -265,6 +265,7 @@ impl World {
                 order: Order::new_all(self.setting.seed, spec.positions as u32),
                 batch: if odd { spec.batch + 1 } else { spec.batch },
                 prefetch: 2,
+                on_missing: OnMissing::Wait,
                 teachers: group.map(|g| g.teachers.clone()).unwrap_or_default(),
             }));
         }
@@ -354,6 +355,7 @@ impl World {
                     id,
                     floor,
                     exact,
+                    ..
                 } => {
                     let want = Want {
                         teacher,
@@ -395,7 +397,7 @@ impl World {
                     weights,
                 } => {
                     if weights {
-                        s.jobs.push_back(Job::Export(session, work));
+                        s.jobs.push_back(Job::Export(session, Box::new(work)));
                     } else {
                         self.call(node, Body::Contribute(session, work, None));
                     }
@@ -540,7 +542,7 @@ impl World {
                     base: s.base.clone(),
                     model: s.model.clone(),
                 };
-                self.call(node, Body::Contribute(session, work, Some(weights)));
+                self.call(node, Body::Contribute(session, *work, Some(weights)));
             }
             Job::Begin { snapshot } => {
                 if snapshot {

@@ -236,10 +236,10 @@ impl World {
         if self.fails(duplication) {
             self.counts.duplicated += 1;
             let delay = self.delay() * 3;
-            self.after(delay, Event::Request(request.clone()));
+            self.after(delay, Event::Request(Box::new(request.clone())));
         }
         let delay = self.delay();
-        self.after(delay, Event::Request(request));
+        self.after(delay, Event::Request(Box::new(request)));
     }
 
     pub(crate) fn reply(&mut self, (node, life, call): (Node, u64, u64), reply: Reply) {

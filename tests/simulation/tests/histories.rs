@@ -94,7 +94,15 @@ fn what_was_found_stays_mended() {
             309_056,
             "a second answer to an earlier contribution was taken for the next one's",
         ),
+        (
+            2_414_960,
+            "a replica that was moved to another group went on training, and no floor waited for it",
+        ),
         (60, "lockstep: a version that is not kept was waited for"),
+        (
+            2_508_021,
+            "lockstep: a version that was lost with the disk was waited for",
+        ),
         (152, "lockstep: positions behind a hole counted as durable"),
         (212, "lockstep: a block across a boundary belonged to both sides"),
         (
@@ -105,6 +113,11 @@ fn what_was_found_stays_mended() {
             3_631,
             "lockstep: a second version at one place replaced the first",
         ),
+        (
+            453_838,
+            "lockstep: a revoked replica trained its block when the floor had passed the block's version",
+        ),
+        (58, "lockstep: a student's lost version held up all newer ones"),
     ] {
         if let Err(failure) = history(options(seed, None)) {
             panic!("{failure}");

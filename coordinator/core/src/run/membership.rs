@@ -181,7 +181,7 @@ impl Run {
         let Some(server) = self.teacher_mut(part).and_then(|t| t.servers.get_mut(worker)) else {
             return;
         };
-        let staged = server.staged != heartbeat.staged;
+        let staged = server.staged != heartbeat.staged || server.active != heartbeat.active;
         server.staged = heartbeat.staged.clone();
         server.active = heartbeat.active;
         let drained = server.drained != heartbeat.unhealthy;
@@ -320,6 +320,11 @@ impl Run {
         if self.overdue_check.is_some_and(|at| now >= at) {
             self.revoke_overdue(now);
         }
+        let ttl = self.spec.lease_ttl;
+        if self.teachers.iter().any(|t| t.waits_in_vain(now, ttl)) {
+            self.advance_teachers(now);
+        }
+        self.compare_servers(now);
         self.attend(now);
     }
 

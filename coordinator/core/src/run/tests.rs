@@ -63,7 +63,11 @@ fn run(groups: Vec<GroupSpec>) -> Run {
 }
 
 fn join(run: &mut Run, role: Role, worker: &str, now: u64) -> Result<Admission, Refusal> {
-    let registration = Registration {
+    run.register(registration(role, worker), Millis(now))
+}
+
+fn registration(role: Role, worker: &str) -> Registration {
+    Registration {
         role,
         worker: worker.into(),
         dataset_digest: "d".into(),
@@ -73,8 +77,7 @@ fn join(run: &mut Run, role: Role, worker: &str, now: u64) -> Result<Admission, 
         attempt: 1,
         claim: None,
         floors: BTreeMap::new(),
-    };
-    run.register(registration, Millis(now))
+    }
 }
 
 /// Numbers requests for work.
@@ -714,4 +717,56 @@ proptest! {
             prop_assert_eq!(seen.len(), expected);
         }
     }
+}
+
+#[test]
+fn a_server_that_its_students_find_slow_is_named_until_it_recovers() {
+    let mut spec = run(vec![
+        group("t", GroupKind::Teacher, 1),
+        group("s", GroupKind::Student, 3),
+    ])
+    .spec;
+    spec.teachers[0].replicas = 2;
+    let mut r = Run::new(spec, 3, Millis(0));
+    for (i, name) in ["fast", "gray"].into_iter().enumerate() {
+        let registration = Registration {
+            address: format!("http://{name}"),
+            ..registration(Role::TeacherServer, name)
+        };
+        r.register(registration, Millis(i as u64)).unwrap();
+    }
+    let students: Vec<Session> = (0..4)
+        .map(|i| {
+            join(&mut r, Role::StudentWorker, &format!("w{i}"), 0)
+                .unwrap()
+                .session
+        })
+        .collect();
+    let mut beat = |rates: [f64; 4], now: u64| {
+        for (student, rate) in students.iter().zip(rates) {
+            let answers = [
+                ("http://fast".to_owned(), 1_000.0),
+                ("http://gray".to_owned(), rate),
+            ];
+            let heartbeat = Heartbeat {
+                answers: answers.into(),
+                ..Heartbeat::default()
+            };
+            r.heartbeat(student, heartbeat, Millis(now)).unwrap();
+        }
+        r.handle_timeout(Millis(now));
+        let said = r.events().filter(|(_, text)| text.contains("samples/s"));
+        said.map(|(_, text)| text.clone()).collect::<Vec<_>>()
+    };
+    assert!(beat([900.0; 4], 10).is_empty());
+    assert!(
+        beat([900.0, 900.0, 900.0, 10.0], 20).is_empty(),
+        "one slow link is not the server"
+    );
+    assert_eq!(
+        beat([100.0; 4], 30),
+        ["teacher t: server gray is slow: 100 samples/s, the fastest 1000"]
+    );
+    assert_eq!(beat([400.0; 4], 40).len(), 1, "said once");
+    assert!(beat([900.0; 4], 50)[1].contains("server gray has recovered"));
 }

@@ -2,7 +2,7 @@
 
 use crate::group::Group;
 use crate::ids::{Millis, Role};
-use crate::run::{Run, State};
+use crate::run::{Message, Run, State};
 
 impl Run {
     /// A part with room. Its former one comes first, unless that has others and some part has nobody.
@@ -37,8 +37,9 @@ impl Run {
         self.groups.iter().find(alone).map(|g| g.spec.name.as_str())
     }
 
-    /// Where a group has had nobody for the time of a lease, the session of a replica that others
-    /// can replace ends; it registers again, for that group.
+    /// Where a group has had nobody for the time of a lease, a replica that others can replace is asked
+    /// to leave; it registers again, for that group. Its session does not end before it has left: it may
+    /// be training on a version that others have done with.
     pub(super) fn attend(&mut self, now: Millis) {
         let other = match self.unattended() {
             Some(other) if self.state == State::Running => other.to_owned(),
@@ -56,7 +57,11 @@ impl Run {
         });
         if let Some(worker) = spare {
             self.unattended_since = None;
-            self.remove(&worker, false, &format!("group {other} has nobody"), now);
+            self.event(
+                now,
+                format!("{worker} is asked to leave: group {other} has nobody"),
+            );
+            self.send(&worker, Message::Finish(format!("group {other} has nobody")));
         }
     }
 }

@@ -1,7 +1,5 @@
 //! What teachers serve: published versions on their way to students.
 
-use std::collections::BTreeMap;
-
 use crate::group::Group;
 use crate::ids::{Millis, Refusal, Role, Session};
 use crate::names::ByName;
@@ -10,7 +8,7 @@ use crate::record::Key;
 use crate::round::{Evaluation, Ticket};
 use crate::run::{Command, Endpoints, Member, Message, Run, State};
 use crate::spec::{GroupKind, Pace};
-use crate::teacher::{Floors, Step, Teacher};
+use crate::teacher::{Floors, Server, Step, Teacher};
 
 impl Run {
     /// What the version that this session uploads will contain.
@@ -120,10 +118,11 @@ impl Run {
         for i in 0..self.teachers.len() {
             loop {
                 let name = self.teachers[i].spec.name.clone();
-                let needed = self.needed_versions(&self.teachers[i]);
+                let needed = self.needed_version(&self.teachers[i]);
                 let teacher = &mut self.teachers[i];
                 let students = Students::new(&self.members, &self.groups, &name, needed);
-                let Some(step) = teacher.next_step(&students, self.spec.max_staleness, in_turn) else {
+                let times = (now, self.spec.lease_ttl);
+                let Some(step) = teacher.next_step(&students, self.spec.max_staleness, in_turn, times) else {
                     break;
                 };
                 self.carry_out(&name, step, now);
@@ -131,20 +130,18 @@ impl Run {
         }
     }
 
-    /// Lockstep: the oldest version that each student group would need if it lost its state.
-    fn needed_versions(&self, teacher: &Teacher) -> BTreeMap<String, u64> {
+    /// Lockstep: the oldest version that a student group would need if it lost its state.
+    fn needed_version(&self, teacher: &Teacher) -> Option<u64> {
         let name = &teacher.spec.name;
-        let Some(source) = self.group(name).filter(|_| self.spec.pace == Pace::Lockstep) else {
-            return BTreeMap::new();
-        };
+        let source = self.group(name).filter(|_| self.spec.pace == Pace::Lockstep)?;
         let table = Timetable::new(&self.spec, &source.spec);
+        let blocks = Blocks::new(&self.spec);
         let learns = |g: &&Group| g.spec.teachers.contains(name) && !g.is_done();
         let needed = self.groups.iter().filter(learns).filter_map(|g| {
-            let blocks = Blocks::new(&self.spec);
             let (index, _) = pace::lockstep(&table, blocks, self.progress(g), g.ledger.settled());
-            Some((g.spec.name.clone(), teacher.published_at(index)?))
+            teacher.published_at(index)
         });
-        needed.collect()
+        needed.min()
     }
 
     pub(super) fn carry_out(&mut self, teacher: &str, step: Step, now: Millis) {
@@ -188,8 +185,27 @@ impl Run {
                     });
                 }
                 self.event(now, format!("teacher {teacher}: version {version} serves"));
+                self.name_the_late(teacher, version, now);
                 self.tell_students(teacher);
             }
+        }
+    }
+
+    /// Says which servers could not load a version in time.
+    fn name_the_late(&mut self, teacher: &str, version: u64, now: Millis) {
+        let Some(t) = self.teacher(teacher) else { return };
+        let late = t
+            .routed()
+            .filter(|(_, s)| !s.away && !s.staged.contains(&version));
+        let say = |(worker, s): (&String, &Server)| {
+            let has = s
+                .active
+                .map_or("no version".to_owned(), |a| format!("version {a}"));
+            format!("teacher {teacher}: {worker} has not loaded version {version}, it serves {has}")
+        };
+        let said: Vec<String> = late.map(say).collect();
+        for text in said {
+            self.event(now, text);
         }
     }
 
@@ -242,9 +258,10 @@ impl Run {
 
     pub(super) fn endpoints(&self, teacher: &str) -> Option<Endpoints> {
         let t = self.teacher(teacher)?;
+        let exact = self.spec.pace == Pace::Lockstep;
         let addresses = t
             .routed()
-            .filter(|(_, s)| t.active.is_none_or(|a| s.staged.contains(&a)))
+            .filter(|(_, s)| t.is_usable(s, exact))
             .map(|(_, s)| s.address.clone())
             .collect();
         Some(Endpoints {
@@ -257,7 +274,7 @@ impl Run {
 
     /// Live workers whose group learns from `teacher`.
     pub(super) fn students_of(&self, teacher: &str) -> Vec<String> {
-        let students = Students::new(&self.members, &self.groups, teacher, BTreeMap::new());
+        let students = Students::new(&self.members, &self.groups, teacher, None);
         students.all().map(|m| m.session.worker.clone()).collect()
     }
 }
@@ -267,17 +284,11 @@ struct Students<'a> {
     members: &'a ByName<Member>,
     groups: Vec<&'a str>,
     teacher: &'a str,
-    /// Groups that may come to need this version.
-    needed: BTreeMap<String, u64>,
+    needed: Option<u64>,
 }
 
 impl<'a> Students<'a> {
-    fn new(
-        members: &'a ByName<Member>,
-        groups: &'a [Group],
-        teacher: &'a str,
-        needed: BTreeMap<String, u64>,
-    ) -> Self {
+    fn new(members: &'a ByName<Member>, groups: &'a [Group], teacher: &'a str, needed: Option<u64>) -> Self {
         let learns = |g: &&Group| g.spec.teachers.iter().any(|t| t == teacher);
         Self {
             members,
@@ -305,19 +316,16 @@ impl<'a> Students<'a> {
 }
 
 impl Floors for Students<'_> {
+    fn needed(&self) -> Option<u64> {
+        self.needed
+    }
+
     fn of(&self, student: &str) -> Option<u64> {
-        if let Some(needed) = self.needed.get(student) {
-            return Some(*needed);
-        }
         let member = self.members.get(student).filter(|m| self.is_one(m))?;
         Some(self.held_by(member))
     }
 
     fn below(&self, floor: u64) -> Option<String> {
-        // A group may need it though nobody of it is here.
-        if let Some((group, _)) = self.needed.iter().find(|(_, needed)| **needed < floor) {
-            return Some(group.clone());
-        }
         let member = self.all().find(|m| self.held_by(m) < floor)?;
         Some(member.session.worker.clone())
     }

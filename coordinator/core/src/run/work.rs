@@ -220,10 +220,7 @@ impl Run {
             ));
             if self.spec.pace == Pace::Lockstep {
                 let (index, end) = pace::lockstep(&table, Blocks::new(&self.spec), me, first);
-                exact.insert(
-                    name.clone(),
-                    self.teacher(name)?.at_index(index, self.spec.max_staleness)?,
-                );
+                exact.insert(name.clone(), self.teacher(name)?.at_index(index)?);
                 limit = limit.min(end);
             }
         }

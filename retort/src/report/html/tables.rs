@@ -117,9 +117,14 @@ pub(super) fn soft_targets(report: &Report) -> String {
         ("On the wire", format!("{}{each}", bytes(sent.bytes))),
         ("Encoding", optional(sent.encoding.as_deref().map(escape))),
         ("Temperature", optional(sent.temperature.map(|t| t.to_string()))),
+        ("Samples trained on without", count(sent.samples_without)),
         (
             "Greatest staleness seen",
             optional(sent.max_staleness_seen.map(|v| counted(v, "version"))),
+        ),
+        (
+            "Samples by versions behind",
+            by_staleness(&sent.samples_by_staleness),
         ),
         (
             "Teacher's share of the gradient",
@@ -130,6 +135,18 @@ pub(super) fn soft_targets(report: &Report) -> String {
         "Soft targets",
         facts.map(|(k, v)| (k.to_owned(), v)).into_iter().chain(versions),
     )
+}
+
+/// `0: 1,200, 1: 97`; what has none is left out.
+fn by_staleness(samples: &[u64]) -> String {
+    let behind = ["0", "1", "2", "3", "4 or more"];
+    let some = behind.iter().zip(samples).filter(|(_, n)| **n > 0);
+    let parts: Vec<String> = some.map(|(v, n)| format!("{v}: {}", count(*n))).collect();
+    if parts.is_empty() {
+        "none".to_owned()
+    } else {
+        parts.join("; ")
+    }
 }
 
 /// What became of the samples.

@@ -1,10 +1,12 @@
 //! Rounds: steps, contributions, snapshots.
 
+use std::collections::BTreeSet;
+
 use retort_coordinator_core::ids::Session;
 use retort_coordinator_core::lease::Reason;
 use retort_coordinator_core::round::{Evaluation, RoundPlan, Sums, Work};
 
-use super::{Command, InFlight, Snapshot, TRAIN_AHEAD, Worker};
+use super::{Command, InFlight, OnMissing, Snapshot, TRAIN_AHEAD, Worker};
 use crate::worker::StepDone;
 
 impl<F: Clone> Worker<F> {
@@ -61,6 +63,8 @@ impl<F: Clone> Worker<F> {
         } else {
             0
         };
+        let mut by_staleness = [0; 5];
+        by_staleness[staleness.min(4) as usize] = taught;
         self.work.sums.add(&Sums {
             samples,
             hard_loss: done.hard_loss * done.labelled as f64,
@@ -72,6 +76,7 @@ impl<F: Clone> Worker<F> {
             frames,
             frame_bytes: done.frame_bytes,
             max_staleness: staleness,
+            staleness: by_staleness,
         });
         for (teacher, version, _) in batch.frames {
             let versions = self.work.teacher_use.entry(teacher).or_default();
@@ -147,7 +152,8 @@ impl<F: Clone> Worker<F> {
             && self.in_flight.len() < TRAIN_AHEAD
             && self.started < self.plan.steps
         {
-            let Some(batch) = self.queue.next(&self.setup.teachers) else {
+            let spared = self.spared();
+            let Some(batch) = self.queue.next(&self.setup.teachers, &spared) else {
                 return;
             };
             self.started += 1;
@@ -157,8 +163,19 @@ impl<F: Clone> Worker<F> {
                 batch: batch.clone(),
                 staleness: staleness.unwrap_or(0),
             });
-            let alpha = self.plan.alpha;
+            let alone = batch.frames.is_empty();
+            let alpha = if alone { 0.0 } else { self.plan.alpha };
             self.commands.push_back(Command::Train { batch, alpha });
+        }
+    }
+
+    /// Teachers that training goes on without.
+    fn spared(&self) -> BTreeSet<String> {
+        let all_missing = self.setup.teachers.iter().all(|t| self.missing.contains(t));
+        match self.setup.on_missing {
+            OnMissing::Wait => BTreeSet::new(),
+            OnMissing::Renormalise if all_missing => BTreeSet::new(),
+            OnMissing::Renormalise | OnMissing::Hard => self.missing.clone(),
         }
     }
 

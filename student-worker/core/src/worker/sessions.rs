@@ -83,11 +83,13 @@ impl<F: Clone> Worker<F> {
     }
 
     /// Its claim was granted: it holds these and what it claimed as trained. What it has not any more
-    /// (a sample turned out unreadable meanwhile) it rejects, or gives back.
+    /// (a sample turned out unreadable meanwhile) it rejects, or gives back. So it does with what an exact
+    /// version was to teach: whether that has outlived the coordinator, a new lease tells.
     fn keep(&mut self, held: &RangeSet) {
         let (epoch, trained) = self.claimed.take().unwrap_or_default();
         let own = held.union(&trained);
         self.queue.retain(&own);
+        self.queue.drain_exact();
         let Some(now) = self.claim() else { return };
         let gone = own.difference(&now.trained).difference(&now.held);
         let poisoned = |position: &u64| self.poison.contains(&self.setup.order.sample(epoch, *position));
@@ -99,12 +101,8 @@ impl<F: Clone> Worker<F> {
                 "it could not be read while the session was lost".into(),
             );
         }
-        if let Some(session) = self.session.clone().filter(|_| !rest.is_empty()) {
-            self.commands.push_back(Command::Release {
-                session,
-                epoch,
-                positions: rest.into_iter().map(|p| p..p + 1).collect(),
-            });
+        if !rest.is_empty() {
+            self.release(epoch, rest.into_iter().map(|p| p..p + 1).collect());
         }
     }
 

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use retort_coordinator_core::ids::Role;
 
 use super::*;
@@ -42,6 +44,10 @@ fn admitted(incarnation: u64, start: Start, plan: RoundPlan, teachers: &[&str]) 
 }
 
 fn fresh(teachers: &[&str]) -> Worker<u8> {
+    fresh_with(teachers, OnMissing::Wait)
+}
+
+fn fresh_with(teachers: &[&str], on_missing: OnMissing) -> Worker<u8> {
     Worker::new(Setup {
         part: "g".into(),
         grid: Grid {
@@ -51,12 +57,16 @@ fn fresh(teachers: &[&str]) -> Worker<u8> {
         order: Order::new_all(1, 20),
         batch: 2,
         prefetch: 2,
+        on_missing,
         teachers: teachers.iter().map(|t| (*t).to_owned()).collect(),
     })
 }
 
 fn worker(teachers: &[&str]) -> Worker<u8> {
-    let mut w = fresh(teachers);
+    started(fresh(teachers), teachers)
+}
+
+fn started(mut w: Worker<u8>, teachers: &[&str]) -> Worker<u8> {
     w.admitted(admitted(1, Start::Init, plan(0, 4), teachers), false);
     assert_eq!(w.poll_command(), Some(Command::Become(Start::Init)));
     w
@@ -76,7 +86,7 @@ fn commands(w: &mut Worker<u8>) -> Vec<Command<u8>> {
     std::iter::from_fn(|| w.poll_command()).collect()
 }
 
-fn granted(positions: std::ops::Range<u64>) -> Answer {
+fn granted(positions: Range<u64>) -> Answer {
     Answer::Granted {
         epoch: 0,
         positions,
@@ -84,7 +94,7 @@ fn granted(positions: std::ops::Range<u64>) -> Answer {
     }
 }
 
-fn trained_positions(commands: &[Command<u8>]) -> Vec<std::ops::Range<u64>> {
+fn trained_positions(commands: &[Command<u8>]) -> Vec<Range<u64>> {
     commands
         .iter()
         .filter_map(|c| match c {
@@ -136,6 +146,52 @@ fn no_step_without_every_teachers_frame() {
 }
 
 #[test]
+fn a_teacher_that_is_missing_is_waited_for_or_gone_without_as_configured() {
+    let id = BlockId { epoch: 0, block: 0 };
+    let alphas = |c: Vec<Command<u8>>| -> Vec<(usize, f64)> {
+        c.into_iter()
+            .filter_map(|c| match c {
+                Command::Train { batch, alpha } => Some((batch.frames.len(), alpha)),
+                _ => None,
+            })
+            .collect()
+    };
+    let teachers = ["t", "u"];
+    let with = |on_missing| {
+        let mut w = started(fresh_with(&teachers, on_missing), &teachers);
+        answer(&mut w, granted(0..4));
+        w.set_missing("u", true);
+        w
+    };
+    for on_missing in [OnMissing::Wait, OnMissing::Renormalise, OnMissing::Hard] {
+        let mut w = with(on_missing);
+        w.frame("t", id, 2, 1).unwrap();
+        let trained = alphas(commands(&mut w));
+        let expected: &[(usize, f64)] = match on_missing {
+            OnMissing::Wait => &[],
+            _ => &[(1, 0.5), (1, 0.5)],
+        };
+        assert_eq!(trained, expected, "{on_missing:?} without one of two");
+
+        let mut w = with(on_missing);
+        w.set_missing("t", true);
+        let trained = alphas(commands(&mut w));
+        let expected: &[(usize, f64)] = match on_missing {
+            OnMissing::Hard => &[(0, 0.0), (0, 0.0)],
+            _ => &[],
+        };
+        assert_eq!(trained, expected, "{on_missing:?} without any");
+    }
+    let mut w = with(OnMissing::Hard);
+    w.set_missing("u", false);
+    w.frame("t", id, 2, 1).unwrap();
+    assert!(
+        alphas(commands(&mut w)).is_empty(),
+        "it answers again: it is waited for"
+    );
+}
+
+#[test]
 fn a_floor_holds_only_after_older_frames_are_gone() {
     let mut w = worker(&["t"]);
     answer(&mut w, granted(0..8));
@@ -165,26 +221,65 @@ fn a_floor_holds_only_after_older_frames_are_gone() {
     );
 }
 
+fn exactly(version: u64, positions: Range<u64>) -> Answer {
+    Answer::Granted {
+        epoch: 0,
+        positions,
+        exact: BTreeMap::from([("t".to_owned(), version)]),
+    }
+}
+
 #[test]
-fn an_exact_version_is_waited_for_and_keeps_the_floor_down() {
+fn an_exact_version_is_waited_for() {
     let mut w = worker(&["t"]);
-    let exact = BTreeMap::from([("t".to_owned(), 2)]);
-    answer(
-        &mut w,
-        Answer::Granted {
-            epoch: 0,
-            positions: 0..4,
-            exact,
-        },
-    );
-    w.floor("t", 3);
-    assert_eq!(w.held_floors()["t"], 2);
+    answer(&mut w, exactly(2, 0..4));
     let id = BlockId { epoch: 0, block: 0 };
     assert!(w.frame("t", id, 3, 1).is_err(), "newer is as wrong as older");
     w.frame("t", id, 2, 1).unwrap();
+    w.floor("t", 3);
+    assert_eq!(w.held_floors()["t"], 2, "two batches are at the trainer");
     w.trained(&StepDone::default());
     w.trained(&StepDone::default());
     assert_eq!(w.held_floors()["t"], 3);
+}
+
+#[test]
+fn a_block_for_a_version_below_the_floor_is_given_back() {
+    let mut w = worker(&["t"]);
+    answer(&mut w, exactly(2, 0..4));
+    w.floor("t", 3);
+    assert_eq!(w.held_floors()["t"], 3);
+    let released = |c: &[Command<u8>], r: Range<u64>| {
+        c.iter().any(
+            |c| matches!(c, Command::Release { positions, .. } if *positions == RangeSet::from(r.clone())),
+        )
+    };
+    assert!(released(&commands(&mut w), 0..4));
+    // A grant that was long on its way.
+    answer(&mut w, exactly(2, 4..8));
+    assert!(released(&commands(&mut w), 4..8));
+    w.frame("t", BlockId { epoch: 0, block: 1 }, 2, 1).unwrap();
+    assert!(trained_positions(&commands(&mut w)).is_empty());
+}
+
+/// The version may have been lost while nobody answered: a new lease tells which one teaches now.
+#[test]
+fn blocks_for_an_exact_version_are_given_back_with_a_new_session() {
+    let mut w = worker(&["t"]);
+    answer(&mut w, exactly(2, 0..4));
+    w.lost(&session(1));
+    commands(&mut w);
+    w.admitted(
+        admitted(2, Start::Resume((0..4).into()), plan(0, 4), &["t"]),
+        false,
+    );
+    assert!(
+        commands(&mut w)
+            .iter()
+            .any(|c| matches!(c, Command::Release { positions, .. } if *positions == RangeSet::from(0..4)),)
+    );
+    w.frame("t", BlockId { epoch: 0, block: 0 }, 2, 1).unwrap();
+    assert!(trained_positions(&commands(&mut w)).is_empty());
 }
 
 #[test]

@@ -1,0 +1,204 @@
+//! How students learn from their teachers.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Schedule;
+
+/// How students learn from their teachers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Distillation {
+    pub loss: Loss,
+    /// Softens teacher and student alike, > 0; an exported model always runs at 1.
+    pub temperature: f64,
+    /// Share of the soft loss in `(1 - alpha) CE + alpha T² KL`, within 0..=1.
+    pub alpha: Schedule,
+    /// Unset: `lead` where a teacher is still learning, `none` where all are fixed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+    /// Oldest version a student may train on, in versions behind the active one.
+    pub max_staleness: u32,
+    pub pace: Pace,
+    pub encoding: Encoding,
+    /// How several teachers become one.
+    pub combine: Combine,
+    /// How much each of several teachers counts.
+    pub weights: Weights,
+}
+
+impl Default for Distillation {
+    fn default() -> Self {
+        Self {
+            loss: Loss::Kd,
+            temperature: 4.0,
+            alpha: Schedule::Constant(0.9),
+            gate: None,
+            max_staleness: 2,
+            pace: Pace::Students,
+            encoding: Encoding::Auto,
+            combine: Combine::Probability,
+            weights: Weights::Static,
+        }
+    }
+}
+
+impl Distillation {
+    /// The encoding for so many classes. `auto` is [`retort_codec::Encoding::auto`]'s choice, but whole distributions
+    /// where logits are combined.
+    pub fn encoding(&self, classes: usize) -> retort_codec::Encoding {
+        match self.encoding {
+            Encoding::Fixed(encoding) => encoding,
+            Encoding::Auto => match (retort_codec::Encoding::auto(classes), self.combine) {
+                (retort_codec::Encoding::TopK(_), Combine::Logit) => retort_codec::Encoding::F16,
+                (encoding, _) => encoding,
+            },
+        }
+    }
+}
+
+/// The soft loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Loss {
+    /// Hinton, Vinyals and Dean 2015: forward KL at temperature T, times T².
+    Kd,
+}
+
+/// Whether alpha follows the teacher's measured lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Gate {
+    /// `alpha · clamp((L_student - L_teacher) / L_student, 0, 1)`, held-out hard losses.
+    Lead,
+    None,
+}
+
+/// How a teacher group's progress is tied to its students'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pace {
+    /// Teacher and slowest student stay within one publishing interval of each other's share of work.
+    Students,
+    /// Version v teaches exactly the positions assigned to it: reproducible bit for bit.
+    Lockstep,
+    /// Nobody waits for progress; publishes are coalesced.
+    Free,
+}
+
+/// What a mixture of teachers is the mean of. The two are different teachers: where they disagree, the mean of
+/// probabilities is undecided between their answers, the mean of logits prefers what none of them rules out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Combine {
+    /// `p = Σ w_k p_k`; distilling it is distilling the weighted sum of the teachers' losses.
+    Probability,
+    /// `p ∝ exp(Σ w_k log p_k)`, which is the softmax of the weighted mean of the logits at T. Whole distributions only.
+    Logit,
+}
+
+/// What the weights of a mixture are, of positions that several teachers answered for. They are normalised over those
+/// that did. All but the first two differ from sample to sample, and look at probabilities as they were sent, at
+/// temperature T.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weights {
+    /// `students[].teachers[].weight`.
+    Static,
+    /// The same for all.
+    Uniform,
+    /// The static weight times the teacher's top probability.
+    Confidence,
+    /// `w_k = (1 - exp(CE_k) / Σ_j exp(CE_j)) / (K - 1)`, with CE_k the teacher's cross entropy with the label; uniform
+    /// for a sample without one. Zhang, Chen and Wang, Confidence-Aware Multi-Teacher Knowledge Distillation, 2022,
+    /// <https://arxiv.org/abs/2201.00007>.
+    LabelCrossEntropy,
+    /// `w_k ∝ 1 / H_k`, the entropy of the teacher's answer, which needs no label.
+    InverseEntropy,
+}
+
+/// How soft targets travel: `auto`, or the name of a [`retort_codec::Encoding`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Encoding {
+    /// By the number of classes, see [`Distillation::encoding`].
+    Auto,
+    Fixed(retort_codec::Encoding),
+}
+
+/// A name that is no [`Encoding`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown encoding {0:?}, expected auto, f32, f16, bf16, u8, or top-K such as top-64")]
+pub struct UnknownEncoding(String);
+
+impl fmt::Display for Encoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.pad("auto"),
+            Self::Fixed(encoding) => encoding.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Encoding {
+    type Err = UnknownEncoding;
+
+    fn from_str(name: &str) -> Result<Self, UnknownEncoding> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            name => name
+                .parse()
+                .map(Self::Fixed)
+                .map_err(|_| UnknownEncoding(name.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for Encoding {
+    type Error = UnknownEncoding;
+
+    fn try_from(name: String) -> Result<Self, UnknownEncoding> {
+        name.parse()
+    }
+}
+
+impl From<Encoding> for String {
+    fn from(encoding: Encoding) -> Self {
+        encoding.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encodings_are_read_as_they_are_written() {
+        for name in ["auto", "f32", "f16", "bf16", "u8", "top-1", "top-64"] {
+            let encoding: Encoding = name.parse().unwrap();
+            assert_eq!(encoding.to_string(), name);
+        }
+        for name in ["", "Auto", "f64", "top-", "top-0", "top-x", "top-100000000"] {
+            let error = name.parse::<Encoding>().unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{name:?}")) && error.contains("top-64"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn auto_sends_whole_distributions_where_logits_are_combined() {
+        use retort_codec::Encoding as Codec;
+        for classes in [2, 10, 1_000, 100_000] {
+            let mut distillation = Distillation::default();
+            assert_eq!(distillation.encoding(classes), Codec::auto(classes));
+            distillation.combine = Combine::Logit;
+            assert!(!matches!(distillation.encoding(classes), Codec::TopK(_)));
+            distillation.encoding = Encoding::Fixed(Codec::F32);
+            assert_eq!(distillation.encoding(classes), Codec::F32);
+        }
+    }
+}
