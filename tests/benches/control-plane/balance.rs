@@ -10,8 +10,8 @@ use retort_coordinator_core::round::{Sums, Work};
 use retort_coordinator_core::run::{Command, Heartbeat, Message, Run};
 use retort_data::ranges::RangeSet;
 
-use crate::Table;
 use crate::fleet::{BLOCK, register, spec};
+use retort_tests::bench::Table;
 
 /// Samples per second of the slowest worker; the others make two to ten times as many.
 const SLOWEST: u64 = 100;

@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use serde_json::json;
 
-use crate::Table;
 use crate::fleet::{Fleet, What};
+use retort_tests::bench::Table;
 
 pub(crate) const PART: &str = "--instructions";
 /// Most instructions of one pair.

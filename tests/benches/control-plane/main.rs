@@ -2,7 +2,10 @@
 //!
 //!   cargo bench -p retort-tests --bench control-plane -- [--quick]
 
-#![expect(clippy::print_stdout, reason = "the table is what the bench is for")]
+#![expect(
+    clippy::print_stdout,
+    reason = "parts that run on their own print for the bench to read"
+)]
 
 mod balance;
 mod cluster;
@@ -12,64 +15,7 @@ mod memory;
 mod requests;
 mod workers;
 
-use serde_json::{Map, Value, json};
-
-/// One row of the table.
-pub(crate) struct Row {
-    name: String,
-    value: String,
-    bound: &'static str,
-    holds: Option<bool>,
-}
-
-/// Prints the figures of one part as they come and keeps them for the last line.
-#[derive(Default)]
-pub(crate) struct Table {
-    figures: Map<String, Value>,
-}
-
-impl Table {
-    fn head(&self, title: &str) {
-        println!("\n{title}");
-    }
-
-    fn row(&self, row: &Row) {
-        let verdict = match row.holds {
-            Some(true) => "holds",
-            Some(false) => "MISSED",
-            None => "",
-        };
-        println!(
-            "  {:<58} {:>22}  {:<26} {verdict}",
-            row.name, row.value, row.bound
-        );
-    }
-
-    /// A figure without a bound.
-    pub(crate) fn note(&self, name: impl Into<String>, value: impl Into<String>) {
-        self.row(&Row {
-            name: name.into(),
-            value: value.into(),
-            bound: "",
-            holds: None,
-        });
-    }
-
-    /// A figure with its bound.
-    pub(crate) fn check(&mut self, (name, value): (String, String), bound: &'static str, holds: bool) {
-        self.row(&Row {
-            name,
-            value,
-            bound,
-            holds: Some(holds),
-        });
-    }
-
-    /// A figure for the last line.
-    pub(crate) fn keep(&mut self, key: &str, value: impl Into<Value>) {
-        self.figures.insert(key.to_owned(), value.into());
-    }
-}
+use retort_tests::bench::Table;
 
 fn main() -> anyhow::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
@@ -89,9 +35,6 @@ fn main() -> anyhow::Result<()> {
     workers::run(&mut table, quick)?;
     memory::run(&mut table, quick)?;
     balance::run(&mut table);
-    println!(
-        "\nRESULT {}",
-        json!({ "bench": "control-plane", "figures": table.figures })
-    );
+    table.result("control-plane");
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 
-use crate::Table;
 use crate::fleet::{Fleet, What};
+use retort_tests::bench::Table;
 
 pub(crate) const PART: &str = "--memory";
 const MIB: f64 = 1024.0 * 1024.0;

@@ -7,8 +7,8 @@ use tokio::task::JoinSet;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::Table;
 use crate::cluster::{Coordinator, Worker};
+use retort_tests::bench::Table;
 
 /// Workers that ask at the same time, enough that nobody waits for the disk alone; each is alone in
 /// its group, and publishes no version.

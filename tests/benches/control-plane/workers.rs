@@ -9,8 +9,8 @@ use retort_proto::pb;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::Table;
 use crate::cluster::{Coordinator, Worker};
+use retort_tests::bench::Table;
 
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Replicas of one group.
