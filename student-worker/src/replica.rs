@@ -444,9 +444,18 @@ impl Replica {
                 Command::Contribute { session, work, .. } => self.contribute(session, work, Bytes::new()),
                 Command::Release {
                     session,
+                    number,
                     epoch,
                     positions,
-                } => self.release(session, epoch, rpc::positions(&positions)),
+                } => {
+                    let request = pb::ReleaseRequest {
+                        session: Some((&session).into()),
+                        epoch,
+                        positions: rpc::positions(&positions),
+                        number,
+                    };
+                    self.release(session, request);
+                }
                 Command::Reject {
                     session,
                     epoch,
@@ -571,10 +580,10 @@ impl Replica {
         });
     }
 
-    fn release(&self, session: ids::Session, epoch: u32, positions: Vec<pb::Positions>) {
+    fn release(&self, session: ids::Session, request: pb::ReleaseRequest) {
         let channel = self.channels.control.clone();
         self.quietly("release", async move {
-            let released = rpc::release(channel, &session, (epoch, positions)).await;
+            let released = rpc::release(channel, &session, request).await;
             released.map_err(|failed| Event::Failed(session, failed))
         });
     }

@@ -183,15 +183,12 @@ pub(crate) async fn lease(
 pub(crate) async fn release(
     channel: Channel,
     session: &Session,
-    (epoch, positions): (u32, Vec<pb::Positions>),
+    request: pb::ReleaseRequest,
 ) -> Result<(), Failed> {
     retry(session, || async {
-        let request = pb::ReleaseRequest {
-            session: Some(session.into()),
-            epoch,
-            positions: positions.clone(),
-        };
-        retort_client::fleet(channel.clone()).release(request).await?;
+        retort_client::fleet(channel.clone())
+            .release(request.clone())
+            .await?;
         Ok(())
     })
     .await

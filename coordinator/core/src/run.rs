@@ -15,6 +15,8 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use retort_data::ranges::RangeSet;
+
 use crate::group::Group;
 use serde::{Deserialize, Serialize};
 
@@ -235,6 +237,8 @@ pub struct Member {
     answered: Option<(u64, Answer)>,
     /// What requests up to this one were granted has been taken away.
     void_until: u64,
+    /// Numbers of the releases that were carried out.
+    released: RangeSet,
 }
 
 /// State of one run.

@@ -217,7 +217,8 @@ impl pb::fleet_server::Fleet for FleetService {
         self.brain
             .ask(move |brain| {
                 let run = &mut brain.entry(&session.run)?.run;
-                run.release(&session, request.epoch, &positions).map_err(refusal)
+                run.release(&session, request.number, (request.epoch, &positions))
+                    .map_err(refusal)
             })
             .await??;
         Ok(Response::new(pb::ReleaseReply {}))

@@ -137,6 +137,8 @@ pub enum Command<F> {
     Release {
         /// Session that holds them.
         session: Session,
+        /// Counts the releases of the session, so that a late copy of one is known.
+        number: u64,
         /// Epoch.
         epoch: u32,
         /// Untrained positions.
@@ -233,6 +235,8 @@ pub struct Worker<F> {
     asked: bool,
     sequence: u64,
     received: u64,
+    /// Releases of this session so far.
+    releases: u64,
     idle: Option<Reason>,
     active: BTreeMap<String, u64>,
     floors: BTreeMap<String, u64>,
@@ -278,6 +282,7 @@ impl<F: Clone> Worker<F> {
             asked: false,
             sequence: 0,
             received: 0,
+            releases: 0,
             idle: None,
             active: BTreeMap::new(),
             floors: BTreeMap::new(),
@@ -505,8 +510,10 @@ impl<F: Clone> Worker<F> {
 
     fn release(&mut self, epoch: u32, positions: RangeSet) {
         if let Some(session) = self.session.clone() {
+            self.releases += 1;
             self.commands.push_back(Command::Release {
                 session,
+                number: self.releases,
                 epoch,
                 positions,
             });

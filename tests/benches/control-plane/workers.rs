@@ -108,6 +108,7 @@ async fn measure(count: usize, own: usize, beating: Duration) -> anyhow::Result<
             session: Some(worker.session.clone()),
             epoch,
             positions: vec![positions],
+            number: 0,
         };
         outcome.lost += usize::from(fleet(worker.channel.clone()).release(request).await.is_err());
     }

@@ -279,8 +279,9 @@ impl World {
                     one(before.map(|_| Reply::Published).ok_or(refused))
                 }
             },
-            Body::Release(session, epoch, positions) => {
-                one(c.run.release(&session, epoch, &positions).map(|()| Reply::Done))
+            Body::Release(session, number, epoch, positions) => {
+                let released = c.run.release(&session, number, (epoch, &positions));
+                one(released.map(|()| Reply::Done))
             }
             Body::Reject(session, rejected) => {
                 one(c.run.reject(&session, &rejected, clock).map(|()| Reply::Done))

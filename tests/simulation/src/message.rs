@@ -38,7 +38,7 @@ pub(crate) enum Body {
         round: u64,
         model: Rc<Model>,
     },
-    Release(Session, u32, RangeSet),
+    Release(Session, u64, u32, RangeSet),
     Reject(Session, Rejected),
     Leave(Session),
     /// A version's files, of a student's own group.

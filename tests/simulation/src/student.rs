@@ -404,9 +404,10 @@ impl World {
                 }
                 Command::Release {
                     session,
+                    number,
                     epoch,
                     positions,
-                } => self.call(node, Body::Release(session, epoch, positions)),
+                } => self.call(node, Body::Release(session, number, epoch, positions)),
                 Command::Reject {
                     session,
                     epoch,

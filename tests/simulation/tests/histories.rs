@@ -98,6 +98,10 @@ fn what_was_found_stays_mended() {
             2_414_960,
             "a replica that was moved to another group went on training, and no floor waited for it",
         ),
+        (
+            3_033_342,
+            "a late copy of a release took away what had been leased again",
+        ),
         (60, "lockstep: a version that is not kept was waited for"),
         (
             2_508_021,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use retort_data::ranges::RangeSet;
+
 use crate::group::Group;
 use crate::ids::{Millis, Role, Session};
 use crate::manifest::Manifest;
@@ -122,6 +124,7 @@ impl Run {
                 registered: live.registered,
                 answered: None,
                 void_until: 0,
+                released: RangeSet::new(),
             });
         }
     }

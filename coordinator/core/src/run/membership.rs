@@ -1,5 +1,7 @@
 //! Who takes part: registration, heartbeats, and how a session ends.
 
+use retort_data::ranges::RangeSet;
+
 use crate::ids::{Millis, Refusal, Role, Session};
 use crate::record::Key;
 use crate::round::Start;
@@ -61,6 +63,7 @@ impl Run {
             registered: (r.process, r.attempt),
             answered: None,
             void_until: 0,
+            released: RangeSet::new(),
         };
         match r.role {
             Role::TeacherServer => {

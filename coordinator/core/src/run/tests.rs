@@ -242,6 +242,25 @@ fn a_grant_is_repeated_until_it_has_arrived() {
 }
 
 #[test]
+fn a_late_copy_of_a_release_takes_nothing_that_was_leased_again() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
+    let session = join(&mut r, Role::StudentWorker, "w", 0).unwrap().session;
+    let granted = |r: &mut Run, sequence| match r.lease(&session, (sequence, sequence - 1), Millis(0)) {
+        Ok(Answer::Granted { positions, .. }) => RangeSet::from(positions),
+        other => panic!("{other:?}"),
+    };
+    let first = granted(&mut r, 1);
+    let held = |r: &Run| r.groups[0].ledger.held_by("w");
+    r.release(&session, 1, (0, &first)).unwrap();
+    assert_eq!(held(&r), 0);
+    assert_eq!(granted(&mut r, 2), first, "leased again");
+    r.release(&session, 1, (0, &first)).unwrap();
+    assert_eq!(held(&r), first.len());
+    r.release(&session, 2, (0, &first)).unwrap();
+    assert_eq!(held(&r), 0);
+}
+
+#[test]
 fn a_publisher_that_never_heard_of_it_blocks_nothing() {
     let mut r = run(vec![group("s", GroupKind::Baseline, 1)]);
     let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();

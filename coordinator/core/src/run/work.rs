@@ -325,9 +325,19 @@ impl Run {
         teacher.published_at(index)
     }
 
-    /// Gives leased positions back.
-    pub fn release(&mut self, session: &Session, epoch: u32, positions: &RangeSet) -> Result<(), Refusal> {
-        let part = self.authorise(session)?.part.clone();
+    /// Gives leased positions back. The replica numbers its releases from 1: a late copy of one
+    /// would take away what was leased again since. Those numbered 0 are not told apart.
+    pub fn release(
+        &mut self,
+        session: &Session,
+        number: u64,
+        (epoch, positions): (u32, &RangeSet),
+    ) -> Result<(), Refusal> {
+        let member = self.authorise_mut(session)?;
+        if number > 0 && member.released.insert(number..number + 1) == 0 {
+            return Ok(());
+        }
+        let part = member.part.clone();
         self.revision += 1;
         let group = self.group_mut(&part).expect("a member's part exists");
         group

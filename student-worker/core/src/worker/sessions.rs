@@ -22,6 +22,7 @@ impl<F: Clone> Worker<F> {
         self.asked = false;
         self.sequence = 0;
         self.received = 0;
+        self.releases = 0;
         self.told_to_publish = false;
         self.idle = None;
         let (generation, round) = (plan.generation, plan.round);
