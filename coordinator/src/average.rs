@@ -1,6 +1,7 @@
 //! The merge of a round: the mean of the replicas' weights, by samples.
 
 use bytes::Bytes;
+use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
 /// One replica's weights.
 #[derive(Debug, Clone)]
@@ -49,9 +50,84 @@ pub(crate) fn average(parts: &[Weighted]) -> Result<Bytes, SizesDiffer> {
         .into())
 }
 
+/// Why two files have no average.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BlendError {
+    #[error("parse weights")]
+    Format(#[from] SafeTensorError),
+    #[error("{0} is in one of two versions only, or of another shape")]
+    Differs(String),
+    #[error("{0} holds no f32")]
+    NotF32(String),
+}
+
+/// `kept * old + (1 - kept) * new` of every number of two safetensors files of one model. Models have no running
+/// statistics besides their weights; whatever a file holds is averaged.
+pub(crate) fn blend(old: &[u8], new: &[u8], kept: f64) -> Result<Vec<u8>, BlendError> {
+    let (old, new) = (SafeTensors::deserialize(old)?, SafeTensors::deserialize(new)?);
+    let mut out: Vec<(&str, Vec<usize>, Vec<u8>)> = Vec::with_capacity(new.len());
+    for (name, view) in new.iter() {
+        let differs = || BlendError::Differs(name.to_owned());
+        let before = old.tensor(name).map_err(|_| differs())?;
+        if before.shape() != view.shape() || old.len() != new.len() {
+            return Err(differs());
+        }
+        if view.dtype() != Dtype::F32 || before.dtype() != Dtype::F32 {
+            return Err(BlendError::NotF32(name.to_owned()));
+        }
+        let number = |bytes: &[u8]| f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
+        let pairs = before.data().chunks_exact(4).zip(view.data().chunks_exact(4));
+        let mixed = pairs.map(|(a, b)| (kept * number(a) + (1.0 - kept) * number(b)) as f32);
+        out.push((
+            name,
+            view.shape().to_vec(),
+            mixed.flat_map(f32::to_le_bytes).collect(),
+        ));
+    }
+    let views: Vec<(&str, TensorView<'_>)> = out
+        .iter()
+        .map(|(name, shape, bytes)| Ok((*name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<_, SafeTensorError>>()?;
+    Ok(safetensors::serialize(views, None)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn file(values: &[(&str, &[f32])]) -> Vec<u8> {
+        let bytes: Vec<(&str, usize, Vec<u8>)> = values
+            .iter()
+            .map(|(name, v)| (*name, v.len(), v.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            .collect();
+        let views = bytes.iter().map(|(name, len, bytes)| {
+            let view = TensorView::new(Dtype::F32, vec![*len], bytes).unwrap();
+            (*name, view)
+        });
+        safetensors::serialize(views, None).unwrap()
+    }
+
+    #[test]
+    fn an_average_keeps_its_share_of_every_number() {
+        let old = file(&[("a.weight", &[1.0, 2.0]), ("b.bias", &[0.0])]);
+        let new = file(&[("b.bias", &[4.0]), ("a.weight", &[5.0, -2.0])]);
+        let blended = blend(&old, &new, 0.75).unwrap();
+        assert_eq!(blended, file(&[("a.weight", &[2.0, 1.0]), ("b.bias", &[1.0])]));
+        assert_eq!(blend(&old, &old, 0.3).unwrap(), old, "the same stays the same");
+    }
+
+    #[test]
+    fn files_of_two_models_have_no_average() {
+        let old = file(&[("a.weight", &[1.0, 2.0])]);
+        for other in [
+            file(&[("a.weight", &[1.0])]),
+            file(&[("c.weight", &[1.0, 2.0])]),
+            file(&[("a.weight", &[1.0, 2.0]), ("b.bias", &[0.0])]),
+        ] {
+            assert!(matches!(blend(&old, &other, 0.5), Err(BlendError::Differs(_))));
+        }
+        assert!(matches!(blend(&old[..9], &old, 0.5), Err(BlendError::Format(_))));
+    }
 
     fn part(samples: u64, values: &[f32]) -> Weighted {
         Weighted {

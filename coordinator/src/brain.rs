@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use retort_coordinator_core::ids::{Millis, Refusal, Session};
 use retort_coordinator_core::round::{Evaluation, Ticket};
 use retort_coordinator_core::run::Run;
+use retort_coordinator_core::spec::Source;
 use retort_runtime::failpoint;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -232,6 +233,7 @@ impl Brain {
     /// Carries out what the core decided, and hands to the journal what must survive.
     fn settle(&mut self, writer: &Writer) {
         let now = self.now();
+        self.make_averages(now);
         let mut effects = Vec::new();
         let mut changed = false;
         for entry in &mut self.runs {
@@ -269,6 +271,23 @@ impl Brain {
         }
         if changed {
             self.changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Averages of versions that were published since: files first, then the core hears of it.
+    fn make_averages(&mut self, now: Millis) {
+        for i in 0..self.runs.len() {
+            while let Some(due) = self.runs[i].run.average_due(now) {
+                let (id, store) = (self.upload_id(), self.store.clone());
+                let entry = &mut self.runs[i];
+                match tokio::task::block_in_place(|| entry.make_average(&due, (&store, id))) {
+                    Ok(()) => entry.run.averaged(&due.teacher, due.version, now),
+                    Err(e) => {
+                        warn!(run = entry.submission.id, "no average of {}: {e:#}", due.of);
+                        entry.run.average_failed(&due.teacher, &format!("{e:#}"), now);
+                    }
+                }
+            }
         }
     }
 
@@ -325,12 +344,7 @@ impl Brain {
         };
         failpoint::hit("store.committed");
         entry.run.published(&ticket, held_out, now);
-        let serves = entry
-            .run
-            .teachers()
-            .iter()
-            .find(|t| t.spec.name == ticket.group)
-            .and_then(|t| t.active);
+        let serves = entry.run.oldest_needed(&ticket.group);
         let newest_needed = serves.unwrap_or(ticket.version).min(ticket.version);
         let keep = entry.run.spec.max_staleness + KEEP_EXTRA;
         store.prune(&session.run, &ticket.group, newest_needed.saturating_sub(keep));
@@ -372,7 +386,7 @@ impl Brain {
         let entry = self.entry(run)?;
         let wanted = entry.run.teachers().iter().any(|t| {
             let absent = t.newest().is_none();
-            t.spec.name == teacher && !t.spec.trained && absent
+            t.spec.name == teacher && t.spec.source == Source::Fixed && absent
         });
         if !wanted {
             let refused = format!("{teacher} is no fixed teacher of this run, or was provided before");

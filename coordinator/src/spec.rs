@@ -1,7 +1,7 @@
 //! From a job to what the core knows of it.
 
-use retort_coordinator_core::spec::{Alpha, GroupKind, GroupSpec, Pace, RunSpec, TeacherSpec};
-use retort_job::{Gate, Group, Job, Schedule, Source, Strategy};
+use retort_coordinator_core::spec::{GroupKind, GroupSpec, Pace, RunSpec, Source, TeacherSpec, Which};
+use retort_job::{Group, Job, Strategy, Stream, Versions};
 
 /// Held-out evaluations over a run, about; each costs a pass over a few hundred samples.
 const EVALUATIONS: u64 = 40;
@@ -14,31 +14,19 @@ pub(crate) struct Data {
 }
 
 pub(crate) fn run_spec(id: String, job: &Job, data: Data) -> RunSpec {
-    let trained = |t: &retort_job::Teacher| matches!(t.source, Source::Trained { .. });
     let distillation = &job.distillation;
-    let gate = distillation.gate.unwrap_or_else(|| {
-        if job.teachers.iter().any(trained) {
-            Gate::Lead
-        } else {
-            Gate::None
-        }
-    });
     let groups = job
         .groups()
         .iter()
         .map(|g| group_spec(g, job, data.positions))
         .collect();
-    let teachers = job
-        .teachers
-        .iter()
-        // Without students nobody asks for soft targets: the teacher is trained and not served.
-        .filter(|_| !job.students.is_empty())
-        .map(|t| TeacherSpec {
-            name: t.name.clone(),
-            trained: trained(t),
-            replicas: t.replicas,
-        })
-        .collect();
+    // Where nobody learns, nobody asks for soft targets: a teacher is trained and not served.
+    let learns = |stream: &Stream| {
+        let mut groups = job.groups().into_iter();
+        groups.any(|g| g.teachers.iter().any(|m| m.name == stream.name))
+    };
+    let served = job.streams().into_iter().filter(learns);
+    let teachers = served.map(|s| teacher_spec(&s)).collect();
     RunSpec {
         id,
         dataset_digest: data.digest,
@@ -50,25 +38,34 @@ pub(crate) fn run_spec(id: String, job: &Job, data: Data) -> RunSpec {
         lease_ttl: millis(job.fleet.lease),
         heartbeat: millis(job.fleet.heartbeat),
         checkpoint_every: millis(job.fleet.checkpoint),
-        alpha: match distillation.alpha {
-            Schedule::Constant(value) => Alpha {
-                from: value,
-                to: value,
-                over: 1.0,
-            },
-            Schedule::Ramp(r) => Alpha {
-                from: r.from,
-                to: r.to,
-                over: r.over,
-            },
-        },
-        gate: gate == Gate::Lead,
+        gate: job.is_gated(),
         max_staleness: u64::from(distillation.max_staleness),
         pace: match distillation.pace {
             retort_job::Pace::Students => Pace::Students,
             retort_job::Pace::Lockstep => Pace::Lockstep,
             retort_job::Pace::Free => Pace::Free,
         },
+    }
+}
+
+fn teacher_spec(stream: &Stream) -> TeacherSpec {
+    let group = |of: &String, which| Source::Group {
+        of: of.clone(),
+        which,
+    };
+    TeacherSpec {
+        name: stream.name.clone(),
+        source: match &stream.versions {
+            Versions::Fixed => Source::Fixed,
+            Versions::Every(of) => group(of, Which::Every),
+            Versions::EpochEnds(of) => group(of, Which::EpochEnds),
+            Versions::Last(of) => group(of, Which::Last),
+            Versions::Average { of, decay } => Source::Average {
+                of: of.clone(),
+                decay: *decay,
+            },
+        },
+        replicas: stream.replicas,
     }
 }
 
@@ -79,10 +76,11 @@ fn group_spec(group: &Group, job: &Job, positions: u64) -> GroupSpec {
         retort_job::GroupKind::Baseline => GroupKind::Baseline,
     };
     // A teacher's round is its publishing interval, so that versions appear on time.
-    let round_steps = if group.publish_every > 0 {
-        group.publish_every
-    } else {
-        job.sync.every
+    let round_steps = match kind {
+        GroupKind::Teacher => group.publish_every,
+        // Whoever follows a student's versions does not make its rounds longer.
+        _ if group.publish_every > 0 => job.sync.every.min(group.publish_every),
+        _ => job.sync.every,
     };
     let steps = positions.div_ceil(u64::from(job.run.batch_size)) * u64::from(group.epochs);
     GroupSpec {
@@ -91,6 +89,7 @@ fn group_spec(group: &Group, job: &Job, positions: u64) -> GroupSpec {
         replicas: group.replicas,
         epochs: group.epochs,
         teachers: group.teachers.iter().map(|m| m.name.clone()).collect(),
+        alpha: group.alpha.clone(),
         round_steps,
         exchange: group.replicas > 1 && job.sync.strategy == Strategy::LocalSgd,
         publish_every: group.publish_every,

@@ -4,6 +4,7 @@ use retort_coordinator_core::group::Group;
 use retort_coordinator_core::ids::{Millis, Role};
 use retort_coordinator_core::round::Point;
 use retort_coordinator_core::run::{Member, Run};
+use retort_coordinator_core::spec::{GroupKind, Source, Which};
 use retort_coordinator_core::teacher::Teacher;
 use retort_proto::{pb, teacher_use};
 
@@ -132,16 +133,30 @@ fn teacher_status(run: &Run, teacher: &Teacher, now: Millis) -> pb::TeacherStatu
     };
     pb::TeacherStatus {
         name: teacher.spec.name.clone(),
-        source: if teacher.spec.trained {
-            "trained"
-        } else {
-            "checkpoint"
-        }
-        .into(),
+        source: source(run, &teacher.spec.source).into(),
         published: teacher.newest(),
         active: teacher.active,
         activations: teacher.activations,
         held_out_loss: teacher.active.and_then(|v| teacher.held_out(v)).map(|e| e.loss),
         servers: run.members().filter_map(server).collect(),
+    }
+}
+
+/// As a job calls it.
+fn source(run: &Run, source: &Source) -> &'static str {
+    match source {
+        Source::Fixed => "checkpoint",
+        Source::Average { .. } => "ema",
+        Source::Group {
+            of,
+            which: Which::Every,
+        } => {
+            let groups = &run.spec.groups;
+            let online = groups
+                .iter()
+                .any(|g| g.name == *of && g.kind == GroupKind::Teacher);
+            if online { "trained" } else { "peers" }
+        }
+        Source::Group { .. } => "snapshot",
     }
 }

@@ -12,8 +12,12 @@ use retort_coordinator_core::manifest::{FILE_NAME, FileDigest, Manifest};
 use retort_runtime::failpoint;
 use tracing::error;
 
+/// The weights of a version.
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// What they are the weights of.
+pub(crate) const CARD: &str = "model.json";
 /// Files that a version may hold.
-const FILES: [&str; 3] = ["model.safetensors", "model.json", "optimizer.bin"];
+const FILES: [&str; 3] = [WEIGHTS, CARD, "optimizer.bin"];
 
 /// Folder of one version below a data folder.
 pub fn checkpoint_dir(data_dir: &Path, run: &str, group: &str, version: u64) -> PathBuf {

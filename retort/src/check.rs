@@ -92,7 +92,7 @@ pub(crate) fn job_in(job: Job, base: PathBuf, file: &Path) -> Result<Checked, Fa
             )),
         }
     }
-    if checked.dataset.split(retort_data::Part::Validation).is_empty() && gated(&checked.job) {
+    if checked.dataset.split(retort_data::Part::Validation).is_empty() && checked.job.is_gated() {
         problems.push(Problem::new(
             "dataset.validation",
             0,
@@ -104,17 +104,6 @@ pub(crate) fn job_in(job: Job, base: PathBuf, file: &Path) -> Result<Checked, Fa
     } else {
         let file = file.to_owned();
         Err(Failure::input(retort_job::Error::Invalid { file, problems }))
-    }
-}
-
-fn gated(job: &Job) -> bool {
-    let trained = job
-        .teachers
-        .iter()
-        .any(|t| matches!(t.source, Source::Trained { .. }));
-    match job.distillation.gate {
-        Some(gate) => gate == retort_job::Gate::Lead,
-        None => trained && !job.students.is_empty(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use retort_data::{Dataset, Part};
-use retort_job::{GroupKind, Source};
+use retort_job::{GroupKind, Versions};
 use retort_models::{Card, Choice, Classifier, Export};
 use retort_proto::pb;
 use tonic::transport::Channel;
@@ -60,6 +60,10 @@ pub(crate) async fn gather(
             (&inputs, &labels),
         )?);
     }
+    for average in averages(checked) {
+        let export = patiently(|| fetch(channel.clone(), &status.run, &average)).await?;
+        models.push(measure(checked, (average, None), export, (&inputs, &labels))?);
+    }
     for (name, export) in &checked.fixed {
         let export = Export {
             card: export.card.clone(),
@@ -73,6 +77,24 @@ pub(crate) async fn gather(
         )?);
     }
     Ok(Finished { status, models })
+}
+
+/// Averages that somebody learned from: the coordinator made them.
+fn averages(checked: &Checked) -> Vec<String> {
+    let groups = checked.job.groups();
+    let learns = |name: &str| groups.iter().any(|g| g.teachers.iter().any(|m| m.name == name));
+    let streams = checked.job.streams().into_iter();
+    let made = streams.filter(|s| matches!(s.versions, Versions::Average { .. }) && learns(&s.name));
+    made.map(|s| s.name).collect()
+}
+
+/// The model that a stream ended with: its own, or that of the group whose states it was.
+fn model_of(checked: &Checked, stream: &str) -> String {
+    let found = checked.job.streams().into_iter().find(|s| s.name == stream);
+    match found.map(|s| s.versions) {
+        Some(Versions::Last(of) | Versions::EpochEnds(of)) => of,
+        _ => stream.to_owned(),
+    }
 }
 
 async fn fetch(channel: Channel, run: &str, group: &str) -> Result<Export, Failure> {
@@ -275,9 +297,9 @@ fn compose(
         .collect::<Result<Vec<_>, _>>()?;
     let teachers: Vec<report::Teacher> = checked
         .job
-        .teachers
+        .streams()
         .iter()
-        .map(|t| teacher(finished, t, audit))
+        .map(|t| teacher(checked, finished, t, audit))
         .collect();
     let groups = || student_groups(finished);
     let ledgers = || groups().filter_map(|g| g.ledger);
@@ -351,7 +373,9 @@ fn student(
         .find(|s| s.name == base)
         .context("a group of a student")?;
     // Agreement is with the first teacher of the mixture, for the baseline as well.
-    let teacher = config.teachers.first().map(|m| m.name.as_str());
+    let learner = checked.job.group(&config.name);
+    let teacher = learner.and_then(|g| Some(model_of(checked, &g.teachers.first()?.name)));
+    let teacher = teacher.as_deref();
     let classes = checked.dataset.classes();
     let mut comparisons: Vec<Comparison> = Vec::new();
     if let Some(teacher) = teacher {
@@ -392,8 +416,14 @@ fn student(
     })
 }
 
-fn teacher(finished: &[Finished], teacher: &retort_job::Teacher, audit: &report::Audit) -> report::Teacher {
+fn teacher(
+    checked: &Checked,
+    finished: &[Finished],
+    teacher: &retort_job::Stream,
+    audit: &report::Audit,
+) -> report::Teacher {
     let name = &teacher.name;
+    let model = model_of(checked, name);
     let statuses = || {
         finished
             .iter()
@@ -411,13 +441,13 @@ fn teacher(finished: &[Finished], teacher: &retort_job::Teacher, audit: &report:
             versions.len() as u64
         })
         .sum();
-    let first = models(finished, name).next();
+    let first = models(finished, &model).next();
     // A teacher that nobody was taught by was not served: its versions are the published ones.
     let published = finished
         .iter()
         .flat_map(|f| f.status.groups.iter().filter(|g| g.name == *name));
-    let versions = match &teacher.source {
-        Source::Trained { .. } if statuses().next().is_none() => {
+    let versions = match &teacher.versions {
+        Versions::Every(_) if statuses().next().is_none() => {
             published.filter_map(|g| g.version).map(|v| v + 1).sum()
         }
         _ => statuses().map(|t| t.activations).sum(),
@@ -426,7 +456,7 @@ fn teacher(finished: &[Finished], teacher: &retort_job::Teacher, audit: &report:
         name: name.clone(),
         parameters: first.map_or(0, |m| m.export.card.parameters as u64),
         bytes: first.map_or(0, |m| m.export.weights.len() as u64),
-        test_accuracy: metric(finished, name, |m| m.test.accuracy),
+        test_accuracy: metric(finished, &model, |m| m.test.accuracy),
         versions,
         versions_trained_on: trained_on,
     }
@@ -457,7 +487,7 @@ fn soft_targets(checked: &Checked, finished: &[Finished]) -> report::SoftTargets
                 .sum()
         }),
         encoding: used.then(|| encoding.to_string()),
-        temperature: used.then_some(checked.job.distillation.temperature),
+        temperature: used.then(|| checked.job.distillation.temperature.at(1.0)),
         max_staleness_seen: totals.iter().map(|t| t.max_staleness).max().filter(|_| used),
         teacher_gradient_share: (taught > 0)
             .then(|| totals.iter().map(|t| t.gradient_share).sum::<f64>() / taught as f64),

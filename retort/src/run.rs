@@ -209,10 +209,13 @@ fn seeds(checked: &Checked, count: Option<u32>) -> Vec<u64> {
 }
 
 fn teacher_servers(checked: &Checked) -> usize {
-    if checked.job.students.is_empty() {
-        return 0;
-    }
-    checked.job.teachers.iter().map(|t| t.replicas as usize).sum()
+    let groups = checked.job.groups();
+    let learns = |stream: &retort_job::Stream| {
+        let mut learners = groups.iter().flat_map(|g| &g.teachers);
+        learners.any(|m| m.name == stream.name)
+    };
+    let served = checked.job.streams().into_iter().filter(learns);
+    served.map(|s| s.replicas as usize).sum()
 }
 
 /// The output folder: the one asked for, or a new one below `retort-runs`.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use retort_coordinator_core::run::Endpoints;
 use retort_data::order::Grid;
+use retort_data::schedule::Schedule;
 use retort_runtime::{OnError, TaskGroup};
 use retort_student_worker_core::BlockId;
 use tokio::sync::mpsc;
@@ -34,7 +35,8 @@ pub(crate) struct Terms {
     pub(crate) reader: String,
     pub(crate) group: String,
     pub(crate) dataset_digest: String,
-    pub(crate) temperature: f64,
+    pub(crate) temperature: Schedule,
+    pub(crate) epochs: u32,
     pub(crate) encoding: retort_codec::Encoding,
     pub(crate) grid: Grid,
     pub(crate) classes: usize,
@@ -42,6 +44,13 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
+    /// What softens the answer for a block: a function of its place, the same for all who train on it.
+    pub(crate) fn temperature(&self, id: BlockId) -> f64 {
+        let place = u64::from(id.epoch) * self.grid.positions + self.grid.range(id.block).start;
+        let all = u64::from(self.epochs) * self.grid.positions;
+        self.temperature.at(place as f64 / all.max(1) as f64)
+    }
+
     fn samples(&self, id: BlockId) -> u64 {
         let range = self.grid.range(id.block);
         range.end - range.start

@@ -52,7 +52,6 @@ pub(crate) struct Part {
     pub(crate) order: Order,
     /// Decides the initial weights: a baseline starts from the same ones as its student.
     pub(crate) init_seed: u64,
-    pub(crate) temperature: f64,
     pub(crate) encoding: Encoding,
     pub(crate) combine: Combine,
     pub(crate) weights: Weights,
@@ -87,7 +86,6 @@ impl Part {
                 classes: dataset.classes(),
                 preprocessing: Preprocessing { mean, std },
             },
-            temperature: group.temperature,
             encoding: distillation.encoding(dataset.classes()),
             combine: distillation.combine,
             weights: distillation.weights,
@@ -96,6 +94,14 @@ impl Part {
             order,
             init_seed: retort_data::rng::key(&key),
         })
+    }
+
+    /// At a place in the order of all epochs.
+    pub(crate) fn learning_rate(&self, epoch: u32, position: u64) -> f64 {
+        let (all, epochs) = (self.order.len(), u64::from(self.group.epochs));
+        let place = u64::from(epoch) * all + position;
+        let progress = place as f64 / (all * epochs).max(1) as f64;
+        self.group.optimizer.learning_rate.at(progress)
     }
 
     /// The model card that travels with every version, as JSON.

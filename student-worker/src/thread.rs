@@ -22,6 +22,8 @@ const QUEUE: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) targets: retort_codec::Targets,
+    /// T that they were softened with.
+    pub(crate) temperature: f32,
     /// Size on the wire.
     pub(crate) bytes: u64,
 }
@@ -111,7 +113,7 @@ struct Owner {
 
 fn new_trainer(part: &Part) -> Result<Box<dyn Trainer>, Error> {
     let device = part.group.device.0.parse()?;
-    let trainer = BurnTrainer::new(&part.spec, part.group.optimizer, part.init_seed, device)?;
+    let trainer = BurnTrainer::new(&part.spec, part.group.optimizer.clone(), part.init_seed, device)?;
     Ok(Box::new(trainer))
 }
 
@@ -239,6 +241,7 @@ impl Owner {
             labels,
             soft: None,
             alpha,
+            learning_rate: self.part.learning_rate(epoch, positions.positions.start),
         })
     }
 
@@ -261,9 +264,10 @@ impl Owner {
                 targets: &frame.targets,
             })
             .collect();
-        if voices.is_empty() {
+        // All frames of a block are softened alike.
+        let Some((_, _, first_frame)) = positions.frames.first() else {
             return Ok(None);
-        }
+        };
         let rule = Rule {
             combine: self.part.combine,
             weights: self.part.weights,
@@ -272,7 +276,7 @@ impl Owner {
         let first = positions.first_row as usize;
         Ok(Some(SoftTargets {
             targets: rule.mix(&voices, first..first + labels.len(), labels)?,
-            temperature: self.part.temperature as f32,
+            temperature: first_frame.temperature,
         }))
     }
 }

@@ -348,12 +348,13 @@ impl Stream {
     ) -> Result<(Arc<Targets>, bytes::Bytes), pb::ItemError> {
         use pb::item_error::Code;
         let inputs = self.check(want, samples)?;
+        let terms = self.terms_of(want)?;
         for _ in 0..VERSION_TRIES {
             let version = self.version(want).await?;
             if inputs.is_none()
-                && let Some(targets) = self.replay(want, version)
+                && let Some(targets) = self.replay(want, version, terms)
             {
-                return self.frame(targets, None).await;
+                return self.frame(targets, terms, None).await;
             }
             let classes = self.serving.device.versions.borrow().classes;
             let key = Key {
@@ -365,7 +366,7 @@ impl Stream {
                     Some(_) => retort_data::rng::key(&[self.source, self.reader, want.id]),
                 },
                 version,
-                terms: (classes > KEPT_CLASSES).then_some(self.terms),
+                terms: (classes > KEPT_CLASSES).then_some(terms),
             };
             let ask = Ask {
                 key,
@@ -376,7 +377,7 @@ impl Stream {
                 within: Duration::from_millis(want.within_ms.into()),
             };
             let later = match self.serving.device.requests.ask(ask, Instant::now()) {
-                Asked::Here(targets) => return self.frame(targets, Some(key)).await,
+                Asked::Here(targets) => return self.frame(targets, terms, Some(key)).await,
                 Asked::Later(later) => later,
                 Asked::Overloaded(wait) => {
                     return Err(pb::ItemError {
@@ -387,7 +388,7 @@ impl Stream {
                 }
             };
             match later.await {
-                Ok(Ok(targets)) => return self.frame(targets, Some(key)).await,
+                Ok(Ok(targets)) => return self.frame(targets, terms, Some(key)).await,
                 // It was dropped while the want waited: the one that serves now answers.
                 Ok(Err(ScoreError::Version(_))) if want.exact.is_none() => {}
                 Ok(Err(e)) => {
@@ -434,6 +435,19 @@ impl Stream {
         Ok(Some(values.collect()))
     }
 
+    /// How the answer is softened and encoded.
+    fn terms_of(&self, want: &pb::Want) -> Result<Terms, pb::ItemError> {
+        let Some(temperature) = want.temperature else {
+            return Ok(self.terms);
+        };
+        let softens = temperature as f32;
+        if softens.is_finite() && softens > 0.0 {
+            return Ok(Terms::new(softens, self.terms.encoding));
+        }
+        let text = format!("temperature = {temperature}: finite and > 0");
+        Err(failed(pb::item_error::Code::Invalid, text))
+    }
+
     /// The version that answers, once it is here.
     async fn version(&self, want: &pb::Want) -> Result<u64, pb::ItemError> {
         let mut versions = self.serving.device.versions.clone();
@@ -453,22 +467,22 @@ impl Stream {
     }
 
     /// What an earlier run recorded.
-    fn replay(&self, want: &pb::Want, version: u64) -> Option<Arc<Targets>> {
+    fn replay(&self, want: &pb::Want, version: u64, terms: Terms) -> Option<Arc<Targets>> {
         let store = self.serving.store.get()?;
         let places = self.serving.device.blocks.places(want.epoch, want.block);
-        let frame = store.gather(self.terms, places.map(|(_, sample)| sample))?;
+        let frame = store.gather(terms, places.map(|(_, sample)| sample))?;
         self.serving.device.requests.replayed();
         let classes = self.serving.device.versions.borrow().classes;
-        Some(Arc::new(Targets::replayed(version, classes, self.terms, frame)))
+        Some(Arc::new(Targets::replayed(version, classes, terms, frame)))
     }
 
     /// Keeps a fresh frame for later epochs and runs.
-    fn record(&self, targets: &Arc<Targets>, key: &Key, frame: &bytes::Bytes) {
+    fn record(&self, targets: &Arc<Targets>, (key, terms): (&Key, Terms), frame: &bytes::Bytes) {
         if key.source != self.source || self.serving.store.get().is_none() {
             return;
         }
         let (serving, targets, frame) = (self.serving.clone(), targets.clone(), frame.clone());
-        let (terms, epoch, block) = (self.terms, key.epoch, key.block);
+        let (epoch, block) = (key.epoch, key.block);
         tokio::task::spawn_blocking(move || {
             if let Some(store) = serving.store.get() {
                 let places = serving.device.blocks.places(epoch, block);
@@ -479,13 +493,13 @@ impl Stream {
         });
     }
 
-    /// The block's frame on this stream's terms.
+    /// The block's frame on these terms.
     async fn frame(
         &self,
         targets: Arc<Targets>,
+        terms: Terms,
         key: Option<Key>,
     ) -> Result<(Arc<Targets>, bytes::Bytes), pb::ItemError> {
-        let terms = self.terms;
         let made = if targets.work(terms) <= INLINE_VALUES {
             targets.frame(terms)
         } else {
@@ -496,7 +510,7 @@ impl Stream {
         let (frame, fresh) = made.map_err(|e| failed(pb::item_error::Code::Internal, e))?;
         if fresh && let Some(key) = key {
             self.serving.device.requests.grown(&key);
-            self.record(&targets, &key, &frame);
+            self.record(&targets, (&key, terms), &frame);
         }
         Ok((targets, frame))
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use retort_client::{Backoff, FileError};
 use retort_data::order::{Grid, Order};
-use retort_job::{Distillation, Job, Source, Teacher};
+use retort_job::{Distillation, Job};
 use retort_models::Card;
 use retort_proto::{PROTOCOL, pb};
 use retort_runtime::{OnError, TaskGroup, registration_number};
@@ -142,8 +142,8 @@ impl Membership {
             .session
             .clone()
             .context("registration without a session")?;
-        let teacher = job.teachers.iter().find(|t| t.name == registered.part);
-        let choice = teacher.map(|t| t.device.0.clone()).unwrap_or_default();
+        let stream = job.streams().into_iter().find(|s| s.name == registered.part);
+        let choice = stream.as_ref().map(|s| s.device.0.clone()).unwrap_or_default();
         let span = info_span!("serve", run = offered.run, teacher = registered.part);
         let serving = match same_run.filter(|s| s.teacher == registered.part) {
             Some(serving) => serving,
@@ -162,10 +162,7 @@ impl Membership {
                 })
             }
         };
-        let recorder = teacher.and_then(|t| match &t.source {
-            Source::Checkpoint { store, .. } => store.as_ref().map(|folder| self.recorder(&job, t, folder)),
-            Source::Trained { .. } => None,
-        });
+        let recorder = stream.and_then(|s| Some(self.recorder(&job, &s.name, s.store.as_ref()?)));
         *kept = Some(serving.clone());
         self.serving.send_replace(Some(serving.clone()));
         let mut served = Served {
@@ -191,13 +188,14 @@ impl Membership {
         .await
     }
 
-    fn recorder(&self, job: &Job, teacher: &Teacher, folder: &Path) -> Recorder {
+    fn recorder(&self, job: &Job, stream: &str, folder: &Path) -> Recorder {
         let groups = job.groups().into_iter();
-        let learns = groups.filter(|g| g.teachers.iter().any(|m| m.name == teacher.name));
+        let learns = groups.filter(|g| g.teachers.iter().any(|m| m.name == stream));
         Recorder {
             folder: self.config.base.join(folder),
             distillation: job.distillation.clone(),
-            temperatures: learns.map(|g| g.temperature as f32).collect(),
+            // Constant, or the job would have been refused.
+            temperatures: learns.map(|g| g.temperature.at(0.0) as f32).collect(),
         }
     }
 

@@ -25,8 +25,10 @@ use crate::lease::{Answer, Reason};
 use crate::names::ByName;
 use crate::record::Key;
 use crate::round::{Claim, ClosedRound, RoundPlan, Start};
-use crate::spec::RunSpec;
+use crate::spec::{RunSpec, Source};
 use crate::teacher::Teacher;
+
+pub use versions::Average;
 
 /// Events kept for the status; the oldest go first.
 const EVENT_LIMIT: usize = 256;
@@ -289,7 +291,7 @@ impl Run {
             .map(|g| Group::new(g.clone(), spec.positions))
             .collect();
         let teachers: Vec<Teacher> = spec.teachers.iter().map(|t| Teacher::new(t.clone())).collect();
-        let state = if teachers.iter().all(|t| t.spec.trained) {
+        let state = if teachers.iter().all(|t| t.spec.source != Source::Fixed) {
             State::Running
         } else {
             State::Waiting

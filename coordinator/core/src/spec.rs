@@ -1,5 +1,7 @@
 //! What a run consists of, as the deciding code sees it: names and numbers only.
 
+use retort_data::schedule::Schedule;
+
 /// A run's plan. Derived from the job file by the coordinator's shell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunSpec {
@@ -23,32 +25,12 @@ pub struct RunSpec {
     pub heartbeat: u64,
     /// A student's state is published at least this often, ms.
     pub checkpoint_every: u64,
-    /// Alpha by progress.
-    pub alpha: Alpha,
     /// Whether alpha is multiplied by the teacher's measured lead.
     pub gate: bool,
     /// Oldest version a student may train on, in versions behind the active one.
     pub max_staleness: u64,
     /// How teachers and students wait for each other.
     pub pace: Pace,
-}
-
-/// Linear from `from` to `to` over the first `over` share of the run.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Alpha {
-    /// At the start.
-    pub from: f64,
-    /// From `over` on.
-    pub to: f64,
-    /// Share of the run, > 0; a constant has `from == to`.
-    pub over: f64,
-}
-
-impl Alpha {
-    /// Value after `progress` (0..=1) of the run.
-    pub fn at(&self, progress: f64) -> f64 {
-        self.from + (self.to - self.from) * (progress / self.over).clamp(0.0, 1.0)
-    }
 }
 
 /// How a teacher group's progress is tied to its students'.
@@ -97,6 +79,8 @@ pub struct GroupSpec {
     pub epochs: u32,
     /// Teachers it learns from.
     pub teachers: Vec<String>,
+    /// Share of the soft loss by progress, within 0..=1.
+    pub alpha: Schedule,
     /// Optimizer steps of each replica per round.
     pub round_steps: u32,
     /// Whether contributions carry weights.
@@ -110,10 +94,60 @@ pub struct GroupSpec {
 /// One teacher.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TeacherSpec {
-    /// Unique in the run.
+    /// Unique among teachers. An online teacher, and a student that teaches others, has its group's name.
     pub name: String,
-    /// True: the group of the same name makes its versions; false: a provided checkpoint.
-    pub trained: bool,
+    /// Where its versions come from.
+    pub source: Source,
     /// Servers wanted.
     pub replicas: u32,
+}
+
+/// Where a teacher's versions come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// One checkpoint, provided before the run starts.
+    Fixed,
+    /// A group's own versions, by their numbers.
+    Group {
+        /// The group.
+        of: String,
+        /// Which of its versions.
+        which: Which,
+    },
+    /// A moving average of a group's versions, made anew with each of them under the same number.
+    Average {
+        /// The group.
+        of: String,
+        /// How much of the average a step of the group leaves as it was, within 0..1.
+        decay: f64,
+    },
+}
+
+/// Which versions of a group teach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    Every,
+    /// The initial state and the state at the end of each epoch.
+    EpochEnds,
+    /// The state at the end of its last epoch.
+    Last,
+}
+
+impl Source {
+    /// The group whose versions it follows; `None`: it is fixed.
+    pub fn of(&self) -> Option<&str> {
+        match self {
+            Self::Fixed => None,
+            Self::Group { of, .. } | Self::Average { of, .. } => Some(of),
+        }
+    }
+
+    /// The group whose files its versions are; `None`: it has files of its own.
+    pub fn files_of(&self) -> Option<&str> {
+        match self {
+            Self::Group { of, .. } => Some(of),
+            Self::Fixed | Self::Average { .. } => None,
+        }
+    }
 }

@@ -63,6 +63,8 @@ pub struct Teacher {
     /// A student that had not acknowledged the floor when it was last looked for: while it has not,
     /// the others need not be asked.
     lagging: Option<String>,
+    /// An average could not be made: none is asked for before this.
+    pub average_after: Option<Millis>,
     /// Live servers by worker.
     pub servers: BTreeMap<String, Server>,
 }
@@ -112,6 +114,7 @@ impl Teacher {
             next: None,
             asked_at: Millis(0),
             lagging: None,
+            average_after: None,
             servers: BTreeMap::new(),
         }
     }
@@ -139,7 +142,7 @@ impl Teacher {
             self.by_index.entry(*index).or_insert(*version);
         }
         if self.active > newest {
-            self.active = newest;
+            self.active = self.newest();
             self.next = None;
         }
         let oldest = self.active.map_or(0, |a| a.saturating_sub(max_staleness));
@@ -147,7 +150,7 @@ impl Teacher {
         for server in self.servers.values_mut() {
             server.staged.retain(|v| !gone.contains(v));
             server.asked.retain(|v| !gone.contains(v));
-            server.active = server.active.min(newest);
+            server.active = server.active.min(self.active);
         }
         gone
     }
@@ -312,6 +315,7 @@ impl Teacher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::{Source, Which};
 
     const GRACE: u64 = 1_000;
     const NOW: (Millis, u64) = (Millis(0), GRACE);
@@ -334,7 +338,10 @@ mod tests {
     fn teacher() -> Teacher {
         let mut t = Teacher::new(TeacherSpec {
             name: "t".into(),
-            trained: true,
+            source: Source::Group {
+                of: "t".into(),
+                which: Which::Every,
+            },
             replicas: 1,
         });
         t.publish(0, 0, None);

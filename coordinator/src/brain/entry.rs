@@ -8,17 +8,17 @@ use retort_coordinator_core::ids::{Millis, Refusal, Session};
 use retort_coordinator_core::lease::{Answer, Reason};
 use retort_coordinator_core::manifest::{Cut, FORMAT, Manifest};
 use retort_coordinator_core::round::{ClosedRound, Evaluation, RoundPlan, Ticket, Work};
-use retort_coordinator_core::run::{Command, Message, Run};
-use retort_coordinator_core::spec::GroupKind;
+use retort_coordinator_core::run::{Average, Command, Message, Run};
+use retort_coordinator_core::spec::{GroupKind, Source};
 use retort_proto::pb;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 use tracing::{debug, warn};
 
-use super::{Effect, Submission};
-use crate::average::{Weighted, average};
+use super::{Effect, KEEP_EXTRA, Submission};
+use crate::average::{Weighted, average, blend};
 use crate::services::refusal;
-use crate::store::Staged;
+use crate::store::{CARD, Staged, Store, WEIGHTS};
 
 /// A merge that may still be computed.
 pub(crate) type Merging = watch::Receiver<Option<Result<Bytes, Status>>>;
@@ -279,6 +279,15 @@ impl Entry {
         }));
     }
 
+    /// Of versions that no group made.
+    fn kind_of(&self, teacher: &str) -> &'static str {
+        let found = self.run.spec.teachers.iter().find(|t| t.name == teacher);
+        match found.map(|t| &t.source) {
+            Some(Source::Average { .. }) => "average",
+            _ => "fixed",
+        }
+    }
+
     /// Answers parked contributions whose session has ended.
     fn drop_orphans(&mut self, effects: &mut Vec<Effect>) {
         let run = &self.run;
@@ -294,6 +303,45 @@ impl Entry {
                 effects.push(refuse(parked.reply, ended));
             }
         }
+    }
+
+    /// Makes an average of a group's versions durable, like a version of its own.
+    pub(super) fn make_average(&mut self, due: &Average, (store, id): (&Store, u64)) -> anyhow::Result<()> {
+        let run = self.submission.id.clone();
+        let read = |name: &str, version: u64, file: &str| {
+            let read = store.read((&run, name), Some(version), file);
+            read.map(|(_, bytes, _)| bytes)
+        };
+        let steps = |name: &str, version: u64| {
+            let manifest = store.manifest(&run, name, version);
+            manifest.map(|(_, manifest)| manifest.steps)
+        };
+        let newest = read(&due.of, due.version, WEIGHTS)?;
+        let to = steps(&due.of, due.version)?;
+        let weights = match due.before {
+            None => newest,
+            Some(before) => {
+                let kept = due.kept(steps(&due.teacher, before)?, to);
+                blend(&read(&due.teacher, before, WEIGHTS)?, &newest, kept)?.into()
+            }
+        };
+        let files = [(WEIGHTS, weights), (CARD, read(&due.of, due.version, CARD)?)];
+        let files =
+            files.map(|(name, bytes)| (name.to_owned(), blake3::hash(&bytes).to_hex().to_string(), bytes));
+        let staged = store.stage(id, &files)?;
+        let ticket = Ticket {
+            group: due.teacher.clone(),
+            version: due.version,
+            steps: to,
+            ..Ticket::default()
+        };
+        let hash = store.commit(&staged, &self.manifest(&ticket, &staged, None))?;
+        self.parents.insert(due.teacher.clone(), hash);
+        let teacher = self.run.teachers().iter().find(|t| t.spec.name == due.teacher);
+        let serves = teacher.and_then(|t| t.active).unwrap_or(due.version);
+        let keep = self.run.spec.max_staleness + KEEP_EXTRA;
+        store.prune(&run, &due.teacher, serves.saturating_sub(keep));
+        Ok(())
     }
 
     pub(super) fn manifest(
@@ -316,7 +364,9 @@ impl Entry {
             format: FORMAT,
             run: spec.id.clone(),
             group: ticket.group.clone(),
-            kind: group.map_or("fixed", |g| GroupKind::name(g.kind)).to_owned(),
+            kind: group
+                .map_or_else(|| self.kind_of(&ticket.group), |g| GroupKind::name(g.kind))
+                .to_owned(),
             version: ticket.version,
             parent: self.parents.get(&ticket.group).cloned(),
             steps: ticket.steps,

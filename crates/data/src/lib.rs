@@ -7,6 +7,7 @@
 //!
 //! * [`DatasetConfig`] is the `[dataset]` part of a job; [`load`] turns it into a [`Dataset`].
 //! * [`order`] maps the positions of an epoch to samples without a table and cuts them into blocks.
+//! * [`schedule`] has values that change along that order.
 //! * [`ranges`] holds exact sets of positions: what is leased, acknowledged, merged or durable.
 //!
 //! It reads local files and nothing else, and must never depend on an async runtime, a network stack or a tensor
@@ -20,6 +21,7 @@ mod mnist1d;
 pub mod order;
 pub mod ranges;
 pub mod rng;
+pub mod schedule;
 mod split;
 mod view;
 

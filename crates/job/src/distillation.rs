@@ -12,8 +12,9 @@ use crate::Schedule;
 #[serde(default, deny_unknown_fields)]
 pub struct Distillation {
     pub loss: Loss,
-    /// Softens teacher and student alike, > 0; an exported model always runs at 1.
-    pub temperature: f64,
+    /// Softens teacher and student alike, > 0; an exported model always runs at 1. A schedule's progress is the place of
+    /// a block in the order of all epochs.
+    pub temperature: Schedule,
     /// Share of the soft loss in `(1 - alpha) CE + alpha T² KL`, within 0..=1.
     pub alpha: Schedule,
     /// Unset: `lead` where a teacher is still learning, `none` where all are fixed.
@@ -33,7 +34,7 @@ impl Default for Distillation {
     fn default() -> Self {
         Self {
             loss: Loss::Kd,
-            temperature: 4.0,
+            temperature: Schedule::Constant(4.0),
             alpha: Schedule::Constant(0.9),
             gate: None,
             max_staleness: 2,

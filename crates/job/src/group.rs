@@ -2,23 +2,35 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Device, Job, Mixture, Model, OnMissing, Source};
+use crate::{Device, Job, Mixture, Model, OnMissing, Schedule, Source, Student, Teacher};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OptimizerKind {
+    /// Weight decay is added to the gradient (L2), as PyTorch's `Adam` does.
     #[default]
     Adam,
-    /// With momentum 0.9.
+    /// Weight decay is taken off the weights, apart from the gradient. Loshchilov and Hutter 2019,
+    /// <https://arxiv.org/abs/1711.05101>.
+    Adamw,
+    /// With momentum.
     Sgd,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// How a group steps. Weight decay leaves biases and norms alone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
     pub kind: OptimizerKind,
-    pub learning_rate: f64,
+    pub learning_rate: Schedule,
     pub weight_decay: f64,
+    /// Of SGD.
+    pub momentum: f64,
+    /// Largest norm of a step's gradient.
+    pub clip_norm: Option<f64>,
 }
+
+/// SGD's momentum unless given.
+const MOMENTUM: f64 = 0.9;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -40,9 +52,12 @@ pub struct Group {
     pub optimizer: Optimizer,
     pub replicas: u32,
     pub epochs: u32,
+    /// The streams that it learns from.
     pub teachers: Vec<Mixture>,
+    /// Share of the soft loss; the gate multiplies a student's.
+    pub alpha: Schedule,
     /// Softens the group's logits and its teachers' alike.
-    pub temperature: f64,
+    pub temperature: Schedule,
     pub on_missing: OnMissing,
     pub device: Device,
     /// Optimizer steps between published versions; 0: at the end of each epoch only.
@@ -62,79 +77,100 @@ pub(crate) const BASELINE_SUFFIX: &str = "@alone";
 impl Job {
     /// All groups of the job: online teachers, students, then baselines.
     pub fn groups(&self) -> Vec<Group> {
-        let teachers = self.teachers.iter().filter_map(|t| match &t.source {
-            Source::Trained {
-                learning_rate,
-                optimizer,
-                weight_decay,
-                publish_every,
-                epochs,
-            } => Some(Group {
-                name: t.name.clone(),
-                kind: GroupKind::Teacher,
-                model: t.model.clone()?,
-                optimizer: Optimizer {
-                    kind: *optimizer,
-                    learning_rate: *learning_rate,
-                    weight_decay: *weight_decay,
-                },
-                replicas: 1,
-                epochs: epochs.unwrap_or(self.run.epochs),
-                teachers: Vec::new(),
-                temperature: self.distillation.temperature,
-                on_missing: OnMissing::Wait,
-                device: t.device.clone(),
-                publish_every: *publish_every,
-            }),
-            Source::Checkpoint { .. } => None,
-        });
-        let students = self.students.iter().map(|s| Group {
-            name: s.name.clone(),
-            kind: GroupKind::Student,
-            model: s.model.clone(),
-            optimizer: Optimizer {
-                kind: s.optimizer,
-                learning_rate: s.learning_rate,
-                weight_decay: s.weight_decay,
-            },
-            replicas: s.replicas,
-            epochs: self.run.epochs,
-            teachers: s.teachers.clone(),
-            temperature: s.temperature.unwrap_or(self.distillation.temperature),
-            on_missing: s.on_missing,
-            device: s.device.clone(),
-            publish_every: 0,
-        });
+        let teachers = self.teachers.iter().filter_map(|t| self.online_teacher(t));
+        let students = self.students.iter().map(|s| self.student(s));
         let mut groups: Vec<Group> = teachers.chain(students).collect();
         if self.run.baseline {
-            let baselines: Vec<Group> = self
-                .students
-                .iter()
-                .filter(|s| !s.teachers.is_empty())
-                .map(|s| Group {
-                    name: format!("{}{BASELINE_SUFFIX}", s.name),
-                    kind: GroupKind::Baseline,
-                    model: s.model.clone(),
-                    optimizer: Optimizer {
-                        kind: s.optimizer,
-                        learning_rate: s.baseline_learning_rate.unwrap_or(s.learning_rate),
-                        weight_decay: s.weight_decay,
-                    },
-                    replicas: s.replicas,
-                    epochs: self.run.epochs,
-                    teachers: Vec::new(),
-                    temperature: self.distillation.temperature,
-                    on_missing: OnMissing::Wait,
-                    device: s.device.clone(),
-                    publish_every: 0,
-                })
-                .collect();
-            groups.extend(baselines);
+            let taught = self.students.iter().filter(|s| !s.teachers.is_empty());
+            groups.extend(taught.map(|s| self.baseline(s)));
         }
         groups
     }
 
     pub fn group(&self, name: &str) -> Option<Group> {
         self.groups().into_iter().find(|g| g.name == name)
+    }
+
+    fn online_teacher(&self, t: &Teacher) -> Option<Group> {
+        let Source::Trained {
+            learning_rate,
+            optimizer,
+            weight_decay,
+            momentum,
+            clip_norm,
+            publish_every,
+            epochs,
+            teachers,
+            alpha,
+        } = &t.source
+        else {
+            return None;
+        };
+        Some(Group {
+            name: t.name.clone(),
+            kind: GroupKind::Teacher,
+            model: t.model.clone()?,
+            optimizer: Optimizer {
+                kind: *optimizer,
+                learning_rate: learning_rate.clone(),
+                weight_decay: *weight_decay,
+                momentum: momentum.unwrap_or(MOMENTUM),
+                clip_norm: *clip_norm,
+            },
+            replicas: 1,
+            epochs: epochs.unwrap_or(self.run.epochs),
+            teachers: self.by_stream(teachers),
+            alpha: alpha.clone(),
+            temperature: self.distillation.temperature.clone(),
+            on_missing: OnMissing::Wait,
+            device: t.device.clone(),
+            publish_every: *publish_every,
+        })
+    }
+
+    fn student(&self, s: &Student) -> Group {
+        let distillation = &self.distillation;
+        Group {
+            name: s.name.clone(),
+            kind: GroupKind::Student,
+            model: s.model.clone(),
+            optimizer: Optimizer {
+                kind: s.optimizer,
+                learning_rate: s.learning_rate.clone(),
+                weight_decay: s.weight_decay,
+                momentum: s.momentum.unwrap_or(MOMENTUM),
+                clip_norm: s.clip_norm,
+            },
+            replicas: s.replicas,
+            epochs: self.run.epochs,
+            teachers: self.by_stream(&s.teachers),
+            alpha: distillation.alpha.clone(),
+            temperature: s
+                .temperature
+                .clone()
+                .unwrap_or_else(|| distillation.temperature.clone()),
+            on_missing: s.on_missing,
+            device: s.device.clone(),
+            publish_every: self.publish_every(&s.name),
+        }
+    }
+
+    /// The same student without teachers.
+    fn baseline(&self, s: &Student) -> Group {
+        let student = self.student(s);
+        let rate = s.baseline_learning_rate.as_ref();
+        Group {
+            name: format!("{}{BASELINE_SUFFIX}", s.name),
+            kind: GroupKind::Baseline,
+            optimizer: Optimizer {
+                learning_rate: rate.unwrap_or(&s.learning_rate).clone(),
+                ..student.optimizer
+            },
+            teachers: Vec::new(),
+            temperature: self.distillation.temperature.clone(),
+            on_missing: OnMissing::Wait,
+            publish_every: 0,
+            ..student
+        }
     }
 }

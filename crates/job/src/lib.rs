@@ -8,14 +8,16 @@ mod distillation;
 mod group;
 mod model;
 mod parse;
-mod schedule;
+mod sources;
+mod stream;
 mod validate;
 
 pub use distillation::{Combine, Distillation, Encoding, Gate, Loss, Pace, Weights};
 pub use group::{Group, GroupKind, Optimizer, OptimizerKind};
 pub use model::{Architecture, Model};
 pub use parse::{Error, Problem, parse, read};
-pub use schedule::Schedule;
+pub use retort_data::schedule::Schedule;
+pub use stream::{Stream, Versions};
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +41,18 @@ pub struct Job {
     pub sync: Sync,
     #[serde(default)]
     pub fleet: Fleet,
+}
+
+impl Job {
+    /// Alpha follows the lead of the teachers: where the job says so, or some teacher of a student is still learning
+    /// from labels.
+    pub fn is_gated(&self) -> bool {
+        let trained = |t: &Teacher| matches!(t.source, Source::Trained { .. });
+        match self.distillation.gate {
+            Some(gate) => gate == Gate::Lead,
+            None => !self.students.is_empty() && self.teachers.iter().any(trained),
+        }
+    }
 }
 
 /// What a run is called and how long it lasts.
@@ -106,22 +120,87 @@ pub enum Source {
     /// Trains on the labelled samples while it teaches, and publishes as it learns (online).
     Trained {
         #[serde(default = "default_learning_rate")]
-        learning_rate: f64,
+        learning_rate: Schedule,
         #[serde(default)]
         optimizer: OptimizerKind,
         #[serde(default)]
         weight_decay: f64,
+        /// As `students[].momentum`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        momentum: Option<f64>,
+        /// As `students[].clip_norm`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clip_norm: Option<f64>,
         /// Optimizer steps between two published versions (at least 1).
         #[serde(default = "default_publish_every")]
         publish_every: u32,
         /// The teacher's own epochs; the run's unless given. Afterwards its last version serves.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         epochs: Option<u32>,
+        /// Whom it learns from while it teaches, its own students for instance (mutual learning, knowledge distillation
+        /// by collaboration); nobody unless given.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        teachers: Vec<Mixture>,
+        /// Share of the soft loss where it has teachers of its own, within 0..=1.
+        #[serde(
+            default = "default_teacher_alpha",
+            skip_serializing_if = "is_default_teacher_alpha"
+        )]
+        alpha: Schedule,
+    },
+    /// The moving average of a student's published versions (self-distillation by a mean teacher).
+    Ema {
+        /// The student.
+        of: String,
+        /// How much of the average one optimizer step of the student leaves as it was, 0 <= decay < 1. It begins as the
+        /// mean of all states, which a decay near 1 would take long to forget.
+        #[serde(default = "default_decay")]
+        decay: f64,
+        /// Optimizer steps of the student between two versions (at least 1).
+        #[serde(default = "default_publish_every")]
+        publish_every: u32,
+    },
+    /// Earlier states of a student: of another one (born-again networks) or of the learner itself (self-distillation from
+    /// its own predictions of the epoch before).
+    Snapshot {
+        /// The student.
+        of: String,
+        at: SnapshotAt,
+    },
+    /// The newest versions of other students (deep mutual learning, codistillation): each of them teaches.
+    Peers {
+        /// The students; their weights in a mixture are equal.
+        of: Vec<String>,
+        /// Optimizer steps of each of them between two versions (at least 1): what their teaching is behind.
+        #[serde(default = "default_publish_every")]
+        publish_every: u32,
     },
 }
 
-fn default_learning_rate() -> f64 {
-    0.002
+/// Which states of a student teach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SnapshotAt {
+    /// The last one: whoever learns from it begins when the student has ended.
+    End,
+    /// The initial state, then the one at the end of each epoch.
+    Epoch,
+}
+
+fn default_decay() -> f64 {
+    0.99
+}
+
+fn default_teacher_alpha() -> Schedule {
+    Schedule::Constant(0.5)
+}
+
+fn is_default_teacher_alpha(alpha: &Schedule) -> bool {
+    *alpha == default_teacher_alpha()
+}
+
+fn default_learning_rate() -> Schedule {
+    Schedule::Constant(0.002)
 }
 
 fn default_publish_every() -> u32 {
@@ -144,16 +223,23 @@ pub struct Student {
     pub on_missing: OnMissing,
     /// Its own temperature, instead of `distillation.temperature`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub temperature: Option<f64>,
+    pub temperature: Option<Schedule>,
     #[serde(default)]
     pub optimizer: OptimizerKind,
+    /// Greater than 0 but for the ends of a schedule, whose progress is the place of a batch in the order of all epochs.
     #[serde(default = "default_learning_rate")]
-    pub learning_rate: f64,
+    pub learning_rate: Schedule,
     /// The baseline's learning rate where it was tuned on its own; the student's unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub baseline_learning_rate: Option<f64>,
+    pub baseline_learning_rate: Option<Schedule>,
     #[serde(default)]
     pub weight_decay: f64,
+    /// Of `optimizer = "sgd"`, 0 <= momentum < 1 (0.9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
+    /// Largest norm of a step's whole gradient; longer ones are scaled down to it (> 0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
     #[serde(default)]
     pub device: Device,
 }

@@ -192,9 +192,9 @@ mod tests {
         ];
         let job = parse(JOB, Path::new("j.toml"), &edit.map(str::to_owned)).unwrap();
         let of = |name: &str| job.group(name).map(|g| (g.temperature, g.on_missing)).unwrap();
-        assert_eq!(of("small"), (2.0, crate::OnMissing::Hard));
-        assert_eq!(of("big"), (4.0, crate::OnMissing::Wait));
-        assert_eq!(of("small@alone"), (4.0, crate::OnMissing::Wait));
+        assert_eq!(of("small"), (2.0.into(), crate::OnMissing::Hard));
+        assert_eq!(of("big"), (4.0.into(), crate::OnMissing::Wait));
+        assert_eq!(of("small@alone"), (4.0.into(), crate::OnMissing::Wait));
         let text = problems(&["students.0.temperature=-1.0"]);
         assert!(
             text.contains("students.0.temperature = -1: expected a finite number, 0.001 <= T"),

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::group::BASELINE_SUFFIX;
-use crate::{
-    Combine, Device, Encoding, Job, OnMissing, Pace, Problem, Schedule, Source, Strategy, Student, Teacher,
-};
+use crate::{Combine, Device, Encoding, Job, OnMissing, Pace, Problem, Schedule, Source, Strategy, Teacher};
 
 /// Largest batch of one replica's step.
 const MAX_BATCH: u32 = 65_536;
@@ -24,6 +22,7 @@ impl Job {
             self.check_store(i, teacher, &mut out);
         }
         self.check_students(&mut out);
+        self.check_sources(&mut out);
         self.check_distillation(&mut out);
         self.check_fleet(&mut out);
         for p in self.dataset.problems() {
@@ -100,7 +99,6 @@ impl Job {
     }
 
     fn check_students(&self, out: &mut Vec<Problem>) {
-        let known: Vec<&str> = self.teachers.iter().map(|t| t.name.as_str()).collect();
         for (i, s) in self.students.iter().enumerate() {
             let key = |k: &str| format!("students.{i}.{k}");
             range(out, &key("replicas"), s.replicas, 1, MAX_REPLICAS);
@@ -111,17 +109,29 @@ impl Job {
                     "1 with sync.strategy = \"none\"; several replicas need \"local-sgd\"",
                 ));
             }
-            learning_rate(out, &key("learning_rate"), s.learning_rate);
-            if let Some(rate) = s.baseline_learning_rate {
+            learning_rate(out, &key("learning_rate"), &s.learning_rate);
+            if let Some(rate) = &s.baseline_learning_rate {
                 learning_rate(out, &key("baseline_learning_rate"), rate);
             }
             weight_decay(out, &key("weight_decay"), s.weight_decay);
+            steps(out, key, (s.optimizer, s.momentum, s.clip_norm));
             check_device(out, key("device"), &s.device);
             check_model(out, &key("model"), &s.model);
-            if let Some(value) = s.temperature {
+            if let Some(value) = &s.temperature {
                 temperature(out, &key("temperature"), value);
             }
-            check_mixture(i, s, &known, out);
+            self.check_mixture(&key("teachers"), &s.name, &s.teachers, out);
+            if s.on_missing == OnMissing::Renormalise && s.teachers.len() < 2 {
+                let has = s.teachers.len();
+                out.push(Problem::new(
+                    key("on_missing"),
+                    "\"renormalise\"",
+                    format!(
+                        "at least 2 teachers to normalise over, and it has {has}; \"wait\" waits for the teacher, \
+                         \"hard\" goes on with the labels"
+                    ),
+                ));
+            }
         }
         let taught = |t: &Teacher| {
             self.students
@@ -140,11 +150,27 @@ impl Job {
     }
 
     fn check_store(&self, i: usize, t: &Teacher, out: &mut Vec<Problem>) {
-        if let Source::Checkpoint {
+        let Source::Checkpoint {
             store: Some(folder), ..
         } = &t.source
-            && !self.dataset.views.is_none()
-        {
+        else {
+            return;
+        };
+        let learns = self
+            .groups()
+            .into_iter()
+            .filter(|g| g.teachers.iter().any(|m| m.name == t.name));
+        for group in learns.filter(|g| !g.temperature.is_constant()) {
+            out.push(Problem::new(
+                format!("teachers.{i}.source.store"),
+                format!("{:?}", folder.display().to_string()),
+                format!(
+                    "none where the temperature of {:?} changes: rows are kept softened",
+                    group.name
+                ),
+            ));
+        }
+        if !self.dataset.views.is_none() {
             out.push(Problem::new(
                 format!("teachers.{i}.source.store"),
                 format!("{:?}", folder.display().to_string()),
@@ -155,7 +181,7 @@ impl Job {
 
     fn check_distillation(&self, out: &mut Vec<Problem>) {
         let d = &self.distillation;
-        temperature(out, "distillation.temperature", d.temperature);
+        temperature(out, "distillation.temperature", &d.temperature);
         if let (Combine::Logit, Encoding::Fixed(encoding @ retort_codec::Encoding::TopK(_))) =
             (d.combine, d.encoding)
         {
@@ -168,36 +194,11 @@ impl Job {
                 ),
             ));
         }
-        let (low, high) = d.alpha.bounds();
-        if !(low.is_finite() && high.is_finite() && low >= 0.0 && high <= 1.0) {
-            let value = if low == high {
-                low.to_string()
-            } else {
-                format!("{low}..{high}")
-            };
-            out.push(Problem::new(
-                "distillation.alpha",
-                value,
-                "a number within 0..=1, at every point of its ramp",
-            ));
-        }
-        if let Schedule::Ramp(r) = d.alpha
-            && !(r.over > 0.0 && r.over <= 1.0)
-        {
-            out.push(Problem::new(
-                "distillation.alpha.over",
-                r.over,
-                "a share of the run, 0 < over <= 1",
-            ));
-        }
+        alpha(out, "distillation.alpha", &d.alpha);
         range(out, "distillation.max_staleness", d.max_staleness, 0, 1_000);
         range(out, "sync.every", self.sync.every, 1, 1_000_000);
-        let trained = self
-            .teachers
-            .iter()
-            .filter(|t| matches!(t.source, Source::Trained { .. }))
-            .count();
-        if d.pace == Pace::Lockstep && trained > 1 {
+        let trained = |t: &&Teacher| matches!(t.source, Source::Trained { .. });
+        if d.pace == Pace::Lockstep && self.teachers.iter().filter(trained).count() > 1 {
             out.push(Problem::new(
                 "distillation.pace",
                 "\"lockstep\"",
@@ -236,46 +237,6 @@ impl Job {
     }
 }
 
-fn check_mixture(i: usize, s: &Student, known: &[&str], out: &mut Vec<Problem>) {
-    let mut named = BTreeSet::new();
-    for (j, m) in s.teachers.iter().enumerate() {
-        let key = format!("students.{i}.teachers.{j}");
-        if !known.contains(&m.name.as_str()) {
-            let expected = format!("the name of a teacher of this job ({})", known.join(", "));
-            out.push(Problem::new(
-                format!("{key}.name"),
-                format!("{:?}", m.name),
-                expected,
-            ));
-        }
-        if !named.insert(m.name.as_str()) {
-            out.push(Problem::new(
-                format!("{key}.name"),
-                format!("{:?}", m.name),
-                "each teacher once",
-            ));
-        }
-        if !(m.weight.is_finite() && m.weight > 0.0) {
-            out.push(Problem::new(
-                format!("{key}.weight"),
-                m.weight,
-                "a finite number > 0",
-            ));
-        }
-    }
-    if s.on_missing == OnMissing::Renormalise && s.teachers.len() < 2 {
-        out.push(Problem::new(
-            format!("students.{i}.on_missing"),
-            "\"renormalise\"",
-            format!(
-                "at least 2 teachers to normalise over, and it has {}; \"wait\" waits for the teacher, \"hard\" goes on \
-                 with the labels",
-                s.teachers.len()
-            ),
-        ));
-    }
-}
-
 fn check_teacher(i: usize, t: &Teacher, out: &mut Vec<Problem>) {
     let key = |k: &str| format!("teachers.{i}.{k}");
     range(out, &key("replicas"), t.replicas, 1, MAX_REPLICAS);
@@ -286,9 +247,13 @@ fn check_teacher(i: usize, t: &Teacher, out: &mut Vec<Problem>) {
     match &t.source {
         Source::Trained {
             learning_rate: rate,
+            optimizer,
             weight_decay: decay,
+            momentum,
+            clip_norm,
             publish_every,
             epochs,
+            alpha: share,
             ..
         } => {
             if t.model.is_none() {
@@ -298,8 +263,11 @@ fn check_teacher(i: usize, t: &Teacher, out: &mut Vec<Problem>) {
                     "a model, since source \"trained\" starts from none",
                 ));
             }
-            learning_rate(out, &key("source.learning_rate"), *rate);
+            learning_rate(out, &key("source.learning_rate"), rate);
             weight_decay(out, &key("source.weight_decay"), *decay);
+            let source = |k: &str| key(&format!("source.{k}"));
+            steps(out, source, (*optimizer, *momentum, *clip_norm));
+            alpha(out, &key("source.alpha"), share);
             range(out, &key("source.publish_every"), *publish_every, 1, 1_000_000);
             if let Some(epochs) = epochs {
                 range(out, &key("source.epochs"), *epochs, 1, 1_000_000);
@@ -311,6 +279,15 @@ fn check_teacher(i: usize, t: &Teacher, out: &mut Vec<Problem>) {
                     key("model"),
                     "a model",
                     "none: a checkpoint's model card names its own",
+                ));
+            }
+        }
+        Source::Ema { .. } | Source::Snapshot { .. } | Source::Peers { .. } => {
+            if t.model.is_some() {
+                out.push(Problem::new(
+                    key("model"),
+                    "a model",
+                    "none: it is the model of the student that it follows",
                 ));
             }
         }
@@ -338,15 +315,62 @@ fn check_device(out: &mut Vec<Problem>, key: String, device: &Device) {
     }
 }
 
-fn temperature(out: &mut Vec<Problem>, key: &str, value: f64) {
-    if !(1e-3..=1e4).contains(&value) {
-        out.push(Problem::new(key, value, "a finite number, 0.001 <= T <= 10000"));
+fn temperature(out: &mut Vec<Problem>, key: &str, value: &Schedule) {
+    let fine = |v: f64| (1e-3..=1e4).contains(&v);
+    scheduled(out, key, value, fine, "a finite number, 0.001 <= T <= 10000");
+}
+
+fn learning_rate(out: &mut Vec<Problem>, key: &str, rate: &Schedule) {
+    // It may come from nothing and end there.
+    let fine = |v: f64| v.is_finite() && v >= 0.0;
+    scheduled(out, key, rate, fine, "a finite number, at least 0");
+    if rate.bounds().1 <= 0.0 {
+        out.push(Problem::new(key, rate.bounds().1, "a finite number > 0"));
     }
 }
 
-fn learning_rate(out: &mut Vec<Problem>, key: &str, rate: f64) {
-    if !(rate.is_finite() && rate > 0.0) {
-        out.push(Problem::new(key, rate, "a finite number > 0"));
+fn alpha(out: &mut Vec<Problem>, key: &str, value: &Schedule) {
+    let fine = |v: f64| (0.0..=1.0).contains(&v);
+    scheduled(out, key, value, fine, "a number within 0..=1");
+}
+
+/// The shape of a schedule, and its values at every point.
+fn scheduled(
+    out: &mut Vec<Problem>,
+    key: &str,
+    value: &Schedule,
+    fine: impl Fn(f64) -> bool,
+    expected: &str,
+) {
+    for (k, value, expected) in value.problems() {
+        out.push(Problem::new(format!("{key}.{k}"), value, expected));
+    }
+    let (low, high) = value.bounds();
+    if !(fine(low) && fine(high)) {
+        let (found, everywhere) = if matches!(value, Schedule::Constant(_)) {
+            (low.to_string(), "")
+        } else {
+            (format!("{low}..{high}"), ", at every point of its schedule")
+        };
+        out.push(Problem::new(key, found, format!("{expected}{everywhere}")));
+    }
+}
+
+fn steps(
+    out: &mut Vec<Problem>,
+    key: impl Fn(&str) -> String,
+    (kind, momentum, clip): (crate::OptimizerKind, Option<f64>, Option<f64>),
+) {
+    if let Some(momentum) = momentum {
+        if kind != crate::OptimizerKind::Sgd {
+            let expected = "none: only optimizer = \"sgd\" has momentum";
+            out.push(Problem::new(key("momentum"), momentum, expected));
+        } else if !(0.0..1.0).contains(&momentum) {
+            out.push(Problem::new(key("momentum"), momentum, "0 <= momentum < 1"));
+        }
+    }
+    if let Some(clip) = clip.filter(|c| !(c.is_finite() && *c > 0.0)) {
+        out.push(Problem::new(key("clip_norm"), clip, "a finite number > 0"));
     }
 }
 
@@ -356,7 +380,7 @@ fn weight_decay(out: &mut Vec<Problem>, key: &str, decay: f64) {
     }
 }
 
-fn range(out: &mut Vec<Problem>, key: &str, value: u32, low: u32, high: u32) {
+pub(crate) fn range(out: &mut Vec<Problem>, key: &str, value: u32, low: u32, high: u32) {
     if !(low..=high).contains(&value) {
         out.push(Problem::new(
             key,

@@ -115,6 +115,10 @@ pub fn audit(dir: &Path) -> Result<Audit, AuditError> {
     for (run, path) in lineage::folders(&dir.join("checkpoints"))? {
         for (group, path) in lineage::folders(&path)? {
             let found = lineage::survey(&path)?;
+            if found.manifests.iter().any(|m| m.kind == "average") {
+                // Made of a group's versions: it contains no sample that these do not.
+                continue;
+            }
             groups.push(tally::tally(run.clone(), group, found));
         }
     }

@@ -377,9 +377,16 @@ impl<F: Clone> Worker<F> {
 
     /// The coordinator raises a floor before it lets a newer version serve.
     pub fn floor(&mut self, teacher: &str, version: u64) {
+        if self.raise_floor(teacher, version) {
+            self.advance();
+        }
+    }
+
+    /// True: it was lower. Nothing is trained before all floors that rise together have risen.
+    fn raise_floor(&mut self, teacher: &str, version: u64) -> bool {
         let floor = self.floors.entry(teacher.to_owned()).or_default();
         if version <= *floor {
-            return;
+            return false;
         }
         *floor = version;
         for block in self
@@ -393,14 +400,18 @@ impl<F: Clone> Worker<F> {
                 block.wanted.insert(teacher.to_owned(), false);
             }
         }
-        self.advance();
+        true
     }
 
     /// Servers or the active version of a teacher changed.
     pub fn endpoints(&mut self, endpoints: &Endpoints) {
-        self.active
-            .extend(endpoints.active.map(|v| (endpoints.teacher.clone(), v)));
+        self.note_active(endpoints);
         self.advance();
+    }
+
+    fn note_active(&mut self, endpoints: &Endpoints) {
+        let active = endpoints.active.map(|v| (endpoints.teacher.clone(), v));
+        self.active.extend(active);
     }
 
     /// Nobody has answered for this teacher for a while, or somebody does again.
@@ -416,10 +427,14 @@ impl<F: Clone> Worker<F> {
 
     /// The sample at this place of the order can't be trained on.
     pub fn poisoned(&mut self, epoch: u32, position: u64) {
+        self.note_poison(epoch, position);
+        self.refuse_poison();
+        self.advance();
+    }
+
+    fn note_poison(&mut self, epoch: u32, position: u64) {
         if position < self.setup.order.len() {
             self.poison.insert(self.setup.order.sample(epoch, position));
-            self.refuse_poison();
-            self.advance();
         }
     }
 

@@ -122,7 +122,7 @@ impl Link {
             run: t.run.clone(),
             teacher: self.teacher.clone(),
             dataset_digest: t.dataset_digest.clone(),
-            temperature: t.temperature,
+            temperature: t.temperature.at(0.0).max(f64::MIN_POSITIVE),
             encoding: t.encoding.to_string(),
             credit_samples: samples,
             credit_bytes: (t.prefetch + 1) * frame,
@@ -153,7 +153,7 @@ impl Link {
                 want = inbox.recv() => {
                     let Some(want) = want else { return Ok(()) };
                     next_id += 1;
-                    let part = Some(pb::distill_request::Part::Want(request(next_id, &want)));
+                    let part = Some(pb::distill_request::Part::Want(request(next_id, &want, self.terms.temperature(want.id))));
                     outstanding.insert(next_id, asked(want));
                     requests.send(pb::DistillRequest { part }).await.map_err(|_| gone())?;
                 }
@@ -257,7 +257,7 @@ impl Link {
             }
         };
         let rows = self.terms.samples(want.id) as usize;
-        let temperature = self.terms.temperature as f32;
+        let temperature = self.terms.temperature(want.id) as f32;
         if frame.rows != rows || frame.classes != self.terms.classes || frame.temperature != temperature {
             let detail = format!(
                 "{} x {} at T = {} instead of {rows} x {} at T = {temperature}",
@@ -272,6 +272,7 @@ impl Link {
             unreadable: answer.unreadable.clone(),
             frame: Arc::new(Frame {
                 targets: frame.targets,
+                temperature,
                 bytes: answer.frame.len() as u64,
             }),
         }
@@ -286,7 +287,7 @@ fn asked(want: Want) -> Outstanding {
     }
 }
 
-fn request(id: u64, want: &Want) -> pb::Want {
+fn request(id: u64, want: &Want, temperature: f64) -> pb::Want {
     pb::Want {
         id,
         epoch: want.id.epoch,
@@ -295,6 +296,7 @@ fn request(id: u64, want: &Want) -> pb::Want {
         exact: want.exact,
         within_ms: u32::try_from(want.within.as_millis()).unwrap_or(u32::MAX),
         inputs: None,
+        temperature: Some(temperature),
     }
 }
 

@@ -14,7 +14,8 @@ fn link() -> Link {
             reader: "w".into(),
             group: "g".into(),
             dataset_digest: "d".into(),
-            temperature: f64::from(TEMPERATURE),
+            temperature: f64::from(TEMPERATURE).into(),
+            epochs: 1,
             encoding: Encoding::F32,
             grid: Grid {
                 positions: 300 * ROWS as u64,

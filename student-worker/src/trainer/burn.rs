@@ -1,22 +1,17 @@
 //! [`Trainer`] on burn.
 
-use burn::module::ParamGroup;
-use burn::optim::decay::WeightDecayConfig;
-use burn::optim::momentum::MomentumConfig;
-use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer, SgdConfig};
+use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Int, Tensor, TensorData};
 use retort_data::rng::{self, Rng};
-use retort_job::{Optimizer, OptimizerKind};
+use retort_job::Optimizer;
 use retort_losses::{Combined, CrossEntropy, Labels};
 use retort_models::{Choice, Classifier, Device, Evaluation, Net, Spec};
 
+use super::optimizer::{clip, fresh};
 use super::{Batch, Error, Sparse, StepReport, Targets, Trainer};
 
 /// Sets the dropout masks apart from other uses of a seed.
 const DROPOUT: u64 = 0x6472_6f70;
-
-/// Of plain SGD with momentum.
-const MOMENTUM: f64 = 0.9;
 
 /// How far from 1 the weights of a sample may sum: far above the rounding of a sum of f32.
 const WEIGHT_TOLERANCE: f32 = 1e-4;
@@ -40,7 +35,7 @@ impl BurnTrainer {
         let device = device.open()?.autodiff();
         Ok(Self {
             net: Net::new(spec, seed, &device)?,
-            optimizer: fresh(optimizer),
+            optimizer: fresh(&optimizer),
             config: optimizer,
             device,
             seed,
@@ -82,6 +77,13 @@ impl BurnTrainer {
                 what: "alpha",
                 value: batch.alpha,
                 expected: "0..=1",
+            });
+        }
+        if !(batch.learning_rate.is_finite() && batch.learning_rate >= 0.0) {
+            return Err(Error::Range {
+                what: "learning rate",
+                value: batch.learning_rate,
+                expected: "a finite number, at least 0",
             });
         }
         match &batch.soft {
@@ -181,9 +183,13 @@ impl Trainer for BurnTrainer {
         let scalars = Tensor::cat(scalars, 0).try_into_vec_as::<f32>();
         let scalars = scalars.map_err(|e| device_error("read the loss", e))?;
         let report = report(self.steps, batch, &scalars)?;
+        let gradients = match self.config.clip_norm {
+            Some(most) => clip(gradients, &self.net, most),
+            None => gradients,
+        };
         self.net = self
             .optimizer
-            .step(self.config.learning_rate, self.net.clone(), gradients);
+            .step(batch.learning_rate, self.net.clone(), gradients);
         self.steps += 1;
         Ok(report)
     }
@@ -226,7 +232,7 @@ impl Trainer for BurnTrainer {
             return Err(Error::OptimizerState);
         }
         let state = Bytes::from_bytes_vec(state.to_vec());
-        self.optimizer = fresh(self.config)
+        self.optimizer = fresh(&self.config)
             .from_bytes(state)
             .map_err(|_| Error::OptimizerState)?;
         Ok(())
@@ -264,32 +270,6 @@ fn report(step: u64, batch: &Batch, scalars: &[f32]) -> Result<StepReport, Error
         labelled,
         gradient_share: scalar(3),
     })
-}
-
-/// An optimizer without state, with PyTorch's defaults, which are not burn's: Adam's epsilon there is 1e-5, and momentum
-/// is damped. Weight decay (L2) leaves biases and norms alone.
-fn fresh(config: Optimizer) -> ModuleOptimizer {
-    let decay = (config.weight_decay > 0.0).then_some(WeightDecayConfig {
-        penalty: config.weight_decay as f32,
-    });
-    let undecayed = || ParamGroup::from_any_predicates(vec![".bias", ".gamma", ".beta"]);
-    match config.kind {
-        OptimizerKind::Adam => {
-            let adam = AdamConfig::new().with_epsilon(1e-8);
-            let optimizer = ModuleOptimizer::from(adam.clone().with_weight_decay(decay).build());
-            optimizer.with_group(undecayed(), adam.build(), None)
-        }
-        OptimizerKind::Sgd => {
-            let momentum = MomentumConfig {
-                momentum: MOMENTUM,
-                dampening: 0.0,
-                nesterov: false,
-            };
-            let sgd = SgdConfig::new().with_momentum(Some(momentum));
-            let optimizer = ModuleOptimizer::from(sgd.clone().with_weight_decay(decay).build());
-            optimizer.with_group(undecayed(), sgd.build(), None)
-        }
-    }
 }
 
 /// Sizes, kept classes and weights; whether the numbers are distributions is the codec's business.

@@ -1,6 +1,7 @@
 //! The seam between the worker and tensors: what it takes to train a model, in plain data.
 
 mod burn;
+mod optimizer;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,8 @@ pub struct Batch {
     pub soft: Option<SoftTargets>,
     /// Share of the soft loss, within 0..=1; 0 for a group without teachers.
     pub alpha: f64,
+    /// At least 0.
+    pub learning_rate: f64,
 }
 
 /// What the teachers say of every sample of a batch.

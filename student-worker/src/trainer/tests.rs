@@ -31,8 +31,10 @@ fn spec(architecture: Architecture) -> Spec {
 fn trainer(architecture: Architecture, kind: OptimizerKind) -> BurnTrainer {
     let optimizer = Optimizer {
         kind,
-        learning_rate: 0.01,
+        learning_rate: 0.01.into(),
         weight_decay: 0.01,
+        momentum: 0.9,
+        clip_norm: None,
     };
     BurnTrainer::new(&spec(architecture), optimizer, 7, Choice::Flex).unwrap()
 }
@@ -63,6 +65,7 @@ fn batch(number: u64) -> Batch {
             temperature: 2.0,
         }),
         alpha: 0.5,
+        learning_rate: 0.01,
     }
 }
 
@@ -371,8 +374,10 @@ fn steps_on_a_few_classes_bring_the_student_nearer_to_all_of_them() {
     const CLASSES: usize = 10;
     let optimizer = Optimizer {
         kind: OptimizerKind::Adam,
-        learning_rate: 0.01,
+        learning_rate: 0.01.into(),
         weight_decay: 0.0,
+        momentum: 0.9,
+        clip_norm: None,
     };
     let spec = Spec {
         classes: CLASSES,
@@ -441,4 +446,78 @@ fn broken_cut_targets_change_nothing() {
     }
     assert_eq!((trainer.weights(), trainer.steps()), (weights, 0));
     trainer.step(&good).unwrap();
+}
+
+fn step_with(change: impl Fn(&mut Optimizer), learning_rate: f64) -> Vec<f32> {
+    let mut optimizer = Optimizer {
+        kind: OptimizerKind::Sgd,
+        learning_rate: 0.01.into(),
+        weight_decay: 0.0,
+        momentum: 0.0,
+        clip_norm: None,
+    };
+    change(&mut optimizer);
+    let mut trainer = BurnTrainer::new(&spec(Architecture::Mlp), optimizer, 7, Choice::Flex).unwrap();
+    let before = trainer.flat();
+    let batch = Batch {
+        learning_rate,
+        ..batch(1)
+    };
+    trainer.step(&batch).unwrap();
+    before.iter().zip(trainer.flat()).map(|(a, b)| a - b).collect()
+}
+
+fn norm(values: &[f32]) -> f32 {
+    values.iter().map(|v| v * v).sum::<f32>().sqrt()
+}
+
+#[test]
+fn a_long_gradient_is_scaled_as_a_whole_and_a_short_one_left_alone() {
+    let free = step_with(|_| (), 1.0);
+    let clipped = step_with(|o| o.clip_norm = Some(0.01), 1.0);
+    assert!(norm(&free) > 0.02, "{}", norm(&free));
+    assert!((norm(&clipped) - 0.01).abs() < 1e-5, "{}", norm(&clipped));
+    let ratio = norm(&free) / 0.01;
+    for (free, clipped) in free.iter().zip(&clipped) {
+        assert!((free - clipped * ratio).abs() < 1e-4, "{free} {clipped}");
+    }
+    assert_eq!(step_with(|o| o.clip_norm = Some(1e3), 1.0), free);
+}
+
+#[test]
+fn the_learning_rate_is_the_batchs() {
+    let whole = step_with(|_| (), 0.5);
+    let half = step_with(|_| (), 0.25);
+    let pairs = whole.iter().zip(&half);
+    assert!(pairs.clone().all(|(w, h)| (w - 2.0 * h).abs() < 1e-6));
+    assert!(norm(&half) > 0.0 && norm(&step_with(|_| (), 0.0)) == 0.0);
+}
+
+#[test]
+fn decoupled_decay_shrinks_weights_whatever_their_gradient() {
+    let adamw = |weight_decay| {
+        step_with(
+            |o| {
+                o.kind = OptimizerKind::Adamw;
+                o.weight_decay = weight_decay;
+            },
+            0.01,
+        )
+    };
+    let trainer = trainer(Architecture::Mlp, OptimizerKind::Adam);
+    let (free, decayed) = (adamw(0.0), adamw(0.1));
+    let (weights, layout) = (trainer.flat(), trainer.layout());
+    let mut at = 0;
+    for (name, shape) in layout {
+        for i in at..at + shape.iter().product::<usize>() {
+            let more = decayed[i] - free[i];
+            let expected = if name.ends_with(".weight") {
+                0.01 * 0.1 * weights[i]
+            } else {
+                0.0
+            };
+            assert!((more - expected).abs() < 1e-6, "{name}: {more} {expected}");
+        }
+        at += shape.iter().product::<usize>();
+    }
 }

@@ -8,7 +8,7 @@ use retort_coordinator_core::lease::Answer;
 use retort_coordinator_core::record::{Key, Record};
 use retort_coordinator_core::round::{Sums, Work};
 use retort_coordinator_core::run::{Command, Registration, Run};
-use retort_coordinator_core::spec::{Alpha, GroupKind, GroupSpec, Pace, RunSpec};
+use retort_coordinator_core::spec::{GroupKind, GroupSpec, Pace, RunSpec};
 use retort_data::ranges::RangeSet;
 
 pub(crate) const BLOCK: u32 = 64;
@@ -57,6 +57,7 @@ pub(crate) fn spec(workers: u32, samples: u64, round_steps: u32) -> RunSpec {
             teachers: Vec::new(),
             round_steps,
             exchange: true,
+            alpha: 0.0.into(),
             publish_every: 0,
             evaluate_every: u64::MAX / 2,
         }],
@@ -64,11 +65,6 @@ pub(crate) fn spec(workers: u32, samples: u64, round_steps: u32) -> RunSpec {
         lease_ttl: 5_000,
         heartbeat: 500,
         checkpoint_every: 10_000,
-        alpha: Alpha {
-            from: 0.0,
-            to: 0.0,
-            over: 1.0,
-        },
         gate: false,
         max_staleness: 1,
         pace: Pace::Free,

@@ -10,6 +10,7 @@ use retort_coordinator_core::manifest::{Cut, FORMAT, Manifest};
 use retort_coordinator_core::record::Record;
 use retort_coordinator_core::round::{ClosedRound, Evaluation, Member, Ticket, Work};
 use retort_coordinator_core::run::{Command, Message, Run};
+use retort_coordinator_core::spec::Source;
 
 use crate::disk::Stored;
 use crate::message::{Body, Event, Node, Refused, Reply, Request, Verb, Weights};
@@ -99,7 +100,13 @@ impl World {
         let Some(c) = self.coordinator.as_mut() else {
             return;
         };
-        for teacher in self.setting.spec.teachers.iter().filter(|t| !t.trained) {
+        for teacher in self
+            .setting
+            .spec
+            .teachers
+            .iter()
+            .filter(|t| t.source == Source::Fixed)
+        {
             let known = c
                 .run
                 .teachers()
@@ -446,6 +453,8 @@ impl World {
         self.decide(&mut effects);
         self.ask_parked_leases(&mut effects);
         self.decide(&mut effects);
+        self.make_averages(clock);
+        self.decide(&mut effects);
         self.oracle_looks();
         let Some(c) = self.coordinator.as_mut() else {
             return;
@@ -472,6 +481,36 @@ impl World {
         }
         self.release(effects);
         self.tick_when_due();
+    }
+
+    /// Averages are made and kept like versions, their manifest being the commit record.
+    fn make_averages(&mut self, clock: Millis) {
+        let due = |world: &Self| world.coordinator.as_ref()?.run.average_due(clock);
+        while let Some(due) = due(self) {
+            let full = self.fails(30);
+            let model = self.disk.model(&due.of, due.version);
+            let Some(c) = self.coordinator.as_mut() else {
+                return;
+            };
+            let Some(model) = model.filter(|_| !full) else {
+                c.run.average_failed(&due.teacher, "no space left", clock);
+                continue;
+            };
+            c.run.averaged(&due.teacher, due.version, clock);
+            self.say(|| format!("teacher {}: average {} is written", due.teacher, due.version));
+            let manifest = Manifest {
+                group: due.teacher.clone(),
+                version: due.version,
+                ..Manifest::default()
+            };
+            let stored = Stored {
+                manifest,
+                model,
+                parent: None,
+                torn: false,
+            };
+            self.disk.versions.entry(due.teacher).or_default().push(stored);
+        }
     }
 
     fn tick_when_due(&mut self) {

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use retort_coordinator_core::manifest::Manifest;
 use retort_coordinator_core::run::State;
+use retort_coordinator_core::spec::{Source, Which};
 use retort_data::order::Order;
 
 use crate::message::{Event, Verb};
@@ -390,7 +392,9 @@ impl World {
             }
             3 | 4 => {
                 self.counts.freezes += 1;
-                self.peer(node).frozen_until = until;
+                // What came meanwhile waits for the later end: a stream keeps its order.
+                let peer = self.peer(node);
+                peer.frozen_until = peer.frozen_until.max(until);
             }
             5 | 6 => {
                 self.counts.cuts += 1;
@@ -405,10 +409,30 @@ impl World {
             7 => self.crash_coordinator(),
             8 => {
                 self.counts.freezes += 1;
-                self.coordinator_frozen = until;
+                self.coordinator_frozen = self.coordinator_frozen.max(until);
             }
             _ => self.damage(),
         }
+    }
+
+    /// The newest intact version of a group that is one of this source; 0: none.
+    fn newest_left(&self, group: &str, source: &Source) -> u64 {
+        let every = matches!(
+            source,
+            Source::Group {
+                which: Which::Every,
+                ..
+            }
+        );
+        let intact = self.disk.versions.get(group).into_iter().flatten();
+        let mut intact = intact.rev().filter(|v| !v.torn);
+        let place = |m: &Manifest| {
+            let taken_out = m.quarantined.iter().filter(|c| c.epoch == m.epoch);
+            m.committed.len() + taken_out.map(|c| c.positions.len()).sum::<u64>()
+        };
+        let epoch = self.setting.spec.positions;
+        let found = intact.find(|v| every || place(&v.manifest).is_multiple_of(epoch));
+        found.map_or(0, |v| v.manifest.version)
     }
 
     /// The newest version of a group is damaged while the coordinator is down.
@@ -422,8 +446,12 @@ impl World {
         if let Some(newest) = versions.iter_mut().rev().find(|v| !v.torn) {
             newest.torn = true;
             self.counts.torn += 1;
-            let left = self.disk.newest(&name).map_or(0, |(_, v)| v.manifest.version);
-            self.oracle.damaged(&name, left);
+            for teacher in &self.setting.spec.teachers {
+                if teacher.source.files_of() == Some(&name) {
+                    let left = self.newest_left(&name, &teacher.source);
+                    self.oracle.damaged(&teacher.name, left);
+                }
+            }
             self.say(|| format!("the newest version of {name} is damaged"));
         }
     }

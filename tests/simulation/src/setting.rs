@@ -1,6 +1,7 @@
 //! The run and the fleet of one history, by its seed.
 
-use retort_coordinator_core::spec::{Alpha, GroupKind, GroupSpec, Pace, RunSpec, TeacherSpec};
+use retort_coordinator_core::spec::{GroupKind, GroupSpec, Pace, RunSpec, Source, TeacherSpec, Which};
+use retort_data::schedule::{Ramp, Schedule, Shape};
 
 use crate::random::Random;
 
@@ -24,11 +25,60 @@ pub(crate) struct Setting {
     pub(crate) seed: u64,
 }
 
+/// Histories from this seed on also have students that teach: their averages, their earlier states, each other.
+const SOURCES_FROM: u64 = 10_000_000;
+
+/// Adds a few teachers that follow "small" or "tiny".
+fn more_sources(groups: &mut [GroupSpec], teachers: &mut Vec<TeacherSpec>, random: &mut Random) {
+    let group = |of: &str, which| Source::Group { of: of.into(), which };
+    let average = Source::Average {
+        of: "small".into(),
+        decay: 0.9,
+    };
+    // Name of the teacher, what it is, who learns from it.
+    let all = [
+        ("mean", average, "small"),
+        ("before", group("small", Which::EpochEnds), "small"),
+        ("first", group("small", Which::Last), "tiny"),
+        ("small", group("small", Which::Every), "tiny"),
+        ("tiny", group("tiny", Which::Every), "small"),
+        ("small", group("small", Which::Every), "wide"),
+    ];
+    let first = random.within(0..all.len() as u64) as usize;
+    for (i, (name, source, learner)) in all.into_iter().enumerate() {
+        if i != first && random.chance(600) {
+            continue;
+        }
+        // Two that wait for each other are refused with the job.
+        if name == "tiny" && teachers.iter().any(|t| t.name == "first") {
+            continue;
+        }
+        let Some(learner) = groups.iter_mut().find(|g| g.name == learner) else {
+            continue;
+        };
+        learner.teachers.push(name.to_owned());
+        if learner.kind == GroupKind::Baseline {
+            learner.kind = GroupKind::Student;
+        }
+        if teachers.iter().all(|t| t.name != name) {
+            let of = source.of().map(str::to_owned);
+            if let Some(of) = groups.iter_mut().find(|g| Some(&g.name) == of.as_ref()) {
+                of.publish_every = of.publish_every.max(random.within(2..8) as u32);
+            }
+            teachers.push(TeacherSpec {
+                name: name.to_owned(),
+                source,
+                replicas: random.within(1..3) as u32,
+            });
+        }
+    }
+}
+
 impl Setting {
     pub(crate) fn new(seed: u64, random: &mut Random) -> Self {
         let block = random.within(2..9) as u32;
         let positions = random.within(20..160);
-        let pace = *random.pick(&[Pace::Students, Pace::Students, Pace::Free, Pace::Lockstep]);
+        let mut pace = *random.pick(&[Pace::Students, Pace::Students, Pace::Free, Pace::Lockstep]);
         let lease_ttl = random.within(1_000..5_000);
         let mut groups = Vec::new();
         let mut teachers = Vec::new();
@@ -44,6 +94,14 @@ impl Setting {
                 replicas,
                 epochs: random.within(1..3) as u32,
                 teachers: Vec::new(),
+                alpha: Schedule::Ramp(Ramp {
+                    from: 0.0,
+                    to: 0.9,
+                    over: 0.5,
+                    after: 0.0,
+                    shape: Shape::Linear,
+                    warm_up: 0.0,
+                }),
                 round_steps: random.within(1..6) as u32,
                 exchange: replicas > 1,
                 publish_every: if kind == GroupKind::Teacher {
@@ -62,7 +120,14 @@ impl Setting {
             }
             teachers.push(TeacherSpec {
                 name: "wide".into(),
-                trained: online,
+                source: if online {
+                    Source::Group {
+                        of: "wide".into(),
+                        which: Which::Every,
+                    }
+                } else {
+                    Source::Fixed
+                },
                 replicas: random.within(1..3) as u32,
             });
             taught.push("wide".to_owned());
@@ -76,6 +141,15 @@ impl Setting {
             let mut spec = group(name, kind, random);
             spec.teachers = taught.clone();
             groups.push(spec);
+        }
+        if seed >= SOURCES_FROM {
+            pace = *random.pick(&[Pace::Students, Pace::Free]);
+            if groups.iter().all(|g| g.name != "tiny") {
+                let mut spec = group("tiny", GroupKind::Student, random);
+                spec.teachers = taught.clone();
+                groups.push(spec);
+            }
+            more_sources(&mut groups, &mut teachers, random);
         }
         let wanted: u32 = groups.iter().map(|g| g.replicas).sum();
         let servers: u32 = teachers.iter().map(|t| t.replicas).sum();
@@ -100,11 +174,6 @@ impl Setting {
             lease_ttl,
             heartbeat: lease_ttl / 10,
             checkpoint_every: random.within(500..20_000),
-            alpha: Alpha {
-                from: 0.0,
-                to: 0.9,
-                over: 0.5,
-            },
             gate: random.chance(500),
             max_staleness: random.within(0..4),
             pace,

@@ -4,6 +4,7 @@ use crate::group::Group;
 use crate::ids::{Millis, Refusal, Role};
 use crate::record::Key;
 use crate::run::{Command, Message, Run, State};
+use crate::spec::Source;
 
 impl Run {
     /// No new work: replicas finish what they hold, and wait.
@@ -90,7 +91,7 @@ impl Run {
     pub(super) fn is_provided(&self) -> bool {
         self.teachers
             .iter()
-            .all(|t| t.spec.trained || t.newest().is_some())
+            .all(|t| t.spec.source != Source::Fixed || t.newest().is_some())
     }
 
     pub(super) fn start_if_provided(&mut self, now: Millis) {

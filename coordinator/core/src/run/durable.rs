@@ -10,6 +10,7 @@ use crate::manifest::Manifest;
 use crate::record::{self, Key, Record, Write};
 use crate::run::{Heartbeat, Member, Run, State};
 use crate::spec::RunSpec;
+use crate::teacher::Teacher;
 
 impl Run {
     /// Takes up a run under a new term. `manifests`: the newest intact one of each group.
@@ -136,13 +137,7 @@ impl Run {
             if let Some(text) = self.groups[i].settle_with(manifest, now) {
                 self.event(now, text);
                 let newest = manifest.map(|m| m.version);
-                let max_staleness = self.spec.max_staleness;
-                let teacher = self.teacher_mut(&name);
-                let gone = teacher.map(|t| t.forget_above(newest, max_staleness));
-                self.dirty.insert(Key::Teacher(name.clone()));
-                for version in gone.unwrap_or_default() {
-                    self.dirty.insert(Key::Version(name.clone(), version));
-                }
+                self.forget_above(newest, |t| t.spec.source.files_of() == Some(&name));
                 let held_out = manifest.and_then(|m| m.held_out).map(Into::into);
                 if let Some(m) = manifest {
                     let taken_out = m.quarantined.iter().filter(|c| c.epoch == m.epoch);
@@ -152,20 +147,44 @@ impl Run {
                 }
             }
         }
-        for teacher in self.teachers.iter_mut().filter(|t| !t.spec.trained) {
-            if let Some(m) = manifests.get(&teacher.spec.name)
-                && teacher.newest().is_none()
-            {
-                teacher.publish(m.version, 0, m.held_out.map(Into::into));
-                self.dirty
-                    .insert(Key::Version(teacher.spec.name.clone(), m.version));
-            }
-        }
+        self.settle_own_files(manifests);
         if self.state == State::Done && !self.groups.iter().all(Group::is_done) {
             self.set_state(State::Running, "a version that had ended it is damaged", now);
         }
         self.start_if_provided(now);
         self.end_if_done(now);
+    }
+
+    /// Fixed teachers and averages have manifests of their own, which are their commit records.
+    fn settle_own_files(&mut self, manifests: &BTreeMap<String, Manifest>) {
+        for i in 0..self.teachers.len() {
+            let teacher = &self.teachers[i];
+            if teacher.spec.source.files_of().is_some() {
+                continue;
+            }
+            let name = teacher.spec.name.clone();
+            let manifest = manifests.get(&name);
+            let (found, known) = (manifest.map(|m| m.version), teacher.newest());
+            if found < known {
+                self.forget_above(found, |t| t.spec.name == name);
+            } else if let Some(m) = manifest.filter(|_| found > known) {
+                self.teachers[i].publish(m.version, m.version, m.held_out.map(Into::into));
+                self.dirty.insert(Key::Version(name, m.version));
+            }
+        }
+    }
+
+    /// Versions above the newest intact one are lost to these teachers.
+    fn forget_above(&mut self, newest: Option<u64>, of: impl Fn(&Teacher) -> bool) {
+        let max_staleness = self.spec.max_staleness;
+        for teacher in self.teachers.iter_mut().filter(|t| of(t)) {
+            let name = &teacher.spec.name;
+            self.dirty.insert(Key::Teacher(name.clone()));
+            let name = name.clone();
+            for version in teacher.forget_above(newest, max_staleness) {
+                self.dirty.insert(Key::Version(name.clone(), version));
+            }
+        }
     }
 
     /// The records that changed since this was last called. They must be durable before anybody

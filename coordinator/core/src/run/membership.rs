@@ -382,6 +382,10 @@ impl Run {
         }
         let look = self.looked.plus(self.spec.lease_ttl / 4);
         let quiet = [self.quiet_until, look];
-        quiet.into_iter().chain(self.overdue_check).min()
+        let averages = self.teachers.iter().filter_map(|t| t.average_after);
+        // One that is due already is made at the next occasion, whatever that is.
+        let averages = averages.filter(|at| *at > self.looked);
+        let all = quiet.into_iter().chain(self.overdue_check).chain(averages);
+        all.min()
     }
 }

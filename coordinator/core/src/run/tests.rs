@@ -6,7 +6,7 @@ use crate::group::Contributed;
 use crate::ids::Refusal;
 use crate::lease::{Answer, Reason};
 use crate::round::{Claim, Evaluation, Member, Sums, Ticket, Work};
-use crate::spec::{Alpha, GroupKind, GroupSpec, Pace, TeacherSpec};
+use crate::spec::{GroupKind, GroupSpec, Pace, Source, TeacherSpec, Which};
 
 const POSITIONS: u64 = 40;
 const TTL: u64 = 100;
@@ -22,6 +22,7 @@ fn group(name: &str, kind: GroupKind, replicas: u32) -> GroupSpec {
         } else {
             Vec::new()
         },
+        alpha: 0.8.into(),
         round_steps: 2,
         exchange: replicas > 1,
         publish_every: if kind == GroupKind::Teacher { 2 } else { 0 },
@@ -35,7 +36,10 @@ fn run(groups: Vec<GroupSpec>) -> Run {
         .filter(|g| g.kind == GroupKind::Teacher)
         .map(|g| TeacherSpec {
             name: g.name.clone(),
-            trained: true,
+            source: Source::Group {
+                of: g.name.clone(),
+                which: Which::Every,
+            },
             replicas: 1,
         })
         .collect();
@@ -50,11 +54,6 @@ fn run(groups: Vec<GroupSpec>) -> Run {
         lease_ttl: TTL,
         heartbeat: 10,
         checkpoint_every: 1_000_000,
-        alpha: Alpha {
-            from: 0.8,
-            to: 0.8,
-            over: 1.0,
-        },
         gate: true,
         max_staleness: 1,
         pace: Pace::Students,

@@ -7,8 +7,41 @@ use crate::pace::{self, Blocks, Timetable};
 use crate::record::Key;
 use crate::round::{Evaluation, Ticket};
 use crate::run::{Command, Endpoints, Member, Message, Run, State};
-use crate::spec::{GroupKind, Pace};
+use crate::spec::{Pace, Source, Which};
 use crate::teacher::{Floors, Server, Step, Teacher};
+
+/// Pause after an average that could not be made, ms.
+const RETRY: u64 = 1_000;
+
+/// An average to be made: `kept` times the one before, and the rest of the group's version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Average {
+    /// Teacher whose version it becomes.
+    pub teacher: String,
+    /// Group that is averaged.
+    pub of: String,
+    /// Its newest version, and the number of the average.
+    pub version: u64,
+    /// See [`Average::kept`].
+    pub decay: f64,
+    /// The newest average so far; `None`: this is the first, a copy.
+    pub before: Option<u64>,
+}
+
+impl Average {
+    /// How much of the average over the first `from` steps is left after `to` steps: the product over the steps
+    /// t between of `min(decay, t / (t + 1))`. The average so begins as the mean of all states, and forgets them once it
+    /// has seen `decay / (1 - decay)`. Tarvainen and Valpola, Mean teachers are better role models, 2017,
+    /// <https://arxiv.org/abs/1703.01780> (their ramp-up of the decay).
+    pub fn kept(&self, from: u64, to: u64) -> f64 {
+        // From here on the decay is the smaller one.
+        let full = (self.decay / (1.0 - self.decay)).ceil() as u64;
+        let early = to.clamp(from, full.max(from));
+        let rising = (from + 1) as f64 / (early + 1) as f64;
+        let steps = i32::try_from(to.saturating_sub(early)).unwrap_or(i32::MAX);
+        rising * self.decay.powi(steps)
+    }
+}
 
 impl Run {
     /// What the version that this session uploads will contain.
@@ -71,16 +104,74 @@ impl Run {
         held_out: Option<Evaluation>,
         now: Millis,
     ) {
-        let Some(group) = self.group(name).filter(|g| g.kind_is(GroupKind::Teacher)) else {
-            return;
-        };
+        let Some(group) = self.group(name) else { return };
         let index = Timetable::new(&self.spec, &group.spec).index_at(place);
-        let Some(teacher) = self.teacher_mut(name) else {
-            return;
-        };
-        teacher.publish(version, index, held_out);
-        self.dirty.insert(Key::Version(name.to_owned(), version));
-        self.advance_teachers(now);
+        let whole = place.is_multiple_of(self.spec.positions);
+        let last = place == u64::from(group.spec.epochs) * self.spec.positions;
+        let mut taught = false;
+        for teacher in &mut self.teachers {
+            let teaches = match &teacher.spec.source {
+                Source::Group { of, which } if of == name => match which {
+                    Which::Every => true,
+                    Which::EpochEnds => whole,
+                    Which::Last => last,
+                },
+                _ => false,
+            };
+            if teaches {
+                teacher.publish(version, index, held_out);
+                self.dirty
+                    .insert(Key::Version(teacher.spec.name.clone(), version));
+                taught = true;
+            }
+        }
+        if taught {
+            self.advance_teachers(now);
+        }
+    }
+
+    /// An average that lacks the newest version of its group. It is to be made and kept like a version,
+    /// then [`Run::averaged`] is called, or [`Run::average_failed`].
+    pub fn average_due(&self, now: Millis) -> Option<Average> {
+        let may = |t: &&Teacher| t.average_after.is_none_or(|at| at <= now);
+        self.teachers.iter().filter(may).find_map(|t| {
+            let Source::Average { of, decay } = &t.spec.source else {
+                return None;
+            };
+            let version = self.group(of)?.version()?;
+            (t.newest() < Some(version)).then(|| Average {
+                teacher: t.spec.name.clone(),
+                of: of.clone(),
+                version,
+                decay: *decay,
+                before: t.newest(),
+            })
+        })
+    }
+
+    /// The average of this number is durable.
+    pub fn averaged(&mut self, teacher: &str, version: u64, now: Millis) {
+        if let Some(t) = self.teacher_mut(teacher) {
+            t.publish(version, version, None);
+            t.average_after = None;
+            self.dirty.insert(Key::Version(teacher.to_owned(), version));
+            self.advance_teachers(now);
+        }
+    }
+
+    /// The average could not be made (a full disk, say): it is asked for again after a pause.
+    pub fn average_failed(&mut self, teacher: &str, why: &str, now: Millis) {
+        if let Some(t) = self.teacher_mut(teacher) {
+            t.average_after = Some(now.plus(RETRY));
+            self.event(now, format!("teacher {teacher}: no average could be made: {why}"));
+        }
+    }
+
+    /// The oldest version of a group whose files some teacher may yet need.
+    pub fn oldest_needed(&self, group: &str) -> Option<u64> {
+        let follows = |t: &&Teacher| t.spec.source.files_of() == Some(group);
+        let serves = self.teachers.iter().filter(follows).filter_map(|t| t.active);
+        serves.min()
     }
 
     pub(super) fn end_if_done(&mut self, now: Millis) {
@@ -96,7 +187,9 @@ impl Run {
         held_out: Option<Evaluation>,
         now: Millis,
     ) -> Result<(), Refusal> {
-        let fixed = self.teacher_mut(teacher).filter(|t| !t.spec.trained);
+        let fixed = self
+            .teacher_mut(teacher)
+            .filter(|t| t.spec.source == Source::Fixed);
         let Some(fixed) = fixed else {
             return Err(Refusal::Invalid(format!(
                 "{teacher} is no fixed teacher of this run"
@@ -133,7 +226,9 @@ impl Run {
     /// Lockstep: the oldest version that a student group would need if it lost its state.
     fn needed_version(&self, teacher: &Teacher) -> Option<u64> {
         let name = &teacher.spec.name;
-        let source = self.group(name).filter(|_| self.spec.pace == Pace::Lockstep)?;
+        let source = self
+            .source_of(teacher)
+            .filter(|_| self.spec.pace == Pace::Lockstep)?;
         let table = Timetable::new(&self.spec, &source.spec);
         let blocks = Blocks::new(&self.spec);
         let learns = |g: &&Group| g.spec.teachers.contains(name) && !g.is_done();
@@ -142,6 +237,11 @@ impl Run {
             teacher.published_at(index)
         });
         needed.min()
+    }
+
+    /// The group whose versions a teacher follows.
+    pub(super) fn source_of(&self, teacher: &Teacher) -> Option<&Group> {
+        self.group(teacher.spec.source.of()?)
     }
 
     pub(super) fn carry_out(&mut self, teacher: &str, step: Step, now: Millis) {

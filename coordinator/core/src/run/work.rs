@@ -11,7 +11,7 @@ use crate::pace::{self, Blocks, Progress, Timetable};
 use crate::record::Key;
 use crate::round::{Gate, Work};
 use crate::run::{Command, Message, Rejected, Run, State};
-use crate::spec::{GroupKind, Pace};
+use crate::spec::{GroupKind, Pace, Source, Which};
 use crate::teacher::Teacher;
 
 impl Run {
@@ -118,6 +118,14 @@ impl Run {
         if state == State::Paused {
             return Answer::Idle(Reason::Paused);
         }
+        if self.waits_for_itself(part) {
+            let group = self.group_mut(part).expect("a member's part exists");
+            return if group.take_over_publishing(worker, now) {
+                Answer::Publish
+            } else {
+                Answer::Idle(Reason::Closing)
+            };
+        }
         if self.must_publish_first(part) {
             let group = self.group_mut(part).expect("a member's part exists");
             return if group.ledger.held_by(worker) > 0 || group.somebody_waits() {
@@ -168,7 +176,8 @@ impl Run {
         if group.kind_is(GroupKind::Teacher) {
             return Timetable::new(&self.spec, &group.spec).next_boundary(durable);
         }
-        let source = group.spec.teachers.iter().find_map(|t| self.group(t))?;
+        let mut teachers = group.spec.teachers.iter().filter_map(|t| self.teacher(t));
+        let source = teachers.find_map(|t| self.source_of(t))?;
         let table = Timetable::new(&self.spec, &source.spec);
         let (_, end) = pace::lockstep(&table, Blocks::new(&self.spec), self.progress(group), durable);
         Some(end).filter(|end| *end < u64::MAX)
@@ -191,6 +200,9 @@ impl Run {
     /// How many blocks the pace allows from the group's next position; `None`: none at present.
     fn window(&self, part: &str) -> Option<Window> {
         let group = self.group(part)?;
+        if self.waits_for_last(group) {
+            return None;
+        }
         let first =
             u64::from(group.ledger.epoch()) * self.spec.positions + group.ledger.first_available()?.start;
         let me = self.progress(group);
@@ -202,13 +214,17 @@ impl Run {
             let students: Vec<Progress> = self
                 .groups
                 .iter()
-                .filter(|g| g.spec.teachers.contains(&group.spec.name))
+                .filter(|g| g.spec.teachers.contains(&group.spec.name) && !self.waits_for_last(g))
                 .map(|g| self.progress(g))
                 .collect();
             limit = pace::teacher_limit(self.spec.pace, &table, &students);
         }
         for name in &group.spec.teachers {
-            let Some(source) = self.group(name) else {
+            let teacher = self.teacher(name)?;
+            if follows_last(teacher) {
+                continue;
+            }
+            let Some(source) = self.source_of(teacher).filter(|g| g.spec.name != part) else {
                 continue;
             };
             let table = Timetable::new(&self.spec, &source.spec);
@@ -220,7 +236,7 @@ impl Run {
             ));
             if self.spec.pace == Pace::Lockstep {
                 let (index, end) = pace::lockstep(&table, Blocks::new(&self.spec), me, first);
-                exact.insert(name.clone(), self.teacher(name)?.at_index(index)?);
+                exact.insert(name.clone(), teacher.at_index(index)?);
                 limit = limit.min(end);
             }
         }
@@ -228,6 +244,21 @@ impl Run {
             blocks: u32::try_from((limit - first).div_ceil(u64::from(self.spec.block))).unwrap_or(u32::MAX),
             exact,
         })
+    }
+
+    /// The group has no version yet, learns, and teaches: those that it learns from may be waiting for what it
+    /// teaches, itself among them.
+    fn waits_for_itself(&self, part: &str) -> bool {
+        let teaches = || self.teachers.iter().any(|t| t.spec.source.of() == Some(part));
+        self.group(part)
+            .is_some_and(|g| g.version().is_none() && !g.spec.teachers.is_empty() && teaches())
+    }
+
+    /// A teacher of the group is the last version of another, which has not come yet: until then the group
+    /// can do nothing, and nobody waits for it.
+    fn waits_for_last(&self, group: &Group) -> bool {
+        let mut teachers = group.spec.teachers.iter().filter_map(|t| self.teacher(t));
+        teachers.any(|t| follows_last(t) && t.active.is_none())
     }
 
     pub(super) fn progress(&self, group: &Group) -> Progress {
@@ -271,17 +302,17 @@ impl Run {
 
     fn next_round(&self, group: &Group) -> NextRound {
         let progress = self.progress(group);
-        let base = self
+        let base = group
             .spec
             .alpha
             .at(group.positions as f64 / progress.total.max(1) as f64);
-        let student = group.kind_is(GroupKind::Student);
-        let gate = (self.spec.gate && student).then(|| self.gate(group)).flatten();
-        let alpha = match (student, self.spec.gate) {
-            (false, _) => 0.0,
-            (true, false) => base,
+        let gated = self.spec.gate && group.kind_is(GroupKind::Student);
+        let gate = gated.then(|| self.gate(group)).flatten();
+        let alpha = match (group.spec.teachers.is_empty(), gated) {
+            (true, _) => 0.0,
+            (false, false) => base,
             // Before both are measured there is no lead to trust.
-            (true, true) => base * gate.map_or(0.0, |g| g.lead),
+            (false, true) => base * gate.map_or(0.0, |g| g.lead),
         };
         NextRound {
             alpha,
@@ -314,7 +345,7 @@ impl Run {
     /// repeated, the one that taught the newest merged position.
     fn measured_version(&self, group: &Group, teacher: &Teacher) -> Option<u64> {
         let source = self
-            .group(&teacher.spec.name)
+            .source_of(teacher)
             .filter(|_| self.spec.pace == Pace::Lockstep);
         let Some(source) = source else {
             return teacher.active;
@@ -399,6 +430,11 @@ impl Run {
         );
         Ok(())
     }
+}
+
+fn follows_last(teacher: &Teacher) -> bool {
+    let last = Which::Last;
+    matches!(&teacher.spec.source, Source::Group { which, .. } if *which == last)
 }
 
 /// How far a lease may reach.

@@ -58,16 +58,17 @@ impl<F: Clone> Worker<F> {
         }
         for endpoints in teachers {
             let teacher = endpoints.teacher.clone();
-            self.floor(&teacher, endpoints.floor);
+            self.raise_floor(&teacher, endpoints.floor);
             // A floor falls where the versions that it promised were lost.
             let held = self.held.entry(teacher.clone()).or_insert(endpoints.floor);
             *held = endpoints.floor.min(*held);
             self.floors.insert(teacher, endpoints.floor);
-            self.endpoints(&endpoints);
+            self.note_active(&endpoints);
         }
         for (epoch, position) in poison {
-            self.poisoned(epoch, position);
+            self.note_poison(epoch, position);
         }
+        self.refuse_poison();
         self.advance();
     }
 

@@ -613,3 +613,27 @@ fn an_admission_that_comes_too_late_starts_nothing() {
     w.set_silent(false);
     assert!(!trained_positions(&commands(&mut w)).is_empty());
 }
+
+#[test]
+fn nothing_is_trained_before_all_floors_of_an_admission_have_risen() {
+    let mut w = worker(&["a", "b"]);
+    commands(&mut w);
+    answer(&mut w, granted(0..4));
+    commands(&mut w);
+    let id = BlockId { epoch: 0, block: 0 };
+    w.frame("b", id, 2, 1).unwrap();
+    w.lost(&session(1));
+    w.frame("a", id, 4, 1).unwrap();
+    commands(&mut w);
+    let mut again = admitted(2, Start::Resume((0..4).into()), plan(0, 4), &["a", "b"]);
+    for endpoints in &mut again.teachers {
+        endpoints.floor = 3;
+    }
+    w.admitted(again, false);
+    assert!(
+        trained_positions(&commands(&mut w)).is_empty(),
+        "b's frame is of version 2"
+    );
+    w.frame("b", id, 3, 1).unwrap();
+    assert_eq!(trained_positions(&commands(&mut w)), [0..2, 2..4]);
+}
