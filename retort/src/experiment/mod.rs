@@ -57,7 +57,7 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
     let plan = Plan::new(file, base);
     let runs = preflight::check(&plan)?;
     let (false, Some(out)) = (args.dry_run, args.out) else {
-        print!("{}", listing(&plan, &runs));
+        print!("{}", listing(&plan, &runs)?);
         return Ok(());
     };
     let store = Store::open(&out)?;
@@ -87,15 +87,16 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
 }
 
 /// What would be run.
-fn listing(plan: &Plan, runs: &Counts) -> String {
+fn listing(plan: &Plan, runs: &Counts) -> Result<String, Failure> {
     let seeds = |seeds: &[u64]| seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     let mut out = String::new();
     for cell in &plan.cells {
         let axes: String = cell.axes.iter().map(|(k, v)| format!(", {k} = {v}")).collect();
-        let steps: Vec<&str> = plan
-            .file
-            .steps_of(plan.arm(cell))
-            .map(|s| s.name.as_str())
+        let tasks = plan.tasks(cell, &cell.candidates[0], plan.file.experiment.seed)?;
+        let steps: Vec<&str> = tasks
+            .iter()
+            .filter(|t| t.keeps_models)
+            .map(|t| t.kind.as_str())
             .collect();
         let mut parts = Vec::new();
         if !steps.is_empty() {
@@ -119,7 +120,7 @@ fn listing(plan: &Plan, runs: &Counts) -> String {
         runs.values().sum::<usize>(),
         kinds.join(", ")
     );
-    out
+    Ok(out)
 }
 
 /// The experiment while it goes on.

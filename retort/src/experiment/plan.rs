@@ -48,7 +48,7 @@ pub(super) struct Task {
     /// With `{NAME}` where a step's folder belongs.
     settings: Settings,
     pub(super) seed: u64,
-    /// Ids of the steps by name.
+    /// Ids of the steps that its settings name.
     pub(super) needs: BTreeMap<String, String>,
     /// A step: its models are kept for others.
     pub(super) keeps_models: bool,
@@ -112,20 +112,29 @@ impl Plan {
                 .chain(candidate)
                 .map(|(k, v)| format!("{k} = {v}")),
         );
-        tasks.push(
-            Task {
-                id: String::new(),
-                kind: arm.name.clone(),
-                title: format!("{}, seed {seed}", title.join(", ")),
-                job: job.unwrap_or_default(),
-                settings: overlaid(&cell.settings, candidate),
-                seed,
-                needs,
-                keeps_models: false,
+        let last = Task {
+            id: String::new(),
+            kind: arm.name.clone(),
+            title: format!("{}, seed {seed}", title.join(", ")),
+            job: job.unwrap_or_default(),
+            settings: overlaid(&cell.settings, candidate),
+            seed,
+            needs,
+            keeps_models: false,
+        }
+        .identified()?;
+        // Steps that nothing names need not run.
+        let mut needed = vec![last];
+        for step in tasks.into_iter().rev() {
+            if needed
+                .iter()
+                .any(|task| task.needs.values().any(|id| *id == step.id))
+            {
+                needed.push(step);
             }
-            .identified()?,
-        );
-        Ok(tasks)
+        }
+        needed.reverse();
+        Ok(needed)
     }
 
     fn step(
@@ -152,8 +161,11 @@ impl Plan {
 }
 
 impl Task {
-    /// With the id that job, settings, seed and needs give. The data and the program are not part of it.
+    /// With the needs that its settings name, and the id that job, settings, seed and needs give. The data and the
+    /// program are not part of it.
     fn identified(mut self) -> Result<Self, Failure> {
+        let named: Vec<String> = self.settings.values().flat_map(placeholder::names).collect();
+        self.needs.retain(|name, _| named.contains(name));
         let job = self.resolved(|id| Path::new("run").join(id))?;
         let text = toml::to_string(&job).map_err(anyhow::Error::from)?;
         let hash = blake3::hash(text.as_bytes()).to_hex();

@@ -34,11 +34,11 @@ pub(super) fn check(plan: &Plan) -> Result<Counts, Failure> {
                 }
             }
             if plan.searches() {
-                look.count(plan.tasks(cell, candidate, tuning[0])?, tuning.len());
+                look.count(plan.tasks(cell, candidate, tuning[0]), tuning.len());
             }
         }
         // Which candidate it will be, the search says; how many runs, any does.
-        look.count(plan.tasks(cell, &cell.candidates[0], seeds[0])?, seeds.len());
+        look.count(plan.tasks(cell, &cell.candidates[0], seeds[0]), seeds.len());
     }
     if look.refused.is_empty() {
         Ok(look.runs)
@@ -74,8 +74,9 @@ impl Look {
         }
     }
 
-    fn count(&mut self, tasks: Vec<Task>, seeds: usize) {
-        for task in tasks {
+    /// Runs that were refused have said so.
+    fn count(&mut self, tasks: Result<Vec<Task>, Failure>, seeds: usize) {
+        for task in tasks.into_iter().flatten() {
             if self.counted.insert(task.id) {
                 *self.runs.entry(task.kind).or_default() += seeds;
             }

@@ -104,8 +104,8 @@ fn verdict(outcome: &Outcome, against: &str) -> String {
     let above = intervals.iter().filter(|[low, _]| *low > 0.0).count();
     let below = intervals.iter().filter(|[_, high]| *high < 0.0).count();
     format!(
-        "Of {} differences from {against}, {above} lie above zero with their whole interval, {below} below it; of the \
-         other {} nothing can be said. By chance alone one in twenty intervals misses zero.",
+        "Of {} differences from {against}, {above} lie above zero with their whole interval, {below} below it; the \
+         intervals of the other {} include zero. By chance alone one in twenty intervals misses zero.",
         intervals.len(),
         intervals.len() - above - below
     )
