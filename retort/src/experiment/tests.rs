@@ -431,3 +431,31 @@ fn a_folder_of_something_else_and_a_second_experiment_are_refused() {
     drop(first);
     assert!(Store::open(dir.path()).is_ok());
 }
+
+#[test]
+fn the_experiments_of_this_repository_can_start() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../experiments");
+    let entries = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let files: Vec<PathBuf> = entries
+        .filter(|p| p.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    assert!(!files.is_empty());
+    for path in files {
+        let file = File::read(&path).unwrap_or_else(|e| panic!("{e:?}"));
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        assert_eq!(file.experiment.name, stem);
+        match preflight::check(&Plan::new(file, folder.clone())) {
+            Ok(runs) => assert!(runs.values().sum::<usize>() > 0),
+            // Data that this machine may lack.
+            Err(Failure::Input(message)) => {
+                let lines = message
+                    .lines()
+                    .filter(|line| !line.contains("install the Debian package"));
+                assert_eq!(lines.collect::<String>(), "", "{}", path.display());
+            }
+            Err(other) => panic!("{}: {other:?}", path.display()),
+        }
+    }
+}
