@@ -1,7 +1,5 @@
 //! An experiment over real fleets: stopped by Ctrl-C, gone on with, and its result.
 
-#![expect(clippy::unwrap_used, reason = "a helper that fails, fails its scenario")]
-
 use std::path::Path;
 use std::time::Duration;
 
