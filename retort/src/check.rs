@@ -60,6 +60,16 @@ pub(crate) fn file(args: &JobArgs) -> Result<Checked, Failure> {
 
 /// Checks a job against its data, models and devices; `file` is named in errors.
 pub(crate) fn job_in(job: Job, base: PathBuf, file: &Path) -> Result<Checked, Failure> {
+    job_before(job, base, file, &[])
+}
+
+/// Checks a job whose fixed teachers in the `promised` folders will be there only when it starts.
+pub(crate) fn job_before(
+    job: Job,
+    base: PathBuf,
+    file: &Path,
+    promised: &[PathBuf],
+) -> Result<Checked, Failure> {
     let dataset = retort_data::load(&job.dataset, &base, job.run.seed)
         .map_err(|e| Failure::input(format!("{}: dataset: {e}", file.display())))?;
     let mut checked = Checked {
@@ -74,6 +84,9 @@ pub(crate) fn job_in(job: Job, base: PathBuf, file: &Path) -> Result<Checked, Fa
         let Source::Checkpoint { path, .. } = &teacher.source else {
             continue;
         };
+        if promised.iter().any(|folder| path.starts_with(folder)) {
+            continue;
+        }
         let key = format!("teachers.{i}.source.path");
         let folder = checked.base.join(path);
         match Export::load(&folder) {

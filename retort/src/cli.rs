@@ -9,7 +9,7 @@ use retort_runtime::{Shutdown, TaskGroup, announce, listen};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::{check, export, predict, report, run, status, submit};
+use crate::{check, experiment, export, predict, report, run, status, submit};
 
 /// Retort distils knowledge from teacher models into small students, as a service.
 #[derive(Debug, Parser)]
@@ -28,6 +28,8 @@ enum Command {
     Quickstart(run::Output),
     /// Run a job file as local processes.
     Run(run::Args),
+    /// Compare arms over seeds: the same search for each on validation data, then fresh seeds, one table.
+    Experiment(experiment::Args),
     /// Give a job to a standing fleet and follow it.
     Submit(submit::Args),
     /// Say everything that is wrong with a job, and start nothing.
@@ -87,6 +89,7 @@ fn obey(command: Command) -> Result<(), Failure> {
     match command {
         Command::Quickstart(output) => run::quickstart(output),
         Command::Run(args) => run::run(args),
+        Command::Experiment(args) => experiment::command(args),
         Command::Submit(args) => submit::submit(args),
         Command::Check(args) => check::command(&args),
         Command::Status(args) => status::command(args),

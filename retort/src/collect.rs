@@ -186,18 +186,32 @@ pub(crate) fn finish(
     (out, wall_s): (&Path, f64),
     json: bool,
 ) -> Result<(), Failure> {
-    export_models(&finished, out)?;
+    let (report, audit) = write_reports(checked, &finished, (out, wall_s))?;
+    say(&report, out, json.then(|| report.to_json()).as_deref());
+    sound(checked, &report, &audit)
+}
+
+/// Writes exports, `report.json` and `report.html`.
+pub(crate) fn write_reports(
+    checked: &Checked,
+    finished: &[Finished],
+    (out, wall_s): (&Path, f64),
+) -> Result<(Report, report::Audit), Failure> {
+    export_models(finished, out)?;
     let audit = report::audit(out).context("audit")?;
-    let report = compose(checked, &finished, &audit, wall_s)?;
-    let text = report.to_json();
-    write(&out.join("report.json"), text.as_bytes())?;
-    let page = html::render(&report, &curves(&finished), &reliability(&finished));
+    let report = compose(checked, finished, &audit, wall_s)?;
+    write(&out.join("report.json"), report.to_json().as_bytes())?;
+    let page = html::render(&report, &curves(finished), &reliability(finished));
     write(&out.join("report.html"), page.as_bytes())?;
-    say(&report, out, json.then_some(text.as_str()));
+    Ok((report, audit))
+}
+
+/// Refuses a run whose audit found faults or whose teachers were not heard.
+pub(crate) fn sound(checked: &Checked, report: &Report, audit: &report::Audit) -> Result<(), Failure> {
     if !audit.ok() {
         return Err(Failure::Run(anyhow::anyhow!("the audit found faults:\n{audit}")));
     }
-    no_silence(checked, &report)
+    no_silence(checked, report)
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's answer")]

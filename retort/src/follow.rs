@@ -14,11 +14,23 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 /// Pause before a broken stream is opened again.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Follows a run to its end. A failed run is an error; its last status comes back otherwise.
-pub(crate) async fn to_end(coordinator: &str, run: &str, title: &str) -> Result<pb::RunStatus, Failure> {
-    let mut shown = Display::new(title);
-    let status = watch(coordinator, run, |status| shown.update(status)).await?;
-    shown.end(&status);
+/// Follows a run to its end, shown under a title if there is one. A failed run is an error; its last status
+/// comes back otherwise.
+pub(crate) async fn to_end(
+    coordinator: &str,
+    run: &str,
+    title: Option<&str>,
+) -> Result<pb::RunStatus, Failure> {
+    let mut shown = title.map(Display::new);
+    let status = watch(coordinator, run, |status| {
+        if let Some(shown) = &mut shown {
+            shown.update(status);
+        }
+    })
+    .await?;
+    if let Some(mut shown) = shown {
+        shown.end(&status);
+    }
     match status.state.as_str() {
         "failed" => Err(anyhow::anyhow!("run {run} failed: {}", status.reason).into()),
         _ => Ok(status),

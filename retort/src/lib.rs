@@ -6,6 +6,7 @@
 mod check;
 mod cli;
 mod collect;
+mod experiment;
 mod export;
 mod failure;
 mod fleet;

@@ -94,21 +94,93 @@ async fn go(checked: Checked, output: Output) -> Result<(), Failure> {
         }
         seeds
     };
-    let plan = Plan {
-        out: out.clone(),
-        teacher_servers: teacher_servers(&checked),
-        student_workers: checked.job.groups().iter().map(|g| g.replicas as usize).sum(),
-        log_format: Format::Text,
+    let local = Local {
+        checked: &checked,
+        job_toml: &job_toml,
+        seeds: &seeds,
+        out: &out,
+        shown: true,
     };
-    let fleet = Fleet::start(plan).await.context("start the fleet")?;
-    status::remember(&out.join(PROCESSES));
-    let result = runs(&checked, &job_toml, &seeds, &fleet, &out).await;
-    // In order whatever happened: the children write nothing after this.
-    let stopped = fleet.stop().await;
-    let finished = result?;
-    stopped.context("stop the fleet")?;
+    let finished = local.train().await?;
     let wall_s = began.elapsed().as_secs_f64();
     collect::finish(&checked, finished, (&out, wall_s), output.json)
+}
+
+/// One job over a fleet of its own, on this machine.
+pub(crate) struct Local<'a> {
+    pub(crate) checked: &'a Checked,
+    /// The job as its processes get it.
+    pub(crate) job_toml: &'a str,
+    /// One run each.
+    pub(crate) seeds: &'a [u64],
+    /// An absolute folder: empty, or with runs that go on.
+    pub(crate) out: &'a Path,
+    /// Whether progress is shown.
+    pub(crate) shown: bool,
+}
+
+impl Local<'_> {
+    /// Starts the fleet, runs every seed to its end, and stops the fleet.
+    pub(crate) async fn train(&self) -> Result<Vec<Finished>, Failure> {
+        let plan = Plan {
+            out: self.out.to_owned(),
+            teacher_servers: teacher_servers(self.checked),
+            student_workers: self
+                .checked
+                .job
+                .groups()
+                .iter()
+                .map(|g| g.replicas as usize)
+                .sum(),
+            log_format: Format::Text,
+        };
+        let fleet = Fleet::start(plan).await.context("start the fleet")?;
+        status::remember(&self.out.join(PROCESSES));
+        let result = self.runs(&fleet).await;
+        // In order whatever happened: the children write nothing after this.
+        let stopped = fleet.stop().await;
+        let finished = result?;
+        stopped.context("stop the fleet")?;
+        Ok(finished)
+    }
+
+    async fn runs(&self, fleet: &Fleet) -> Result<Vec<Finished>, Failure> {
+        let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
+        let mut finished = Vec::new();
+        for (i, seed) in self.seeds.iter().enumerate() {
+            let wished = format!("{}-{seed}", self.checked.job.run.name);
+            let submit =
+                || submit::submit_run(&fleet.coordinator, self.checked, (self.job_toml, *seed), &wished);
+            let run = tokio::select! {
+                run = patiently(submit) => run?,
+                () = fleet.lost.cancelled() => return Err(coordinator_lost(self.out)),
+            };
+            let title = format!(
+                "{} (seed {seed}, {} of {})",
+                self.checked.job.run.name,
+                i + 1,
+                self.seeds.len()
+            );
+            let follow = follow::to_end(&fleet.coordinator, &run, self.shown.then_some(title.as_str()));
+            let ended = tokio::select! {
+                ended = follow => ended,
+                _ = interrupt.recv() => return Err(stop(fleet, &run).await),
+                _ = terminate.recv() => return Err(stop(fleet, &run).await),
+                () = fleet.lost.cancelled() => return Err(coordinator_lost(self.out)),
+            };
+            let ended = ended?;
+            if ended.state == "stopped" {
+                let text = format!(
+                    "run {run} was stopped: go on with --resume --out {}",
+                    self.out.display()
+                );
+                return Err(Failure::Run(anyhow::anyhow!(text)));
+            }
+            finished.push(collect::gather(&fleet.coordinator, self.checked, ended).await?);
+        }
+        Ok(finished)
+    }
 }
 
 /// The seeds of the run in a folder, whose job must be the one it was started with.
@@ -135,49 +207,6 @@ fn stored_seeds(checked: &Checked, out: &Path, job_toml: &str) -> Result<Vec<u64
         return Ok(self::seeds(checked, None));
     }
     Ok(seeds)
-}
-
-async fn runs(
-    checked: &Checked,
-    job_toml: &str,
-    seeds: &[u64],
-    fleet: &Fleet,
-    out: &Path,
-) -> Result<Vec<Finished>, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("watch SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("watch SIGTERM")?;
-    let mut finished = Vec::new();
-    for (i, seed) in seeds.iter().enumerate() {
-        let wished = format!("{}-{seed}", checked.job.run.name);
-        let submit = || submit::submit_run(&fleet.coordinator, checked, (job_toml, *seed), &wished);
-        let run = tokio::select! {
-            run = patiently(submit) => run?,
-            () = fleet.lost.cancelled() => return Err(coordinator_lost(out)),
-        };
-        let title = format!(
-            "{} (seed {seed}, {} of {})",
-            checked.job.run.name,
-            i + 1,
-            seeds.len()
-        );
-        let follow = follow::to_end(&fleet.coordinator, &run, &title);
-        let ended = tokio::select! {
-            ended = follow => ended,
-            _ = interrupt.recv() => return Err(stop(fleet, &run).await),
-            _ = terminate.recv() => return Err(stop(fleet, &run).await),
-            () = fleet.lost.cancelled() => return Err(coordinator_lost(out)),
-        };
-        let ended = ended?;
-        if ended.state == "stopped" {
-            let text = format!(
-                "run {run} was stopped: go on with --resume --out {}",
-                out.display()
-            );
-            return Err(Failure::Run(anyhow::anyhow!(text)));
-        }
-        finished.push(collect::gather(&fleet.coordinator, checked, ended).await?);
-    }
-    Ok(finished)
 }
 
 fn coordinator_lost(out: &Path) -> Failure {

@@ -52,7 +52,7 @@ pub(crate) fn submit(args: Args) -> Result<(), Failure> {
             println!("{run}");
             return Ok(());
         }
-        let ended = follow::to_end(&args.coordinator, &run, &checked.job.run.name).await?;
+        let ended = follow::to_end(&args.coordinator, &run, Some(&checked.job.run.name)).await?;
         let Some(out) = &args.out else {
             return Ok(());
         };
