@@ -6,6 +6,7 @@
 mod check;
 mod cli;
 mod collect;
+mod cost;
 mod export;
 mod failure;
 mod fleet;
