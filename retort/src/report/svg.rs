@@ -4,9 +4,11 @@
 //! A series has a number; `class="s0"` and so on get their colours from the page's style sheet, so
 //! that one drawing serves light and dark. Dashes and shapes repeat what colours say.
 
+mod bars;
 mod dots;
 mod scale;
 
+pub(super) use bars::{Bar, BarChart};
 pub(super) use dots::{DotChart, Mark, Row, keys};
 pub(super) use scale::Unit;
 use scale::{Scale, number};

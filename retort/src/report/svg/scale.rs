@@ -81,7 +81,7 @@ impl Unit {
     }
 
     /// A value within a sentence.
-    pub(super) fn value(self, value: f64) -> String {
+    pub(in super::super) fn value(self, value: f64) -> String {
         match self {
             Self::Plain => format!("{value:.3}"),
             Self::Percent => format!("{:.1} %", 100.0 * value),
