@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod collect;
 mod cost;
+mod evaluate;
 mod export;
 mod failure;
 mod fleet;
