@@ -110,9 +110,10 @@ fn results(report: &Report, cast: &Cast) -> String {
 fn details(report: &Report, reliability: &[(String, Vec<Bin>)], cast: &Cast) -> String {
     let charts = by_class(report).map(|(student, alone)| {
         format!(
-            "{}{}",
+            "{}{}{}",
             classes::accuracy(student, alone, cast),
-            classes::gains(student, cast)
+            classes::gains(student, cast),
+            classes::inherited(student, alone, cast)
         )
     });
     let charts: String = charts.chain([charts::reliability(reliability, cast)]).collect();
@@ -124,11 +125,8 @@ fn details(report: &Report, reliability: &[(String, Vec<Bin>)], cast: &Cast) -> 
 
 /// Which mistakes are the teacher's, and which change from seed to seed.
 fn mistakes(report: &Report, cast: &Cast) -> String {
-    let by_class: String = by_class(report)
-        .map(|(student, alone)| classes::inherited(student, alone, cast))
-        .collect();
     format!(
-        "{}{by_class}{}",
+        "{}{}",
         mistakes::inherited(report, cast),
         mistakes::churn(report, cast)
     )

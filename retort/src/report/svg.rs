@@ -10,8 +10,8 @@ mod scale;
 
 pub(super) use bars::{Bar, BarChart};
 pub(super) use dots::{DotChart, Mark, Row, keys};
-pub(super) use scale::Unit;
 use scale::{Scale, number};
+pub(super) use scale::{Unit, in_points};
 
 /// Width of every chart in its own units: near that of a phone, so that text stays legible there.
 const WIDTH: f64 = 440.0;

@@ -49,7 +49,7 @@ pub(super) fn section(report: &Report, cast: &Cast) -> String {
         ("Size", "Bytes of the exported weights.", size),
         (
             "Latency of one prediction",
-            "Median of calls with one sample; the whisker ends at the 95th percentile.",
+            "Median of calls with one sample; the whisker ends at the 95th percentile, or goes on beyond the chart.",
             latency,
         ),
         (

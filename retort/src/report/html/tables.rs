@@ -1,6 +1,6 @@
 //! The tables of the page, and how numbers are written in them.
 
-use super::super::svg::{Unit, escape};
+use super::super::svg::{Unit, escape, in_points};
 use super::super::{ClassRow, Metric, Report, Student};
 
 /// Every model on the test data.
@@ -14,7 +14,6 @@ pub(super) fn results(report: &Report) -> String {
             NONE.to_owned(),
             NONE.to_owned(),
             NONE.to_owned(),
-            optional(t.churn.map(share)),
             count(t.parameters),
         ];
         row(&t.name, cells.each_ref().map(String::as_str))
@@ -32,15 +31,14 @@ pub(super) fn results(report: &Report) -> String {
         "agreement",
         "KL",
         "KL at T",
-        "churn",
         "parameters",
     ];
     let rows = teachers.chain(students).collect::<String>();
     let note = format!(
         "Mean ± standard deviation over seeds, on test data, at temperature 1. NLL: negative log-likelihood of the \
          labels, in nats. ECE: expected calibration error. Agreement: how often model and teacher name the same class. \
-         KL: divergence from the teacher, in nats; at T: of what both say at the temperature of teaching{}. Churn: how \
-         often two seeds of the model differ. Lower is better for NLL, ECE, KL and churn.",
+         KL: divergence from the teacher, in nats; at T: of what both say at the temperature of teaching{}. Lower is better \
+         for NLL, ECE and KL.",
         temperatures(report)
     );
     format!(
@@ -74,7 +72,6 @@ fn model(student: &Student, role: &str) -> String {
         optional(student.agreement_with_teacher.as_ref().map(percent)),
         optional(student.kl_to_teacher.as_ref().map(decimal)),
         optional(student.kl_to_teacher_at_temperature.as_ref().map(decimal)),
-        optional(student.churn.map(share)),
         count(student.parameters),
     ];
     row(&student.name, cells.each_ref().map(String::as_str))
@@ -300,11 +297,7 @@ fn percent(metric: &Metric) -> String {
 }
 
 fn points(metric: &Metric) -> String {
-    with_sd(metric, |v| format!("{:.1}", 100.0 * v), " points")
-}
-
-fn share(value: f64) -> String {
-    format!("{:.1} %", 100.0 * value)
+    with_sd(metric, |v| format!("{:.1}", in_points(v)), " points")
 }
 
 fn decimal(metric: &Metric) -> String {

@@ -5,6 +5,8 @@ use super::{Series, WIDTH, element, escape, number};
 const ROW: f64 = 38.0;
 const SIDE: f64 = 20.0;
 const THICK: f64 = 10.0;
+/// Whiskers may stretch the scale to so many times the longest bar: a rare delay must not make all bars short.
+const STRETCH: f64 = 1.5;
 /// A bar too short to be seen is still there.
 const LEAST: f64 = 1.5;
 
@@ -23,15 +25,17 @@ pub(in super::super) struct Bar {
     pub(in super::super) value: f64,
     /// The value in words, at the right end of the row.
     pub(in super::super) text: String,
-    /// Drawn as a whisker from the value to here.
+    /// Drawn as a whisker from the value to here, or to the edge of the chart.
     pub(in super::super) upper: Option<f64>,
 }
 
 impl BarChart {
     /// The `<svg>` element.
     pub(in super::super) fn render(&self) -> String {
-        let values = self.bars.iter().flat_map(|b| [b.value, b.upper.unwrap_or(0.0)]);
-        let longest = values.filter(|v| v.is_finite()).fold(0.0, f64::max);
+        let greatest = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
+        let bar = greatest(&mut self.bars.iter().map(|b| b.value));
+        let whisker = greatest(&mut self.bars.iter().filter_map(|b| b.upper));
+        let longest = whisker.clamp(bar, STRETCH * bar);
         let unit = if longest > 0.0 {
             (WIDTH - 2.0 * SIDE) / longest
         } else {
@@ -63,12 +67,18 @@ impl Bar {
         );
         let length = (self.value * unit).max(LEAST);
         let whisker = self.upper.map(|upper| {
-            let (from, to, middle) = (SIDE + length, SIDE + upper * unit, bar + THICK / 2.0);
+            let (to, edge) = (SIDE + upper * unit, WIDTH - SIDE);
+            // Without a cap it goes on beyond the edge.
+            let cap = if to > edge + 0.1 {
+                String::new()
+            } else {
+                format!("M{} {bar}v{THICK}", number(to))
+            };
             format!(
-                r#"<path class="whisker" d="M{} {middle}H{}M{} {bar}v{THICK}"/>"#,
-                number(from),
-                number(to),
-                number(to)
+                r#"<path class="whisker" d="M{} {}H{}{cap}"/>"#,
+                number(SIDE + length),
+                bar + THICK / 2.0,
+                number(to.min(edge))
             )
         });
         format!(
@@ -99,23 +109,34 @@ mod tests {
         }
     }
 
-    #[test]
-    fn lengths_are_in_proportion_and_the_whisker_sets_the_scale() {
+    fn latencies(upper: f64) -> String {
         let chart = BarChart {
             title: "Latency".into(),
             bars: vec![
-                bar("a", 1.0, Some(4.0)),
+                bar("a", 1.0, Some(upper)),
                 bar("b", 2.0, None),
                 bar("c", 1e-9, None),
             ],
         };
-        let svg = chart.render();
-        for width in ["width=\"100\"", "width=\"200\"", "width=\"1.5\""] {
+        chart.render()
+    }
+
+    #[test]
+    fn lengths_are_in_proportion() {
+        let svg = latencies(2.5);
+        for width in ["width=\"160\"", "width=\"320\"", "width=\"1.5\""] {
             assert!(svg.contains(width), "{width} in {svg}");
         }
-        assert!(svg.contains("M120 25H420M420 20v10"), "{svg}");
+        assert!(svg.contains("M180 25H420M420 20v10"), "{svg}");
         assert!(svg.contains("<desc>a: 1 &lt;ms&gt;; b: 2 &lt;ms&gt;"), "{svg}");
         assert!(svg.contains(r#"<g class="s1">"#), "{svg}");
+    }
+
+    #[test]
+    fn a_long_whisker_leaves_the_chart_instead_of_making_the_bars_short() {
+        let svg = latencies(100.0);
+        assert!(svg.contains("width=\"266.7\""), "{svg}");
+        assert!(svg.contains(r#"M153.3 25H420"/>"#), "{svg}");
     }
 
     #[test]
