@@ -9,7 +9,7 @@ use retort_runtime::{Shutdown, TaskGroup, announce, listen};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::{check, experiment, export, predict, report, run, status, submit};
+use crate::{check, evaluate, experiment, export, predict, report, run, status, submit};
 
 /// Retort distils knowledge from teacher models into small students, as a service.
 #[derive(Debug, Parser)]
@@ -38,8 +38,8 @@ enum Command {
     Status(status::Args),
     /// Recompute from the manifests which samples a run's final states contain.
     Audit(AuditArgs),
-    /// Accuracy of an exported model on its test data (temperature 1).
-    Evaluate(export::EvaluateArgs),
+    /// Accuracy, calibration and cost of an exported model on its test data (temperature 1).
+    Evaluate(evaluate::Args),
     /// Classify files with an exported model (temperature 1).
     Predict(predict::Args),
     /// Export one version of a group from a run's checkpoints.
@@ -94,7 +94,7 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::command(&args),
         Command::Status(args) => status::command(args),
         Command::Audit(args) => audit(&args),
-        Command::Evaluate(args) => export::evaluate(&args),
+        Command::Evaluate(args) => evaluate::command(&args),
         Command::Predict(args) => predict::command(&args),
         Command::Export(args) => export::export(&args),
         Command::Coordinator(config) => role(async {

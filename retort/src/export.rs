@@ -1,27 +1,11 @@
-//! `retort export` and `retort evaluate`: the distilled student outside the fleet.
+//! `retort export`: one version of a group outside the fleet.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Args as ClapArgs;
-use retort_data::{Dataset, DatasetConfig, Part};
-use retort_models::{Choice, Classifier, Export};
+use retort_models::Export;
 
-use crate::collect;
 use crate::failure::Failure;
-use crate::report::metrics::Logits;
-
-#[derive(Debug, Clone, ClapArgs)]
-pub(crate) struct EvaluateArgs {
-    /// Folder with model.safetensors and model.json, such as RUN/students/small.
-    model: PathBuf,
-    /// Job file whose data set to use; the run's own (RUN/job.toml) or the model card's unless given.
-    #[arg(long)]
-    job: Option<PathBuf>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
@@ -39,74 +23,6 @@ pub(crate) struct Args {
     /// Folder to write to; must be empty or absent.
     #[arg(long)]
     to: PathBuf,
-}
-
-#[expect(clippy::print_stdout, reason = "the command's answer")]
-pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
-    let export = Export::load(&args.model).map_err(Failure::input)?;
-    let dataset = dataset_of(&export, &args.model, args.job.as_deref())?;
-    let device = Choice::Flex.open().context("open device")?;
-    let mut model =
-        Classifier::from_parts(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
-    let (inputs, labels) = collect::samples(&dataset, Part::Test);
-    let logits = model.logits(&inputs, labels.len()).context("evaluate")?;
-    let e = Logits::new(&logits, dataset.classes())
-        .and_then(|l| l.evaluate(&labels))
-        .context("evaluate")?;
-    if args.json {
-        let json = serde_json::json!({
-            "model": export.card.name,
-            "dataset": dataset.name(),
-            "samples": labels.len(),
-            "test_accuracy": e.accuracy,
-            "test_nll": e.nll,
-            "ece": e.ece,
-        });
-        println!("{json:#}");
-    } else {
-        println!(
-            "{} on {} test samples of {}: accuracy {:.4}, NLL {:.4}, ECE {:.4}",
-            export.card.name,
-            labels.len(),
-            dataset.name(),
-            e.accuracy,
-            e.nll,
-            e.ece
-        );
-    }
-    Ok(())
-}
-
-/// The data set a model was made on: by an explicit job, its run's job, or the card's name.
-fn dataset_of(export: &Export, model: &Path, job: Option<&Path>) -> Result<Dataset, Failure> {
-    let of_run = model
-        .ancestors()
-        .skip(1)
-        .map(|a| a.join("job.toml"))
-        .find(|p| p.is_file());
-    let (config, base, from) = match job.map(Path::to_owned).or(of_run) {
-        Some(file) => {
-            let job = retort_job::read(&file, &[]).map_err(Failure::input)?;
-            let base = file.parent().unwrap_or(Path::new(".")).to_owned();
-            (job.dataset, base, file.display().to_string())
-        }
-        None => {
-            let config = DatasetConfig {
-                name: Some(export.card.dataset.name.clone()),
-                ..DatasetConfig::default()
-            };
-            (config, PathBuf::from("."), "the model card".into())
-        }
-    };
-    let dataset = retort_data::load(&config, &base, 0).map_err(|e| Failure::input(format!("{from}: {e}")))?;
-    if dataset.digest() != export.card.dataset.digest {
-        return Err(Failure::input(format!(
-            "the data set of {from} has digest {}, the model was made on {}: name the right job with --job",
-            dataset.digest(),
-            export.card.dataset.digest
-        )));
-    }
-    Ok(dataset)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]

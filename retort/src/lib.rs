@@ -6,6 +6,8 @@
 mod check;
 mod cli;
 mod collect;
+mod cost;
+mod evaluate;
 mod experiment;
 mod export;
 mod failure;

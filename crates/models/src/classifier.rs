@@ -12,7 +12,7 @@ use crate::{CardError, Export, Net, Spec, SpecError, WeightsError};
 /// Samples of every forward pass; a last partial one is filled up with zeros. Matrix products may sum in an order that
 /// depends on the number of rows, so only a fixed number makes a sample's logits independent of its company. 64 is the
 /// usual size of a batch, and costs a single sample milliseconds.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 
 /// Why a classifier cannot be built or used.
 #[derive(Debug, Error)]

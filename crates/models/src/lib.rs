@@ -12,12 +12,14 @@ mod card;
 mod classifier;
 pub mod device;
 mod net;
+mod timing;
 mod weights;
 
 pub use card::{CARD_FILE, Card, DatasetReference, Error as CardError, Export, WEIGHTS_FILE};
 pub use classifier::{Classifier, Error as ClassifierError, Evaluation};
 pub use device::Choice;
 pub use net::{Net, Preprocessing, Spec, SpecError};
+pub use timing::Effort;
 pub use weights::Error as WeightsError;
 
 /// The device that tensors live on.

@@ -1,7 +1,10 @@
 //! `report.html`: one self-contained page that opens offline, in light and dark, on a phone too.
 
 mod charts;
+mod classes;
+mod costs;
 mod learning;
+mod mistakes;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -9,7 +12,7 @@ mod tests;
 use super::curves::Curves;
 use super::metrics::Bin;
 use super::svg::escape;
-use super::{Report, Verdict};
+use super::{Report, Student, Verdict};
 use charts::Cast;
 
 const STYLE: &str = include_str!("html/style.css");
@@ -21,6 +24,8 @@ pub fn render(report: &Report, curves: &Curves, reliability: &[(String, Vec<Bin>
         section("Results", &results(report, &cast)),
         section("How it learned", &figures(&learning::charts(curves, &cast))),
         section("By class and confidence", &details(report, reliability, &cast)),
+        section("Mistakes", &figures(&mistakes(report, &cast))),
+        section("What it costs", &costs::section(report, &cast)),
         section("Soft targets", &tables::soft_targets(report)),
         section("Samples", &tables::ledger(report)),
         section("Repeat this run", &tables::origin(report)),
@@ -103,11 +108,32 @@ fn results(report: &Report, cast: &Cast) -> String {
 
 /// Each student beside itself alone class by class, then the calibration of all models.
 fn details(report: &Report, reliability: &[(String, Vec<Bin>)], cast: &Cast) -> String {
-    let students = || report.students.iter().filter(|s| !s.per_class.is_empty());
-    let charts = students().map(|s| charts::classes(s, report.baseline_of(&s.name), cast));
+    let charts = by_class(report).map(|(student, alone)| {
+        format!(
+            "{}{}{}",
+            classes::accuracy(student, alone, cast),
+            classes::gains(student, cast),
+            classes::inherited(student, alone, cast)
+        )
+    });
     let charts: String = charts.chain([charts::reliability(reliability, cast)]).collect();
-    let tables: String = students()
-        .map(|s| tables::classes(s, report.baseline_of(&s.name)))
+    let tables: String = by_class(report)
+        .map(|(student, alone)| tables::classes(student, alone))
         .collect();
     format!("{}{tables}", figures(&charts))
+}
+
+/// Which mistakes are the teacher's, and which change from seed to seed.
+fn mistakes(report: &Report, cast: &Cast) -> String {
+    format!(
+        "{}{}",
+        mistakes::inherited(report, cast),
+        mistakes::churn(report, cast)
+    )
+}
+
+/// The students that were measured by class, each with itself alone.
+fn by_class(report: &Report) -> impl Iterator<Item = (&Student, Option<&Student>)> {
+    let students = report.students.iter().filter(|s| !s.per_class.is_empty());
+    students.map(|s| (s, report.baseline_of(&s.name)))
 }

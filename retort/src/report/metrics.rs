@@ -3,10 +3,13 @@
 //! Logits are row-major, one row per sample, as a model gives them at temperature 1. The top class
 //! of a row is the first of its greatest logits. Everything is computed in f64.
 
+mod errors;
 #[cfg(test)]
 mod tests;
 
 use serde::{Deserialize, Serialize};
+
+pub use errors::{SharedErrors, churn};
 
 /// Equal-width bins of confidence that the calibration error is computed from.
 pub const BINS: usize = 15;
@@ -147,27 +150,17 @@ impl<'a> Logits<'a> {
     /// Measures how closely `self`, a student, follows a teacher on the same samples.
     pub fn compare(&self, teacher: &Logits<'_>, labels: &[u32]) -> Result<Comparison, MetricsError> {
         self.check(labels)?;
-        if (teacher.samples(), teacher.classes) != (self.samples(), self.classes) {
-            let shape = |l: &Logits<'_>| (l.samples(), l.classes);
-            return Err(MetricsError::Mismatch {
-                teacher: shape(teacher),
-                student: shape(self),
-            });
-        }
+        let kl = self.kl(teacher, 1.0)?;
         let mut agreed = vec![(0, 0); self.classes];
-        let mut kl = 0.0;
         for ((student, teacher), &label) in self.rows().zip(teacher.rows()).zip(labels) {
             let (same, all) = &mut agreed[label as usize];
             *same += u64::from(top_class(student) == top_class(teacher));
             *all += 1;
-            let (p, q) = (log_softmax(teacher), log_softmax(student));
-            kl += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
         }
         let samples = self.samples() as f64;
         Ok(Comparison {
             agreement: agreed.iter().map(|(same, _)| same).sum::<u64>() as f64 / samples,
-            // Rounding may leave a tiny negative number where the two are equal.
-            kl: (kl / samples).max(0.0),
+            kl,
             per_class: agreed
                 .into_iter()
                 .map(|(same, all)| ClassScore::of(same, all))
@@ -175,8 +168,37 @@ impl<'a> Logits<'a> {
         })
     }
 
+    /// Mean KL(teacher || student) in nats, of the probabilities `softmax(z / T)` of both at this
+    /// temperature above 0. It is not scaled by T², as a loss is.
+    pub fn kl(&self, teacher: &Logits<'_>, temperature: f64) -> Result<f64, MetricsError> {
+        self.match_up(teacher)?;
+        let divergence = |(student, teacher): (&[f32], &[f32])| {
+            let (p, q) = (softened(teacher, temperature), softened(student, temperature));
+            p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+        };
+        let sum: f64 = self.rows().zip(teacher.rows()).map(divergence).sum();
+        // Rounding may leave a tiny negative number where the two are equal.
+        Ok((sum / self.samples() as f64).max(0.0))
+    }
+
+    /// The top class of each sample.
+    pub fn top_classes(&self) -> Vec<usize> {
+        self.rows().map(top_class).collect()
+    }
+
     fn rows(&self) -> impl Iterator<Item = &'a [f32]> {
         self.values.chunks_exact(self.classes)
+    }
+
+    fn match_up(&self, teacher: &Logits<'_>) -> Result<(), MetricsError> {
+        let shape = |l: &Logits<'_>| (l.samples(), l.classes);
+        if shape(teacher) == shape(self) {
+            return Ok(());
+        }
+        Err(MetricsError::Mismatch {
+            teacher: shape(teacher),
+            student: shape(self),
+        })
     }
 
     fn check(&self, labels: &[u32]) -> Result<(), MetricsError> {
@@ -232,12 +254,21 @@ pub fn top_class(row: &[f32]) -> usize {
     top
 }
 
-/// Logarithms of the probabilities, shifted by the greatest logit so that nothing overflows.
+/// Logarithms of the probabilities.
 pub fn log_softmax(row: &[f32]) -> Vec<f64> {
+    softened(row, 1.0)
+}
+
+/// Logarithms of the probabilities at a temperature, shifted by the greatest logit so that nothing
+/// overflows.
+fn softened(row: &[f32], temperature: f64) -> Vec<f64> {
     let greatest = row
         .iter()
         .fold(f64::NEG_INFINITY, |max, &v| max.max(f64::from(v)));
-    let shifted: Vec<f64> = row.iter().map(|&v| f64::from(v) - greatest).collect();
+    let shifted: Vec<f64> = row
+        .iter()
+        .map(|&v| (f64::from(v) - greatest) / temperature)
+        .collect();
     let log_sum = shifted.iter().map(|v| v.exp()).sum::<f64>().ln();
     shifted.into_iter().map(|v| v - log_sum).collect()
 }

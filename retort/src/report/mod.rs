@@ -17,6 +17,8 @@ mod verdict;
 
 use serde::{Deserialize, Serialize};
 
+use metrics::SharedErrors;
+
 pub use audit::{Audit, AuditError, audit};
 pub use curves::{Curves, GroupCurve, Point};
 
@@ -32,6 +34,8 @@ pub struct Report {
     pub soft_targets: SoftTargets,
     pub ledger: Ledger,
     pub throughput: Throughput,
+    /// Where every `cost` was measured.
+    pub machine: Machine,
     pub verdict: Verdict,
 }
 
@@ -78,6 +82,11 @@ pub struct Teacher {
     /// Size of the exported weights.
     pub bytes: u64,
     pub test_accuracy: Metric,
+    pub test_nll: Metric,
+    pub ece: Metric,
+    /// Between seeds; 0 of a fixed teacher, which is the same model under every seed.
+    pub churn: Option<f64>,
+    pub cost: Option<Cost>,
     /// Versions activated, summed over seeds.
     pub versions: u64,
     /// Distinct versions that students trained on, summed over seeds.
@@ -94,12 +103,64 @@ pub struct Student {
     pub test_accuracy: Metric,
     pub test_nll: Metric,
     pub ece: Metric,
-    /// Null in a job without teachers.
+    /// The teacher that the following are about: the first that the job gives the student, for its baseline as well.
+    /// Null, as they are, in a job without teachers.
+    pub compared_with: Option<String>,
     pub agreement_with_teacher: Option<Metric>,
-    /// KL(teacher || student) on the test data at temperature 1; null in a job without teachers.
+    /// KL(teacher || student) on the test data at temperature 1.
     pub kl_to_teacher: Option<Metric>,
+    /// The same of what both say at the temperature that the student was taught at; not scaled by its square.
+    pub kl_to_teacher_at_temperature: Option<Metric>,
+    pub temperature: Option<f64>,
+    pub inherited: Option<Inherited>,
     pub validation_accuracy: Option<Metric>,
+    /// Mean share of test samples whose top class differs between two seeds, over all pairs of them; null of a single
+    /// seed.
+    pub churn: Option<f64>,
+    /// Null of a baseline, which costs what its student does.
+    pub cost: Option<Cost>,
     pub per_class: Vec<ClassRow>,
+}
+
+/// Mistakes on the test data that the teacher makes as well; [`metrics::SharedErrors`] has the formula.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inherited {
+    /// Samples put wrong.
+    pub errors: Metric,
+    /// Those where the teacher names the same wrong class.
+    pub shared: Metric,
+    /// As many would be shared by chance.
+    pub expected: Metric,
+    /// `(shared - expected) / errors`; null where a seed has no error.
+    pub excess: Option<Metric>,
+}
+
+/// What the exported model takes to run, measured on one machine: the first seed's model, by
+/// `Classifier::logits`, which is what `retort predict` calls.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Median over calls with one sample.
+    pub latency_ms: f64,
+    /// 95 of 100 such calls took no longer.
+    pub latency_p95_ms: f64,
+    /// How many there were, after those that warmed up.
+    pub latency_calls: u64,
+    /// Samples in each call for the following two.
+    pub batch: u64,
+    pub samples_per_s: f64,
+    /// By the processor's own counter, of all that ran on it; null where it cannot be read.
+    pub joules_per_1000: Option<f64>,
+}
+
+/// What costs were measured on.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// As a job names it.
+    pub device: String,
+    /// As the system names it.
+    pub processor: Option<String>,
+    /// That the device may use; calls come from one of them, one after the other.
+    pub threads: u64,
 }
 
 /// The test samples with one label.
@@ -109,6 +170,10 @@ pub struct ClassRow {
     /// Null of a class without test samples.
     pub accuracy: Option<Metric>,
     pub agreement: Option<Metric>,
+    /// Accuracy of the student minus that of the same student alone, paired by seed; null of a baseline, and where
+    /// there is none.
+    pub gain: Option<Metric>,
+    pub inherited: Option<Inherited>,
     /// Test samples with this label.
     pub support: u64,
 }
@@ -192,6 +257,42 @@ impl Metric {
         let values: Vec<f64> = values.into_iter().collect::<Option<_>>()?;
         (!values.is_empty()).then(|| values.into())
     }
+
+    /// The differences, seed by seed.
+    pub fn minus(&self, other: &Self) -> Self {
+        let pairs = self.values.iter().zip(&other.values);
+        pairs.map(|(a, b)| a - b).collect::<Vec<_>>().into()
+    }
+}
+
+impl Inherited {
+    /// From what each seed shares with its teacher; none without seeds.
+    pub fn of(seeds: &[SharedErrors]) -> Option<Self> {
+        let each = |value: fn(&SharedErrors) -> f64| Metric::of(seeds.iter().map(|s| Some(value(s))));
+        Some(Self {
+            errors: each(|s| s.errors as f64)?,
+            shared: each(|s| s.shared as f64)?,
+            expected: each(|s| s.expected)?,
+            excess: Metric::of(seeds.iter().map(SharedErrors::excess)),
+        })
+    }
+
+    /// The excess of all seeds' errors together, which also classes have that some seed puts right throughout; none
+    /// without any error.
+    pub fn pooled(&self) -> Option<f64> {
+        let errors = self.errors.mean;
+        (errors > 0.0).then(|| (self.shared.mean - self.expected.mean) / errors)
+    }
+}
+
+impl Student {
+    /// Fills in what each class gained over the same student alone.
+    pub fn gain_over(&mut self, alone: &Self) {
+        for (row, without) in self.per_class.iter_mut().zip(&alone.per_class) {
+            let pair = row.accuracy.as_ref().zip(without.accuracy.as_ref());
+            row.gain = pair.map(|(with, without)| with.minus(without));
+        }
+    }
 }
 
 impl Ledger {
@@ -226,7 +327,7 @@ impl Report {
     }
 }
 
-fn baseline_of<'a>(baselines: &'a [Student], student: &str) -> Option<&'a Student> {
+pub(crate) fn baseline_of<'a>(baselines: &'a [Student], student: &str) -> Option<&'a Student> {
     baselines
         .iter()
         .find(|b| b.name.strip_suffix("@alone") == Some(student))

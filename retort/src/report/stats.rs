@@ -15,6 +15,14 @@ pub fn sample_sd(values: &[f64]) -> Option<f64> {
     Some((squares / (values.len() - 1) as f64).sqrt())
 }
 
+/// The least value that so large a share (0 to 1) of all values does not exceed; none of nothing.
+pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
 /// Two-sided 95 % interval of the mean of paired differences by Student's t; none of fewer than
 /// two, since one seed shows no spread.
 pub fn interval_95(differences: &[f64]) -> Option<[f64; 2]> {
@@ -53,6 +61,16 @@ mod tests {
             (mean(&[]), sample_sd(&[1.0]), interval_95(&[1.0])),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let values: Vec<f64> = (1..=20).rev().map(f64::from).collect();
+        assert_eq!(
+            [0.0, 0.5, 0.95, 1.0].map(|q| quantile(&values, q)),
+            [Some(1.0), Some(10.0), Some(19.0), Some(20.0)]
+        );
+        assert_eq!((quantile(&[], 0.5), quantile(&[3.0], 0.95)), (None, Some(3.0)));
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! A series has a number; `class="s0"` and so on get their colours from the page's style sheet, so
 //! that one drawing serves light and dark. Dashes and shapes repeat what colours say.
 
+mod bars;
 mod dots;
 mod scale;
 
+pub(super) use bars::{Bar, BarChart};
 pub(super) use dots::{DotChart, Mark, Row, keys};
-pub(super) use scale::Unit;
 use scale::{Scale, number};
+pub(super) use scale::{Unit, in_points};
 
 /// Width of every chart in its own units: near that of a phone, so that text stays legible there.
 const WIDTH: f64 = 440.0;

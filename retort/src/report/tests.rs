@@ -3,10 +3,23 @@ use super::*;
 /// A student or baseline with this accuracy by seed.
 pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Student {
     let metric = |f: fn(f64) -> f64| Metric::from(accuracies.iter().map(|a| f(*a)).collect::<Vec<_>>());
+    let inherited = |samples: f64| {
+        let errors = || accuracies.iter().map(move |a| samples * (1.0 - a));
+        let shared: Vec<SharedErrors> = errors()
+            .map(|errors| SharedErrors {
+                errors: errors.round() as u64,
+                shared: (0.6 * errors).round() as u64,
+                expected: 0.2 * errors,
+            })
+            .collect();
+        Inherited::of(&shared)
+    };
     let row = |class: u32| ClassRow {
         class: class.to_string(),
         accuracy: Some(metric(|a| a)),
         agreement: Some(metric(|a| a * 0.9)),
+        gain: None,
+        inherited: inherited(36.0),
         support: 36,
     };
     Student {
@@ -17,9 +30,27 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         test_nll: metric(|a| -a.ln()),
         ece: metric(|a| 0.2 * (1.0 - a)),
         agreement_with_teacher: Some(metric(|a| a * 0.95)),
+        compared_with: Some("wide".into()),
         kl_to_teacher: Some(metric(|a| 1.0 - a)),
+        kl_to_teacher_at_temperature: Some(metric(|a| 0.1 * (1.0 - a))),
+        temperature: Some(4.0),
+        inherited: inherited(360.0),
         validation_accuracy: Some(metric(|a| a * 0.99)),
+        churn: (accuracies.len() > 1).then_some(0.08),
+        cost: Some(cost(parameters)),
         per_class: (0..10).map(row).collect(),
+    }
+}
+
+fn cost(parameters: u64) -> Cost {
+    let latency_ms = 0.03 + 1e-6 * parameters as f64;
+    Cost {
+        latency_ms,
+        latency_p95_ms: 1.5 * latency_ms,
+        latency_calls: 1_000,
+        batch: 64,
+        samples_per_s: 64e3 / latency_ms,
+        joules_per_1000: Some(0.02 * latency_ms),
     }
 }
 
@@ -29,6 +60,14 @@ pub(super) fn teacher(name: &str, parameters: u64, accuracies: &[f64]) -> Teache
         parameters,
         bytes: 4 * parameters + 300,
         test_accuracy: accuracies.to_vec().into(),
+        test_nll: accuracies.iter().map(|a| -a.ln()).collect::<Vec<_>>().into(),
+        ece: accuracies
+            .iter()
+            .map(|a| 0.3 * (1.0 - a))
+            .collect::<Vec<_>>()
+            .into(),
+        churn: (accuracies.len() > 1).then_some(0.03),
+        cost: Some(cost(parameters)),
         versions: 40,
         versions_trained_on: 38,
     }
@@ -41,7 +80,7 @@ pub(super) fn report(seeds: u64) -> Report {
             .collect()
     };
     let teachers = vec![teacher("wide", 101_770, &spread(0.947))];
-    let students = vec![student("small", 2_410, &spread(0.841))];
+    let mut students = vec![student("small", 2_410, &spread(0.841))];
     let baselines = vec![Student {
         agreement_with_teacher: Some(spread(0.77).into()),
         ..student(
@@ -50,6 +89,7 @@ pub(super) fn report(seeds: u64) -> Report {
             &spread(0.79).into_iter().rev().collect::<Vec<_>>(),
         )
     }];
+    students[0].gain_over(&baselines[0]);
     let samples = 1_297 * 20 * seeds;
     Report {
         run: Run {
@@ -95,6 +135,11 @@ pub(super) fn report(seeds: u64) -> Report {
         throughput: Throughput {
             samples_per_s: Some(18_345.6),
         },
+        machine: Machine {
+            device: "flex".into(),
+            processor: Some("A processor".into()),
+            threads: 2,
+        },
     }
 }
 
@@ -116,8 +161,13 @@ fn a_report_follows_its_schema_and_reads_back() {
         serde_json::from_str(include_str!("../../../docs/report.schema.json")).unwrap();
     let validator = jsonschema::draft202012::new(&schema).unwrap();
     let without_teacher = Student {
+        compared_with: None,
         agreement_with_teacher: None,
         kl_to_teacher: None,
+        kl_to_teacher_at_temperature: None,
+        temperature: None,
+        inherited: None,
+        cost: None,
         ..student("s", 1, &[0.5])
     };
     for report in [
@@ -159,6 +209,33 @@ fn a_metric_is_its_values_and_what_follows_from_them() {
     assert_eq!(Metric::of([Some(0.5), None]), None);
     assert_eq!(Metric::of([]), None);
     assert_eq!(Metric::of([Some(0.5)]), Some(vec![0.5].into()));
+}
+
+#[test]
+fn gains_are_paired_by_seed_and_class() {
+    let (with, without) = ([0.5, 0.75, 1.0], [0.25, 0.75, 0.5]);
+    let mut taught = student("small", 1, &with);
+    let mut alone = student("small@alone", 1, &without);
+    alone.per_class[3].accuracy = None;
+    taught.gain_over(&alone);
+    let gain = taught.per_class[0].gain.as_ref().unwrap();
+    assert_eq!((gain.mean, &gain.values), (0.25, &vec![0.25, 0.0, 0.5]));
+    assert_eq!(taught.per_class[3].gain, None, "a class without test samples");
+}
+
+#[test]
+fn inherited_errors_are_pooled_where_a_seed_has_none() {
+    let seed = |errors, shared, expected| SharedErrors {
+        errors,
+        shared,
+        expected,
+    };
+    let inherited = Inherited::of(&[seed(4, 3, 1.0), seed(0, 0, 0.0)]).unwrap();
+    assert_eq!(inherited.errors.values, [4.0, 0.0]);
+    assert_eq!((inherited.excess.clone(), inherited.pooled()), (None, Some(0.5)));
+    let right = Inherited::of(&[seed(0, 0, 0.0)]).unwrap();
+    assert_eq!((right.excess.clone(), right.pooled()), (None, None));
+    assert_eq!(Inherited::of(&[]), None);
 }
 
 #[test]

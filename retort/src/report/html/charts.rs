@@ -5,9 +5,6 @@ use super::super::metrics::Bin;
 use super::super::svg::{self, DotChart, Line, LineChart, Mark, Row, Series, Stroke, Unit};
 use super::super::{Metric, Report, Student, stats};
 
-/// Classes that a chart has room for; the table below it lists all.
-const MOST_CLASSES: usize = 40;
-
 /// Who appears in the charts: every group keeps one colour and stroke throughout the page.
 pub(super) struct Cast(Vec<Series>);
 
@@ -159,62 +156,6 @@ pub(super) fn reliability(models: &[(String, Vec<Bin>)], cast: &Cast) -> String 
     };
     let note = "A calibrated model lies on the thin line; below it, the model claims more than it keeps. Larger dots hold more samples.";
     figure(&chart.title, note, &legend, &chart.render())
-}
-
-/// Accuracy by class, of the student and of itself alone, and its agreement with the teacher.
-pub(super) fn classes(student: &Student, alone: Option<&Student>, cast: &Cast) -> String {
-    let with = cast.of(&student.name);
-    let agreement = Series {
-        label: "agreement with teacher".into(),
-        number: with.number + 2,
-        stroke: Stroke::Dotted,
-    };
-    let mut series = vec![with.clone()];
-    series.extend(alone.map(|a| cast.of(&a.name)));
-    if student.agreement_with_teacher.is_some() {
-        series.push(agreement.clone());
-    }
-    let rows = student
-        .per_class
-        .iter()
-        .enumerate()
-        .take(MOST_CLASSES)
-        .map(|(i, row)| {
-            let without =
-                alone.and_then(|a| Some((cast.of(&a.name), a.per_class.get(i)?.accuracy.as_ref()?)));
-            let marks = [
-                row.agreement.as_ref().map(|m| (agreement.clone(), m)),
-                without,
-                row.accuracy.as_ref().map(|m| (with.clone(), m)),
-            ];
-            let mean_only = |(series, metric): (Series, &Metric)| Mark {
-                series,
-                mean: metric.mean,
-                values: Vec::new(),
-                interval: None,
-            };
-            Row {
-                label: row.class.clone(),
-                marks: marks.into_iter().flatten().map(mean_only).collect(),
-            }
-        });
-    let chart = DotChart {
-        title: format!("{}: accuracy by class", student.name),
-        rows: rows.collect(),
-        unit: Unit::Percent,
-        named_values: false,
-    };
-    let left_out = student.per_class.len().saturating_sub(MOST_CLASSES);
-    let note = match left_out {
-        0 => "Means over seeds, on test data.".to_owned(),
-        n => format!("Means over seeds, on test data; {n} more classes are in the table."),
-    };
-    figure(
-        &svg::escape(&chart.title),
-        &note,
-        &svg::keys(&series),
-        &chart.render(),
-    )
 }
 
 fn mark(series: Series, metric: &Metric) -> Mark {

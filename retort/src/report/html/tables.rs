@@ -1,16 +1,22 @@
 //! The tables of the page, and how numbers are written in them.
 
-use super::super::svg::escape;
-use super::super::{Metric, Report, Student};
+use super::super::svg::{Unit, escape, in_points};
+use super::super::{ClassRow, Metric, Report, Student};
 
 /// Every model on the test data.
 pub(super) fn results(report: &Report) -> String {
     let teachers = report.teachers.iter().map(|t| {
-        let [accuracy, parameters, size] = [percent(&t.test_accuracy), count(t.parameters), bytes(t.bytes)];
-        row(
-            &t.name,
-            ["teacher", &accuracy, NONE, NONE, NONE, NONE, &parameters, &size],
-        )
+        let cells = [
+            "teacher".to_owned(),
+            percent(&t.test_accuracy),
+            decimal(&t.test_nll),
+            decimal(&t.ece),
+            NONE.to_owned(),
+            NONE.to_owned(),
+            NONE.to_owned(),
+            count(t.parameters),
+        ];
+        row(&t.name, cells.each_ref().map(String::as_str))
     });
     let students = report.students.iter().map(|s| {
         let alone = report.baseline_of(&s.name).map(|alone| model(alone, "alone"));
@@ -24,58 +30,88 @@ pub(super) fn results(report: &Report) -> String {
         "ECE",
         "agreement",
         "KL",
+        "KL at T",
         "parameters",
-        "size",
     ];
     let rows = teachers.chain(students).collect::<String>();
-    let note = "Mean ± standard deviation over seeds, on test data, at temperature 1. NLL: negative log-likelihood of the \
-                labels, in nats. ECE: expected calibration error. Agreement: how often model and teacher name the same class. \
-                KL: divergence from the teacher, in nats. Lower is better for NLL, ECE and KL.";
+    let note = format!(
+        "Mean ± standard deviation over seeds, on test data, at temperature 1. NLL: negative log-likelihood of the \
+         labels, in nats. ECE: expected calibration error. Agreement: how often model and teacher name the same class. \
+         KL: divergence from the teacher, in nats; at T: of what both say at the temperature of teaching{}. Lower is better \
+         for NLL, ECE and KL.",
+        temperatures(report)
+    );
     format!(
         "{}<p class=\"note\">{note}</p>\n",
         table("Results on test data", &heads, &rows)
     )
 }
 
+/// ` (T = 4)`, or each student's where they differ; nothing without teachers.
+fn temperatures(report: &Report) -> String {
+    let of = |s: &Student| Some((s.name.clone(), s.temperature?));
+    let all: Vec<(String, f64)> = report.students.iter().filter_map(of).collect();
+    match all.first() {
+        None => String::new(),
+        Some((_, first)) if all.iter().all(|(_, t)| t == first) => format!(" (T = {first})"),
+        Some(_) => {
+            let each = all
+                .iter()
+                .map(|(name, t)| format!("T = {t} for {}", escape(name)));
+            format!(" ({})", each.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
 fn model(student: &Student, role: &str) -> String {
-    let optional = |metric: &Option<Metric>, write: fn(&Metric) -> String| {
-        metric.as_ref().map_or_else(|| NONE.to_owned(), write)
-    };
     let cells = [
         role.to_owned(),
         percent(&student.test_accuracy),
         decimal(&student.test_nll),
         decimal(&student.ece),
-        optional(&student.agreement_with_teacher, percent),
-        optional(&student.kl_to_teacher, decimal),
+        optional(student.agreement_with_teacher.as_ref().map(percent)),
+        optional(student.kl_to_teacher.as_ref().map(decimal)),
+        optional(student.kl_to_teacher_at_temperature.as_ref().map(decimal)),
         count(student.parameters),
-        bytes(student.bytes),
     ];
     row(&student.name, cells.each_ref().map(String::as_str))
 }
 
 /// All classes of one student, folded away.
 pub(super) fn classes(student: &Student, alone: Option<&Student>) -> String {
-    let optional = |metric: Option<&Metric>| metric.map_or_else(|| NONE.to_owned(), percent);
+    let excess = |row: &ClassRow| row.inherited.as_ref()?.pooled();
     let rows: String = student
         .per_class
         .iter()
         .enumerate()
         .map(|(i, class)| {
-            let without = alone.and_then(|a| a.per_class.get(i)?.accuracy.as_ref());
+            let without = alone.and_then(|a| a.per_class.get(i));
             let cells = [
-                optional(class.accuracy.as_ref()),
-                optional(without),
-                optional(class.agreement.as_ref()),
+                optional(class.accuracy.as_ref().map(percent)),
+                optional(without.and_then(|w| w.accuracy.as_ref()).map(percent)),
+                optional(class.gain.as_ref().map(points)),
+                optional(class.agreement.as_ref().map(percent)),
+                optional(excess(class).map(|e| Unit::Points.value(e))),
+                optional(without.and_then(excess).map(|e| Unit::Points.value(e))),
                 count(class.support),
             ];
             row(&class.class, cells.each_ref().map(String::as_str))
         })
         .collect();
     let title = format!("{}: classes", student.name);
-    let heads = ["class", "accuracy", "alone", "agreement", "test samples"];
+    let heads = [
+        "class",
+        "accuracy",
+        "alone",
+        "gain",
+        "agreement",
+        "shared mistakes",
+        "alone",
+        "test samples",
+    ];
+    let note = "Shared mistakes: share of the mistakes that the teacher makes as well, beyond chance, over all seeds together.";
     format!(
-        "<details>\n<summary>{} as a table</summary>\n{}</details>\n",
+        "<details>\n<summary>{} as a table</summary>\n{}<p class=\"note\">{note}</p>\n</details>\n",
         escape(&title),
         table(&title, &heads, &rows)
     )
@@ -87,7 +123,6 @@ pub(super) fn soft_targets(report: &Report) -> String {
     if sent.samples == 0 && report.students.is_empty() {
         return String::new();
     }
-    let optional = |value: Option<String>| value.unwrap_or_else(|| NONE.to_owned());
     let versions = report.teachers.iter().map(|t| {
         let name = format!("Versions of {}, summed over seeds", t.name);
         (
@@ -224,16 +259,20 @@ pub(super) fn origin(report: &Report) -> String {
 }
 
 /// Where a value does not exist.
-const NONE: &str = "<span class=\"none\" aria-label=\"not available\">&ndash;</span>";
+pub(super) const NONE: &str = "<span class=\"none\" aria-label=\"not available\">&ndash;</span>";
+
+fn optional(cell: Option<String>) -> String {
+    cell.unwrap_or_else(|| NONE.to_owned())
+}
 
 /// The first cell is a name and escaped; the others are HTML already.
-fn row<const N: usize>(name: &str, cells: [&str; N]) -> String {
+pub(super) fn row<const N: usize>(name: &str, cells: [&str; N]) -> String {
     let cells: String = cells.iter().map(|c| format!("<td>{c}</td>")).collect();
     format!("<tr><th scope=\"row\">{}</th>{cells}</tr>\n", escape(name))
 }
 
 /// A table that scrolls by itself where the page is too narrow for it.
-fn table(label: &str, heads: &[&str], rows: &str) -> String {
+pub(super) fn table(label: &str, heads: &[&str], rows: &str) -> String {
     let heads: String = heads
         .iter()
         .map(|h| format!("<th scope=\"col\">{h}</th>"))
@@ -255,6 +294,10 @@ fn pairs(label: &str, facts: impl Iterator<Item = (String, String)>) -> String {
 
 fn percent(metric: &Metric) -> String {
     with_sd(metric, |v| format!("{:.1}", 100.0 * v), " %")
+}
+
+fn points(metric: &Metric) -> String {
+    with_sd(metric, |v| format!("{:.1}", in_points(v)), " points")
 }
 
 fn decimal(metric: &Metric) -> String {
@@ -288,7 +331,7 @@ pub(super) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
-fn bytes(number: u64) -> String {
+pub(super) fn bytes(number: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB"];
     let mut value = number as f64;
     let mut unit = "bytes";

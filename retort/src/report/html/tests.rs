@@ -71,6 +71,8 @@ fn the_page_stands_alone() {
         "The teacher helped",
         "How it learned",
         "By class and confidence",
+        "Mistakes",
+        "What it costs",
         "Soft targets",
         "Samples",
         "Repeat this run",
@@ -84,7 +86,7 @@ fn the_page_stands_alone() {
 fn every_chart_has_a_role_a_title_and_a_description() {
     let page = page(3);
     let charts = page.matches(r#"role="img""#).count();
-    assert_eq!(charts, 12);
+    assert_eq!(charts, 19);
     assert_eq!(page.matches("<desc>").count(), charts);
 }
 
@@ -113,7 +115,13 @@ fn a_run_that_only_trained_a_teacher_has_no_empty_sections() {
     (report.students, report.baselines) = (Vec::new(), Vec::new());
     (report.soft_targets, report.ledger) = Default::default();
     let page = render(&report, &Curves::default(), &[]);
-    for part in ["By class", "How it learned", "Soft targets", "<h2>Samples"] {
+    for part in [
+        "By class",
+        "How it learned",
+        "Mistakes",
+        "Soft targets",
+        "<h2>Samples",
+    ] {
         assert!(!page.contains(part), "{part}");
     }
     assert!(page.contains("wide (teacher)"));
@@ -125,4 +133,101 @@ fn a_ledger_that_does_not_add_up_is_said_aloud() {
     assert!(render(&report, &Curves::default(), &[]).contains("exactly once, or is listed"));
     report.ledger.duplicates = 1;
     assert!(render(&report, &Curves::default(), &[]).contains("do not contain every sample exactly once"));
+}
+
+#[test]
+fn a_student_stands_beside_itself_alone_in_gains_and_mistakes() {
+    let mut report = report(3);
+    let seeds = |values: [f64; 3]| Some(crate::report::Metric::from(values.to_vec()));
+    report.students[0].per_class[4].gain = seeds([0.2, 0.4, 0.3]);
+    report.students[0].per_class[7].gain = seeds([-0.2, -0.4, -0.3]);
+    let page = render(&report, &Curves::default(), &[]);
+    let chart = page.split("small: gain by class</title>").nth(1).unwrap();
+    let told = chart
+        .split("<desc>")
+        .nth(1)
+        .unwrap()
+        .split("</desc>")
+        .next()
+        .unwrap();
+    assert!(
+        told.starts_with("4: small +30.0 points; "),
+        "largest gain first: {told}"
+    );
+    assert!(told.ends_with("7: small -30.0 points"), "{told}");
+    let shared = page
+        .split("Mistakes shared with the teacher</title>")
+        .nth(1)
+        .unwrap();
+    let told = shared.split("</desc>").next().unwrap();
+    for (student, role) in [
+        (&report.students[0], "student"),
+        (&report.baselines[0], "without teacher"),
+    ] {
+        let excess = student.inherited.as_ref().unwrap().excess.as_ref().unwrap().mean;
+        let name = &student.name;
+        let row = format!("{name} ({role}): {name} {:+.1} points", 100.0 * excess);
+        assert!(told.contains(&row), "{row} in {told}");
+    }
+    assert!(page.contains("Churn between seeds"));
+}
+
+#[test]
+fn one_seed_has_no_churn_and_no_seed_to_seed_dots() {
+    let page = render(&report(1), &Curves::default(), &[]);
+    assert!(!page.contains("Churn between seeds") && page.contains("small: gain by class"));
+    assert!(!page.contains("class=\"seed\""));
+}
+
+#[test]
+fn costs_are_drawn_and_what_this_machine_cannot_measure_is_said() {
+    let mut report = report(2);
+    let page = render(&report, &Curves::default(), &[]);
+    for part in [
+        "<title>Size</title>",
+        "Latency of one prediction",
+        "Energy of 1,000",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert!(page.contains("A processor, device flex, which may use 2 threads"));
+    let forget = |cost: &mut Option<crate::report::Cost>| {
+        cost.as_mut().unwrap().joules_per_1000 = None;
+    };
+    forget(&mut report.students[0].cost);
+    forget(&mut report.teachers[0].cost);
+    let page = render(&report, &Curves::default(), &[]);
+    assert!(page.contains("Energy: not available on this machine"));
+    assert!(!page.contains("Energy of 1,000") && page.contains("Latency of one prediction"));
+    (report.students[0].cost, report.teachers[0].cost) = (None, None);
+    let page = render(&report, &Curves::default(), &[]);
+    assert!(page.contains("could not be measured") && page.contains("<title>Size</title>"));
+}
+
+#[test]
+fn of_many_classes_the_chart_shows_those_that_moved_most() {
+    let mut report = report(2);
+    let row = report.students[0].per_class[0].clone();
+    report.students[0].per_class = (0..60)
+        .map(|i| {
+            let mut row = row.clone();
+            row.class = format!("class-{i}");
+            row.gain = Some(vec![0.01 * f64::from(i); 2].into());
+            row
+        })
+        .collect();
+    let page = render(&report, &Curves::default(), &[]);
+    let chart = page.split("small: gain by class</title>").nth(1).unwrap();
+    let told = chart.split("</desc>").next().unwrap();
+    for (class, shown) in [
+        (59, true),
+        (40, true),
+        (39, false),
+        (20, false),
+        (19, true),
+        (0, true),
+    ] {
+        assert_eq!(told.contains(&format!("class-{class}: ")), shown, "{class}");
+    }
+    assert!(page.contains("20 more classes are in the table"));
 }

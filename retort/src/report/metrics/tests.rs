@@ -85,6 +85,28 @@ fn agreement_and_kl_match_numbers_worked_out_by_hand() {
 }
 
 #[test]
+fn kl_at_a_temperature_matches_numbers_worked_out_by_hand() {
+    // At T = 2 the odds 9 : 1 become 3 : 1, and 1 : 1 stays: KL = 3/4 ln(3/2) + 1/4 ln(1/2).
+    let (teacher, student) = (logits(&[0.9, 0.1]), logits(&[0.5, 0.5]));
+    let (teacher, student) = (
+        Logits::new(&teacher, 2).unwrap(),
+        Logits::new(&student, 2).unwrap(),
+    );
+    let expected = 0.75 * 1.5_f64.ln() - 0.25 * std::f64::consts::LN_2;
+    let kl = student.kl(&teacher, 2.0).unwrap();
+    assert!((kl - expected).abs() < 1e-7, "{kl}");
+    assert_eq!(
+        student.kl(&teacher, 1.0),
+        student.compare(&teacher, &[0]).map(|c| c.kl)
+    );
+    assert_eq!(teacher.kl(&teacher, 4.0), Ok(0.0));
+    // Logits that differ by 2e4 stay finite.
+    let (far, other) = ([1e4, -1e4], [-1e4, 1e4]);
+    let (far, other) = (Logits::new(&far, 2).unwrap(), Logits::new(&other, 2).unwrap());
+    close(far.kl(&other, 4.0).unwrap(), 5e3);
+}
+
+#[test]
 fn a_model_agrees_with_itself_at_no_divergence() {
     let values = [3.0, -1.0, 0.5, 1e4, -1e4, 0.0];
     let logits = Logits::new(&values, 3).unwrap();
@@ -154,6 +176,10 @@ fn what_does_not_fit_is_a_named_error() {
     let other = Logits::new(&wide, 3).unwrap();
     assert!(matches!(
         logits.compare(&other, &[0]),
+        Err(MetricsError::Mismatch { .. })
+    ));
+    assert!(matches!(
+        logits.shared_errors(&other, &[0]),
         Err(MetricsError::Mismatch { .. })
     ));
 }

@@ -6,6 +6,8 @@ use super::{Series, WIDTH, element, escape, number};
 const ROW: f64 = 34.0;
 const SIDE: f64 = 20.0;
 const FOOT: f64 = 22.0;
+/// Keeps text off the lines at both ends.
+const INSET: f64 = 4.0;
 
 /// Rows over a common axis.
 #[derive(Debug, Clone)]
@@ -66,7 +68,8 @@ impl DotChart {
     fn row(&self, row: &Row, top: f64, x: &Scale) -> String {
         let middle = top + 23.0;
         let label = format!(
-            r#"<text class="row" x="{SIDE}" y="{}">{}</text>"#,
+            r#"<text class="row" x="{}" y="{}">{}</text>"#,
+            SIDE + INSET,
             top + 12.0,
             escape(&row.label)
         );
@@ -74,7 +77,7 @@ impl DotChart {
             let text = self.unit.value(m.mean);
             format!(
                 r#"<text class="row end strong" x="{}" y="{}">{text}</text>"#,
-                WIDTH - SIDE,
+                WIDTH - SIDE - INSET,
                 top + 12.0
             )
         });

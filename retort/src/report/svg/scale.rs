@@ -81,13 +81,22 @@ impl Unit {
     }
 
     /// A value within a sentence.
-    pub(super) fn value(self, value: f64) -> String {
+    pub(in super::super) fn value(self, value: f64) -> String {
         match self {
             Self::Plain => format!("{value:.3}"),
             Self::Percent => format!("{:.1} %", 100.0 * value),
-            Self::Points => format!("{:+.1} points", 100.0 * value),
+            Self::Points => match in_points(value) {
+                0.0 => "0.0 points".to_owned(),
+                points => format!("{points:+.1} points"),
+            },
         }
     }
+}
+
+/// A difference of shares in points, without a sign where it is written as zero.
+pub(in super::super) fn in_points(value: f64) -> f64 {
+    let points = 100.0 * value;
+    if points.abs() < 0.05 { 0.0 } else { points }
 }
 
 /// A coordinate without trailing zeros.
@@ -160,6 +169,12 @@ mod tests {
         );
         let empty = Scale::new(std::iter::empty(), Some((0.0, 0.0)), (0.0, 100.0));
         assert!(empty.at(0.0).is_finite());
+    }
+
+    #[test]
+    fn a_difference_that_is_written_as_zero_has_no_sign() {
+        let texts = [0.012, -0.000_49, -1e-17, -0.000_51].map(|v| Unit::Points.value(v));
+        assert_eq!(texts, ["+1.2 points", "0.0 points", "0.0 points", "-0.1 points"]);
     }
 
     #[test]
