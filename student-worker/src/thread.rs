@@ -273,6 +273,7 @@ impl Owner {
         Ok(Some(SoftTargets {
             targets: rule.mix(&voices, first..first + labels.len(), labels)?,
             temperature: self.part.temperature as f32,
+            loss: self.part.loss,
         }))
     }
 }
