@@ -7,7 +7,7 @@ use anyhow::Context;
 use retort_codec::Encoding;
 use retort_data::order::{Grid, Order};
 use retort_data::{Dataset, Part as Split};
-use retort_job::{Combine, Group, GroupKind, Job, Weights};
+use retort_job::{Combine, Group, GroupKind, Job, Loss, Weights};
 use retort_models::{Card, DatasetReference, Preprocessing, Spec};
 
 /// Held-out samples of one evaluation during training: enough for the gate, cheap enough to repeat.
@@ -52,6 +52,7 @@ pub(crate) struct Part {
     pub(crate) order: Order,
     /// Decides the initial weights: a baseline starts from the same ones as its student.
     pub(crate) init_seed: u64,
+    pub(crate) loss: Loss,
     pub(crate) encoding: Encoding,
     pub(crate) combine: Combine,
     pub(crate) weights: Weights,
@@ -86,6 +87,7 @@ impl Part {
                 classes: dataset.classes(),
                 preprocessing: Preprocessing { mean, std },
             },
+            loss: distillation.loss,
             encoding: distillation.encoding(dataset.classes()),
             combine: distillation.combine,
             weights: distillation.weights,

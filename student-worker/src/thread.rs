@@ -277,6 +277,7 @@ impl Owner {
         Ok(Some(SoftTargets {
             targets: rule.mix(&voices, first..first + labels.len(), labels)?,
             temperature: first_frame.temperature,
+            loss: self.part.loss,
         }))
     }
 }

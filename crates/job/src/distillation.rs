@@ -5,17 +5,18 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Schedule;
+use crate::{Loss, Schedule};
 
 /// How students learn from their teachers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Distillation {
+    /// The soft loss.
     pub loss: Loss,
     /// Softens teacher and student alike, > 0; an exported model always runs at 1. A schedule's progress is the place of
     /// a block in the order of all epochs.
     pub temperature: Schedule,
-    /// Share of the soft loss in `(1 - alpha) CE + alpha T² KL`, within 0..=1.
+    /// Share of the soft loss in `(1 - alpha) CE + alpha SOFT`, within 0..=1.
     pub alpha: Schedule,
     /// Unset: `lead` where a teacher is still learning, `none` where all are fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,24 +49,22 @@ impl Default for Distillation {
 
 impl Distillation {
     /// The encoding for so many classes. `auto` is [`retort_codec::Encoding::auto`]'s choice, but whole distributions
-    /// where logits are combined.
+    /// where [something needs them](Self::whole).
     pub fn encoding(&self, classes: usize) -> retort_codec::Encoding {
         match self.encoding {
             Encoding::Fixed(encoding) => encoding,
-            Encoding::Auto => match (retort_codec::Encoding::auto(classes), self.combine) {
-                (retort_codec::Encoding::TopK(_), Combine::Logit) => retort_codec::Encoding::F16,
-                (encoding, _) => encoding,
+            Encoding::Auto => match retort_codec::Encoding::auto(classes) {
+                retort_codec::Encoding::TopK(_) if self.whole() => retort_codec::Encoding::F16,
+                encoding => encoding,
             },
         }
     }
-}
 
-/// The soft loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Loss {
-    /// Hinton, Vinyals and Dean 2015: forward KL at temperature T, times T².
-    Kd,
+    /// Whether soft targets must be whole distributions: where logits are combined, and for losses that compare all
+    /// classes.
+    fn whole(&self) -> bool {
+        self.combine == Combine::Logit || self.loss.whole()
+    }
 }
 
 /// Whether alpha follows the teacher's measured lead.
@@ -191,15 +190,31 @@ mod tests {
     }
 
     #[test]
-    fn auto_sends_whole_distributions_where_logits_are_combined() {
+    fn auto_sends_whole_distributions_where_they_are_needed() {
         use retort_codec::Encoding as Codec;
+        let dkd = Loss::Dkd {
+            alpha: 1.0,
+            beta: 8.0,
+        };
         for classes in [2, 10, 1_000, 100_000] {
-            let mut distillation = Distillation::default();
-            assert_eq!(distillation.encoding(classes), Codec::auto(classes));
-            distillation.combine = Combine::Logit;
-            assert!(!matches!(distillation.encoding(classes), Codec::TopK(_)));
-            distillation.encoding = Encoding::Fixed(Codec::F32);
-            assert_eq!(distillation.encoding(classes), Codec::F32);
+            let with = |loss, combine| Distillation {
+                loss,
+                combine,
+                ..Distillation::default()
+            };
+            for loss in [Loss::Kd, Loss::ReverseKl, Loss::Jsd { beta: 0.5 }] {
+                let cut = with(loss, Combine::Probability);
+                assert_eq!(cut.encoding(classes), Codec::auto(classes), "{loss:?}");
+            }
+            for mut whole in [
+                with(Loss::Kd, Combine::Logit),
+                with(Loss::Mse, Combine::Probability),
+                with(dkd, Combine::Probability),
+            ] {
+                assert!(!matches!(whole.encoding(classes), Codec::TopK(_)), "{whole:?}");
+                whole.encoding = Encoding::Fixed(Codec::F32);
+                assert_eq!(whole.encoding(classes), Codec::F32);
+            }
         }
     }
 }

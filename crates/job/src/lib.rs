@@ -6,14 +6,16 @@
 
 mod distillation;
 mod group;
+mod loss;
 mod model;
 mod parse;
 mod sources;
 mod stream;
 mod validate;
 
-pub use distillation::{Combine, Distillation, Encoding, Gate, Loss, Pace, Weights};
+pub use distillation::{Combine, Distillation, Encoding, Gate, Pace, Weights};
 pub use group::{Group, GroupKind, Optimizer, OptimizerKind};
+pub use loss::Loss;
 pub use model::{Architecture, Model};
 pub use parse::{Error, Problem, parse, read};
 pub use retort_data::schedule::Schedule;

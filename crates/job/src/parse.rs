@@ -262,6 +262,81 @@ mod tests {
     }
 
     #[test]
+    fn losses_are_chosen_by_name_or_with_parameters_and_survive_a_round_trip() {
+        for (edit, loss) in [
+            ("reverse-kl", crate::Loss::ReverseKl),
+            ("jsd", crate::Loss::Jsd { beta: 0.5 }),
+            ("{ kind = \"jsd\", beta = 0.9 }", crate::Loss::Jsd { beta: 0.9 }),
+            (
+                "{ kind = \"dkd\", beta = 2.0 }",
+                crate::Loss::Dkd {
+                    alpha: 1.0,
+                    beta: 2.0,
+                },
+            ),
+        ] {
+            let job = parse(JOB, Path::new("j.toml"), &[format!("distillation.loss={edit}")]).unwrap();
+            assert_eq!(job.distillation.loss, loss);
+            let text = toml::to_string(&job).unwrap();
+            assert_eq!(parse(&text, Path::new("j.toml"), &[]).unwrap(), job, "{text}");
+        }
+        let text = problems(&["distillation.loss=hinton"]);
+        assert!(
+            text.contains("unknown loss \"hinton\", expected kd, reverse-kl, jsd, mse or dkd"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn losses_that_can_not_be_computed_are_refused() {
+        let dkd = "distillation.loss={ kind = \"dkd\", alpha = 0.0, beta = 0.0 }";
+        for (edit, expected) in [
+            (
+                &["distillation.loss={ kind = \"jsd\", beta = 1.5 }"][..],
+                "distillation.loss.beta = 1.5: expected a number within 0..=1",
+            ),
+            (
+                &["distillation.loss={ kind = \"jsd\", beta = nan }"],
+                "distillation.loss.beta = NaN: expected a number within 0..=1",
+            ),
+            (
+                &["distillation.loss={ kind = \"dkd\", alpha = -1.0 }"],
+                "distillation.loss.alpha = -1: expected a finite number >= 0",
+            ),
+            (
+                &["distillation.loss={ kind = \"dkd\", beta = inf }"],
+                "distillation.loss.beta = inf: expected a finite number >= 0",
+            ),
+            (
+                &[dkd],
+                "distillation.loss = \"dkd\" with alpha = 0 and beta = 0: expected at least one of them > 0",
+            ),
+            (
+                &["distillation.loss=dkd", "dataset.labelled=100"],
+                "dataset.labelled = 100: expected nothing (all labels) with distillation.loss = \"dkd\"",
+            ),
+            (
+                &["distillation.loss=mse", "distillation.encoding=top-8"],
+                "distillation.loss = \"mse\": expected kd, reverse-kl or jsd with distillation.encoding = \"top-8\"",
+            ),
+            (
+                &["distillation.loss=dkd", "distillation.encoding=top-8"],
+                "distillation.loss = \"dkd\": expected kd, reverse-kl or jsd with distillation.encoding = \"top-8\"",
+            ),
+        ] {
+            let text = problems(edit);
+            assert!(text.contains(expected), "{edit:?}: {text}");
+        }
+        for loss in ["kd", "reverse-kl", "jsd"] {
+            let cut = [
+                format!("distillation.loss={loss}"),
+                "distillation.encoding=top-8".to_owned(),
+            ];
+            assert!(parse(JOB, Path::new("j.toml"), &cut).is_ok(), "{loss}");
+        }
+    }
+
+    #[test]
     fn random_views_cannot_be_recorded_by_sample() {
         let job = JOB
             .replace("model = { architecture = \"mlp\", hidden = [64] }", "")

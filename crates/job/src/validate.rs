@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::group::BASELINE_SUFFIX;
-use crate::{Combine, Device, Encoding, Job, OnMissing, Pace, Problem, Schedule, Source, Strategy, Teacher};
+use crate::{
+    Combine, Device, Encoding, Job, Loss, OnMissing, Pace, Problem, Schedule, Source, Strategy, Teacher,
+};
 
 /// Largest batch of one replica's step.
 const MAX_BATCH: u32 = 65_536;
@@ -182,18 +184,24 @@ impl Job {
     fn check_distillation(&self, out: &mut Vec<Problem>) {
         let d = &self.distillation;
         temperature(out, "distillation.temperature", &d.temperature);
-        if let (Combine::Logit, Encoding::Fixed(encoding @ retort_codec::Encoding::TopK(_))) =
-            (d.combine, d.encoding)
-        {
-            out.push(Problem::new(
-                "distillation.combine",
-                "\"logit\"",
-                format!(
-                    "\"probability\" with distillation.encoding = \"{encoding}\", which leaves classes out; a mean of \
-                     logits needs f32, f16, bf16, u8 or auto"
-                ),
-            ));
+        if let Encoding::Fixed(encoding @ retort_codec::Encoding::TopK(_)) = d.encoding {
+            let without = format!("with distillation.encoding = \"{encoding}\", which leaves classes out");
+            if d.combine == Combine::Logit {
+                out.push(Problem::new(
+                    "distillation.combine",
+                    "\"logit\"",
+                    format!("\"probability\" {without}; a mean of logits needs f32, f16, bf16, u8 or auto"),
+                ));
+            }
+            if d.loss.whole() {
+                out.push(Problem::new(
+                    "distillation.loss",
+                    format!("{:?}", d.loss.name()),
+                    format!("kd, reverse-kl or jsd {without}; this loss needs f32, f16, bf16, u8 or auto"),
+                ));
+            }
         }
+        self.check_loss(out);
         alpha(out, "distillation.alpha", &d.alpha);
         range(out, "distillation.max_staleness", d.max_staleness, 0, 1_000);
         range(out, "sync.every", self.sync.every, 1, 1_000_000);
@@ -204,6 +212,43 @@ impl Job {
                 "\"lockstep\"",
                 "at most one teacher with source \"trained\"",
             ));
+        }
+    }
+
+    fn check_loss(&self, out: &mut Vec<Problem>) {
+        match self.distillation.loss {
+            Loss::Kd | Loss::ReverseKl | Loss::Mse => {}
+            Loss::Jsd { beta } => {
+                if !(0.0..=1.0).contains(&beta) {
+                    out.push(Problem::new(
+                        "distillation.loss.beta",
+                        beta,
+                        "a number within 0..=1",
+                    ));
+                }
+            }
+            Loss::Dkd { alpha, beta } => {
+                for (key, value) in [("alpha", alpha), ("beta", beta)] {
+                    if !(value.is_finite() && value >= 0.0) {
+                        let key = format!("distillation.loss.{key}");
+                        out.push(Problem::new(key, value, "a finite number >= 0"));
+                    }
+                }
+                if alpha == 0.0 && beta == 0.0 {
+                    out.push(Problem::new(
+                        "distillation.loss",
+                        "\"dkd\" with alpha = 0 and beta = 0",
+                        "at least one of them > 0",
+                    ));
+                }
+                if let Some(labelled) = self.dataset.labelled {
+                    out.push(Problem::new(
+                        "dataset.labelled",
+                        labelled,
+                        "nothing (all labels) with distillation.loss = \"dkd\": dkd needs every sample's label",
+                    ));
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use burn::tensor::activation::log_softmax;
 
 /// Log-probability below which a teacher's probability counts as 0. Its exponential is 0 in every float type, and unlike
 /// minus infinity it can be multiplied by that 0.
-const LOG_ZERO: f32 = -1e4;
+pub(crate) const LOG_ZERO: f32 = -1e4;
 
 /// Forward Kullback-Leibler divergence at temperature T: `mean over samples of T² Σ p_T (log p_T - log q_T)`, where
 /// `q_T = softmax(z / T)` and the teacher's `p_T` comes already softened. The factor T² keeps the size of the gradient
@@ -151,6 +151,42 @@ mod tests {
         for temperature in [1.0, 4.0, 10.0, 50.0] {
             let ratio = norm(temperature) / base;
             assert!((0.8..1.25).contains(&ratio), "T = {temperature}: {ratio}");
+        }
+    }
+
+    /// A teacher that knows the label and nothing else, and says so with some doubt, smooths labels: the gradient is that
+    /// of `(1 - e) CE(y) + e CE(uniform)`, and the loss too but for its least value, the entropy of the target.
+    #[test]
+    fn label_smoothing_is_distillation_from_a_teacher_that_knows_only_the_label() {
+        let device = Device::flex().autodiff();
+        let smoothing: f64 = 0.1;
+        for mut case in Case::all() {
+            case.labels = case.labels.iter().map(|l| Some(l.unwrap_or(1))).collect();
+            let (classes, samples) = (case.classes, case.labels.len());
+            let share = smoothing / classes as f64;
+            let teacher: Vec<f64> = (0..samples * classes)
+                .map(|i| {
+                    let own = case.labels[i / classes] == Some((i % classes) as u32);
+                    if own { 1.0 - smoothing + share } else { share }
+                })
+                .collect();
+            let entropy = -teacher.iter().map(|p| p * p.ln()).sum::<f64>() / samples as f64;
+            let log_probs: Vec<f64> = teacher.iter().map(|p| p.ln()).collect();
+            let logits = matrix(&case.student, classes, &device).require_grad();
+            let loss = Distillation { temperature: 1.0 }
+                .forward(logits.clone(), matrix(&log_probs, classes, &device));
+
+            let log_q = reference::log_softmax(&case.student, classes, 1.0);
+            let uniform = -log_q.iter().sum::<f64>() / (samples * classes) as f64;
+            let label = reference::cross_entropy(&case.student, &case.labels, classes);
+            let smoothed = (1.0 - smoothing) * label + smoothing * uniform;
+            assert_close(scalar(loss.clone()), smoothed - entropy, 2e-5, case.name);
+            let expected: Vec<f64> = log_q
+                .iter()
+                .zip(&teacher)
+                .map(|(q, p)| (q.exp() - p) / samples as f64)
+                .collect();
+            reference::assert_gradient(logits.grad(&loss.backward()), &expected, case.name);
         }
     }
 }

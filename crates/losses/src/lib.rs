@@ -7,19 +7,34 @@
 //! * [`CrossEntropy`]: the hard loss, over the labelled samples of a step.
 //! * [`Distillation`]: the soft loss of Hinton et al., over all samples.
 //! * [`SparseDistillation`]: the same over a teacher's k most probable classes and one bucket for the rest.
-//! * [`Combined`]: `(1 - alpha) CE + alpha T² KL`, and what share of the gradient came from the teacher.
+//! * [`ReverseKl`], [`Jsd`], [`Mse`], [`Dkd`]: other soft losses, chosen by [`Objective`].
+//! * [`Combined`]: `(1 - alpha)` hard + `alpha` soft, and what share of the gradient came from the teacher.
+//! * [`FeatureLoss`]: what layers hold rather than what the model answers: [`Hint`], [`Attention`], [`Cosine`],
+//!   [`Relational`].
 
 #![warn(missing_docs)]
 
 mod combined;
+mod dkd;
+mod feature;
 mod hard;
+mod jsd;
 mod kd;
+mod mse;
+mod objective;
+mod reverse_kl;
 mod sparse;
 mod targets;
 
 pub use combined::{Combined, Loss};
+pub use dkd::Dkd;
+pub use feature::{Attention, Cosine, FeatureLoss, Hint, Relational};
 pub use hard::{CrossEntropy, Labels};
+pub use jsd::Jsd;
 pub use kd::Distillation;
+pub use mse::Mse;
+pub use objective::{CutTargets, Objective};
+pub use reverse_kl::ReverseKl;
 pub use sparse::{Sparse, SparseDistillation};
 pub use targets::Targets;
 

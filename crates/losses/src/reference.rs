@@ -4,6 +4,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::Sparse;
 
+pub(crate) mod soft;
+
 /// Inputs of one step: row-major logits of student and teacher, and labels.
 #[derive(Clone)]
 pub(crate) struct Case {
@@ -84,16 +86,8 @@ pub(crate) fn cross_entropy(logits: &[f64], labels: &[Option<u32>], classes: usi
 }
 
 pub(crate) fn distillation(logits: &[f64], teacher: &[f64], classes: usize, temperature: f64) -> f64 {
-    let log_q = log_softmax(logits, classes, temperature);
-    let sum: f64 = teacher
-        .iter()
-        .zip(&log_q)
-        .map(|(log_p, log_q)| {
-            let p = log_p.exp();
-            if p == 0.0 { 0.0 } else { p * (log_p - log_q) }
-        })
-        .sum();
-    temperature * temperature * sum * classes as f64 / logits.len() as f64
+    let rows = soft::rows(logits, teacher, classes, temperature);
+    temperature * temperature * soft::mean(&rows, soft::forward)
 }
 
 /// The k most probable classes of each row of a teacher, and the rest of it.
@@ -152,18 +146,8 @@ pub(crate) fn logsumexp(values: impl Iterator<Item = f64> + Clone) -> f64 {
 }
 
 pub(crate) fn sparse_distillation(logits: &[f64], teacher: &TopK, classes: usize, temperature: f64) -> f64 {
-    let log_q = log_softmax(logits, classes, temperature);
-    let term = |log_p: f64, log_q: f64| {
-        let p = log_p.exp();
-        if p == 0.0 { 0.0 } else { p * (log_p - log_q) }
-    };
-    let rows = log_q.chunks(classes).enumerate().map(|(row, log_q)| {
-        let kept: f64 = teacher.row(row).map(|(id, log_p)| term(log_p, log_q[id])).sum();
-        let others = (0..classes).filter(|&j| teacher.row(row).all(|(id, _)| id != j));
-        let tail = logsumexp(others.map(|j| log_q[j]));
-        kept + term(teacher.log_tail[row], tail)
-    });
-    temperature * temperature * rows.sum::<f64>() * classes as f64 / logits.len() as f64
+    let rows = soft::buckets(logits, teacher, classes, temperature);
+    temperature * temperature * soft::mean(&rows, soft::forward)
 }
 
 /// Central differences of `loss` at `point`.

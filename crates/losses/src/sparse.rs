@@ -49,6 +49,26 @@ impl Sparse {
         }
     }
 
+    /// What teacher and student give to each bucket, the kept classes and, where any are left out, one for all others:
+    /// log-probabilities, `[n, k]` or `[n, k + 1]` each.
+    ///
+    /// # Shapes
+    ///
+    /// - student: `[n, classes]`, log-probabilities
+    pub(crate) fn buckets(&self, student: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+        let kept = student.clone().gather(1, self.ids.clone());
+        match self.left_out(student) {
+            Some(others) => (
+                Tensor::cat(
+                    vec![self.log_probs.clone(), self.log_tail.clone().unsqueeze_dim(1)],
+                    1,
+                ),
+                Tensor::cat(vec![kept, logsumexp(others)], 1),
+            ),
+            None => (self.log_probs.clone(), kept),
+        }
+    }
+
     /// The student's log-probabilities with those of the kept classes at minus infinity, `[n, classes]`; `None` where
     /// no class is left out.
     fn left_out(&self, student: Tensor<2>) -> Option<Tensor<2>> {
@@ -107,22 +127,14 @@ impl SparseDistillation {
     /// As [`SparseDistillation::forward_no_reduction`].
     pub fn divergence(&self, logits: Tensor<2>, teacher: &Sparse) -> Tensor<1> {
         let temperature = self.temperature;
-        let student = Distillation { temperature }.soften(logits);
-        let (mut p, mut q) = (
-            teacher.log_probs.clone(),
-            student.clone().gather(1, teacher.ids.clone()),
-        );
-        if let Some(others) = teacher.left_out(student) {
-            p = Tensor::cat(vec![p, teacher.log_tail.clone().unsqueeze_dim(1)], 1);
-            q = Tensor::cat(vec![q, logsumexp(others)], 1);
-        }
+        let (p, q) = teacher.buckets(Distillation { temperature }.soften(logits));
         divergence(p, q)
     }
 }
 
 /// Of each row, `[n, 1]`; at least one value of a row is finite. The maximum that is taken out cancels, so that it needs
 /// no gradient.
-fn logsumexp(values: Tensor<2>) -> Tensor<2> {
+pub(crate) fn logsumexp(values: Tensor<2>) -> Tensor<2> {
     let top = values.clone().detach().max_dim(1);
     (values - top.clone()).exp().sum_dim(1).log() + top
 }

@@ -2,7 +2,8 @@
 
 use burn::tensor::Tensor;
 
-use crate::{Distillation, Sparse, SparseDistillation};
+use crate::kd::divergence;
+use crate::{Distillation, Sparse};
 
 /// Soft targets of a step, at temperature T.
 #[derive(Debug, Clone)]
@@ -17,20 +18,37 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// The divergence of each sample without the factor T²: [`Distillation`] or [`SparseDistillation`].
+    /// The forward divergence of each sample without the factor T²: [`Distillation`] or
+    /// [`SparseDistillation`](crate::SparseDistillation).
     ///
     /// # Shapes
     ///
     /// - logits: `[n, classes]`, the student's, unsoftened
     /// - output: `[n]`
     pub fn divergence(&self, logits: Tensor<2>, temperature: f64) -> Tensor<1> {
+        self.compare(logits, temperature, divergence)
+    }
+
+    /// What `rows` says of each sample: of teacher and student, log-probabilities `[n, buckets]`, where a bucket is a
+    /// class or all that a teacher left out. Cut teachers are compared one by one and weighted.
+    ///
+    /// # Shapes
+    ///
+    /// As [`Targets::divergence`].
+    pub(crate) fn compare(
+        &self,
+        logits: Tensor<2>,
+        temperature: f64,
+        rows: impl Fn(Tensor<2>, Tensor<2>) -> Tensor<1>,
+    ) -> Tensor<1> {
+        let student = Distillation { temperature }.soften(logits);
         match self {
-            Self::Dense(teacher) => Distillation { temperature }.divergence(logits, teacher.clone()),
+            Self::Dense(teacher) => rows(teacher.clone(), student),
             Self::Sparse(teachers) => {
-                let zero = Tensor::zeros([logits.dims()[0]], &logits.device());
+                let zero = Tensor::zeros([student.dims()[0]], &student.device());
                 teachers.iter().fold(zero, |sum, (weight, teacher)| {
-                    let one = SparseDistillation { temperature }.divergence(logits.clone(), teacher);
-                    sum + one * weight.clone()
+                    let (p, q) = teacher.buckets(student.clone());
+                    sum + rows(p, q) * weight.clone()
                 })
             }
         }

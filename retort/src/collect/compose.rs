@@ -153,11 +153,7 @@ impl Material<'_> {
         let first = *models.first().context("a run has a model of each group")?;
         let pairs: Vec<Pair> = models
             .iter()
-            .zip(
-                model
-                    .iter()
-                    .flat_map(|m| self::models(self.finished, m)),
-            )
+            .zip(model.iter().flat_map(|m| self::models(self.finished, m)))
             .map(|(mine, theirs)| self.pair(mine, theirs, temperature))
             .collect::<Result<_, _>>()
             .context("compare with the teacher")?;

@@ -3,8 +3,8 @@
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Int, Tensor, TensorData};
 use retort_data::rng::{self, Rng};
-use retort_job::Optimizer;
-use retort_losses::{Combined, CrossEntropy, Labels};
+use retort_job::{Loss, Optimizer};
+use retort_losses::{Combined, CrossEntropy, Labels, Objective};
 use retort_models::{Choice, Classifier, Device, Evaluation, Net, Spec};
 
 use super::optimizer::{clip, fresh};
@@ -89,6 +89,14 @@ impl BurnTrainer {
         match &batch.soft {
             Some(soft) => {
                 check_targets(&soft.targets, batch.samples, classes)?;
+                let unlabelled = batch.labels.iter().position(Option::is_none);
+                if let (Loss::Dkd { .. }, Some(sample)) = (soft.loss, unlabelled) {
+                    return Err(Error::MissingLabel {
+                        step: self.steps,
+                        sample,
+                        loss: soft.loss.name(),
+                    });
+                }
                 let value = f64::from(soft.temperature);
                 if value.is_finite() && value > 0.0 {
                     Ok(())
@@ -165,11 +173,16 @@ impl Trainer for BurnTrainer {
         let (total, parts) = match &batch.soft {
             Some(soft) => {
                 let combined = Combined {
+                    objective: objective(soft.loss),
                     alpha: batch.alpha,
                     temperature: f64::from(soft.temperature),
                 };
-                let loss = combined.forward(logits, &labels, &self.targets(&soft.targets, batch.samples));
-                (loss.total, vec![loss.hard, loss.soft, loss.teacher_share])
+                let targets = self.targets(&soft.targets, batch.samples);
+                let loss = combined.forward(logits, &labels, &targets)?;
+                (
+                    loss.total,
+                    vec![loss.hard, loss.soft, loss.teacher_share, loss.objective],
+                )
             }
             None => {
                 let hard = CrossEntropy.forward(logits, &labels);
@@ -247,12 +260,20 @@ impl Trainer for BurnTrainer {
     }
 }
 
-/// `scalars` are the loss and the parts that it has: hard, then divergence and share if there are soft targets.
+fn objective(loss: Loss) -> Objective {
+    match loss {
+        Loss::Kd => Objective::Kd,
+        Loss::ReverseKl => Objective::ReverseKl,
+        Loss::Jsd { beta } => Objective::Jsd { beta },
+        Loss::Mse => Objective::Mse,
+        Loss::Dkd { alpha, beta } => Objective::Dkd { alpha, beta },
+    }
+}
+
+/// `scalars` are the loss and the parts that it has: hard, then divergence, share and soft loss if there are soft targets.
 fn report(step: u64, batch: &Batch, scalars: &[f32]) -> Result<StepReport, Error> {
-    for (&value, what) in scalars
-        .iter()
-        .zip(["loss", "hard loss", "divergence", "gradient share"])
-    {
+    const NAMES: [&str; 5] = ["loss", "hard loss", "divergence", "gradient share", "soft loss"];
+    for (&value, what) in scalars.iter().zip(NAMES) {
         if !value.is_finite() {
             return Err(Error::NonFinite {
                 what,
@@ -269,6 +290,7 @@ fn report(step: u64, batch: &Batch, scalars: &[f32]) -> Result<StepReport, Error
         kl: scalar(2),
         labelled,
         gradient_share: scalar(3),
+        soft_loss: scalar(4),
     })
 }
 

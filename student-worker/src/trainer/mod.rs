@@ -9,6 +9,7 @@ pub use self::burn::BurnTrainer;
 pub use retort_models::Evaluation;
 
 use retort_codec::TopK;
+use retort_job::Loss;
 use retort_models::{ClassifierError, SpecError, WeightsError, device};
 use thiserror::Error;
 
@@ -34,6 +35,8 @@ pub struct SoftTargets {
     pub targets: Targets,
     /// T, greater than 0.
     pub temperature: f32,
+    /// How the student is compared with them.
+    pub loss: Loss,
 }
 
 /// Distributions softmax(z / T), of one teacher or of several.
@@ -59,9 +62,12 @@ pub struct Sparse {
 pub struct StepReport {
     /// The loss that was minimised.
     pub loss: f64,
+    /// The soft part of it, before alpha; present exactly if soft targets were.
+    pub soft_loss: Option<f64>,
     /// Mean cross entropy over the labelled samples; `None` if there were none.
     pub hard_loss: Option<f64>,
-    /// Divergence from the teacher at its temperature, without the factor T²; present exactly if soft targets were.
+    /// Forward divergence from the teacher at its temperature, without the factor T², whatever the soft loss is; present
+    /// exactly if soft targets were.
     pub kl: Option<f64>,
     /// Labelled samples.
     pub labelled: usize,
@@ -95,6 +101,13 @@ pub enum Error {
     /// Distillation would silently not take place.
     #[error("step {step} has alpha {alpha} and no soft targets")]
     MissingSoftTargets { step: u64, alpha: f64 },
+    /// The soft loss compares with the label's class.
+    #[error("step {step} has loss {loss:?} and no label of sample {sample}")]
+    MissingLabel {
+        step: u64,
+        sample: usize,
+        loss: &'static str,
+    },
     #[error("{what} of step {step} is {value}")]
     NonFinite {
         what: &'static str,
@@ -103,6 +116,8 @@ pub enum Error {
     },
     #[error("not the optimizer state of this model and optimizer")]
     OptimizerState,
+    #[error(transparent)]
+    CutTargets(#[from] retort_losses::CutTargets),
     #[error(transparent)]
     Spec(#[from] SpecError),
     #[error(transparent)]

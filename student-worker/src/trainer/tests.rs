@@ -63,6 +63,7 @@ fn batch(number: u64) -> Batch {
         soft: Some(SoftTargets {
             targets: Targets::Dense(log_probs),
             temperature: 2.0,
+            loss: Loss::Kd,
         }),
         alpha: 0.5,
         learning_rate: 0.01,
@@ -321,6 +322,132 @@ fn foreign_state_is_refused() {
     );
 }
 
+const LOSSES: [Loss; 5] = [
+    Loss::Kd,
+    Loss::ReverseKl,
+    Loss::Jsd { beta: 0.5 },
+    Loss::Mse,
+    Loss::Dkd {
+        alpha: 1.0,
+        beta: 8.0,
+    },
+];
+
+/// Fully labelled, the soft loss alone.
+fn soft(number: u64, loss: Loss) -> Batch {
+    let mut batch = batch(number);
+    batch.labels = batch.labels.into_iter().map(|l| Some(l.unwrap_or(0))).collect();
+    batch.soft.as_mut().unwrap().loss = loss;
+    batch.alpha = 1.0;
+    batch
+}
+
+#[test]
+fn each_soft_loss_trains_and_brings_the_student_nearer_to_its_teacher() {
+    for loss in LOSSES {
+        let mut trainer = trainer(Architecture::Mlp, OptimizerKind::Adam);
+        let reports: Vec<StepReport> = (0..80)
+            .map(|i| trainer.step(&soft(i % 4, loss)).unwrap())
+            .collect();
+        let mean = |range: std::ops::Range<usize>, of: &dyn Fn(&StepReport) -> f64| {
+            reports[range].iter().map(of).sum::<f64>() / 8.0
+        };
+        let minimised = |r: &StepReport| r.soft_loss.unwrap();
+        let (before, after) = (mean(0..8, &minimised), mean(72..80, &minimised));
+        assert!(after < 0.7 * before, "{loss:?}: {before} {after}");
+        let kl = |r: &StepReport| r.kl.unwrap();
+        let (before, after) = (mean(0..8, &kl), mean(72..80, &kl));
+        assert!(after < before, "{loss:?}: {before} {after}");
+        for report in &reports {
+            assert_eq!(
+                (report.loss, report.gradient_share),
+                (report.soft_loss.unwrap(), Some(1.0))
+            );
+        }
+    }
+}
+
+#[test]
+fn the_divergence_and_the_hard_loss_do_not_depend_on_the_soft_loss() {
+    let report = |loss| {
+        let mut batch = soft(1, loss);
+        batch.alpha = 0.5;
+        trainer(Architecture::Mlp, OptimizerKind::Adam)
+            .step(&batch)
+            .unwrap()
+    };
+    let kd = report(Loss::Kd);
+    for loss in LOSSES {
+        let found = report(loss);
+        assert_eq!((found.kl, found.hard_loss), (kd.kl, kd.hard_loss), "{loss:?}");
+        let total = 0.5 * found.hard_loss.unwrap() + 0.5 * found.soft_loss.unwrap();
+        assert!((found.loss - total).abs() < 1e-5, "{loss:?}: {found:?}");
+        assert!(
+            found
+                .gradient_share
+                .is_some_and(|share| share > 0.0 && share < 1.0),
+            "{loss:?}"
+        );
+    }
+}
+
+#[test]
+fn a_student_that_equals_its_teacher_does_not_move() {
+    let mut spec = spec(Architecture::Mlp);
+    spec.model.dropout = 0.0;
+    let optimizer = Optimizer {
+        kind: OptimizerKind::Sgd,
+        learning_rate: 1.0.into(),
+        weight_decay: 0.0,
+        momentum: 0.9,
+        clip_norm: None,
+    };
+    for loss in LOSSES {
+        let mut trainer = BurnTrainer::new(&spec, optimizer.clone(), 7, Choice::Flex).unwrap();
+        let before = trainer.flat();
+        let mut own = soft(1, loss);
+        own.learning_rate = 1.0;
+        let mut model = Classifier::from_parts(&spec, &trainer.weights(), &Device::flex()).unwrap();
+        let logits = model.logits(&own.inputs, own.samples).unwrap();
+        let mut rows = vec![0.0; logits.len()];
+        retort_codec::soften(&logits, 4, 2.0, &mut rows);
+        *dense(own.soft.as_mut().unwrap()) = rows;
+        let report = trainer.step(&own).unwrap();
+        assert!(report.soft_loss.unwrap().abs() < 1e-5, "{loss:?}: {report:?}");
+        let pairs = before.into_iter().zip(trainer.flat());
+        let moved = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(moved < 1e-5, "{loss:?}: {moved}");
+    }
+}
+
+#[test]
+fn a_batch_that_a_soft_loss_can_not_use_is_refused_and_changes_nothing() {
+    let mut trainer = trainer(Architecture::Mlp, OptimizerKind::Adam);
+    let weights = trainer.weights();
+    let dkd = LOSSES[4];
+    let mut unlabelled = soft(1, dkd);
+    unlabelled.labels[5] = None;
+    let error = trainer.step(&unlabelled).unwrap_err().to_string();
+    assert_eq!(error, "step 0 has loss \"dkd\" and no label of sample 5");
+    for loss in LOSSES {
+        let found = trainer.step(&cut(soft(1, loss), 4, 2, [0.5, 0.5]));
+        match loss {
+            Loss::Mse | Loss::Dkd { .. } => {
+                let error = found.unwrap_err().to_string();
+                assert!(
+                    error.contains("needs all classes") && error.contains(loss.name()),
+                    "{error}"
+                );
+            }
+            Loss::Kd | Loss::ReverseKl | Loss::Jsd { .. } => {
+                found.unwrap();
+                trainer.load_weights(&weights).unwrap();
+            }
+        }
+    }
+    assert_eq!((trainer.weights(), trainer.steps()), (weights, 3));
+}
+
 /// The batch with its soft targets cut to the `kept` best classes, as two teachers with these weights say them.
 fn cut(mut batch: Batch, classes: usize, kept: usize, weights: [f32; 2]) -> Batch {
     let soft = batch.soft.as_mut().unwrap();
@@ -383,7 +510,7 @@ fn steps_on_a_few_classes_bring_the_student_nearer_to_all_of_them() {
         classes: CLASSES,
         ..spec(Architecture::Mlp)
     };
-    let mut trainer = BurnTrainer::new(&spec, optimizer, 7, Choice::Flex).unwrap();
+    let mut trainer = BurnTrainer::new(&spec, optimizer.clone(), 7, Choice::Flex).unwrap();
     let whole = || {
         let mut batch = batch(1);
         let row = [0.5_f64, 0.2, 0.1, 0.05, 0.05, 0.02, 0.02, 0.02, 0.02, 0.02];
