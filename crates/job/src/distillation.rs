@@ -49,7 +49,7 @@ impl Default for Distillation {
 
 impl Distillation {
     /// The encoding for so many classes. `auto` is [`retort_codec::Encoding::auto`]'s choice, but whole distributions
-    /// where [something needs them](Self::whole).
+    /// where logits are combined and for losses that compare all classes.
     pub fn encoding(&self, classes: usize) -> retort_codec::Encoding {
         match self.encoding {
             Encoding::Fixed(encoding) => encoding,
@@ -60,8 +60,7 @@ impl Distillation {
         }
     }
 
-    /// Whether soft targets must be whole distributions: where logits are combined, and for losses that compare all
-    /// classes.
+    /// Whether soft targets must be whole distributions.
     fn whole(&self) -> bool {
         self.combine == Combine::Logit || self.loss.whole()
     }

@@ -7,7 +7,7 @@ use crate::kd::LOG_ZERO;
 
 /// Reverse Kullback-Leibler divergence at temperature T: `mean over samples of T² Σ q_T (log q_T - log p_T)`, where
 /// `q_T = softmax(z / T)` is the student and p_T its teacher. It seeks a mode: a student that can't be its teacher
-/// everywhere gives up classes rather than to spread over what the teacher rules out. Of a cut teacher it is that of the
+/// everywhere gives up classes rather than spread over what the teacher rules out. Of a cut teacher it is that of the
 /// buckets.
 ///
 /// A class that the teacher gives probability 0 counts as e^-10000, so that the loss stays finite. Narrow encodings
