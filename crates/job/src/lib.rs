@@ -13,7 +13,7 @@ mod validate;
 
 pub use distillation::{Combine, Distillation, Encoding, Gate, Loss, Pace, Weights};
 pub use group::{Group, GroupKind, Optimizer, OptimizerKind};
-pub use model::{Architecture, Model};
+pub use model::{Architecture, Exits, Model};
 pub use parse::{Error, Problem, parse, read};
 pub use schedule::Schedule;
 

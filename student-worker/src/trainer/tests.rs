@@ -11,9 +11,12 @@ fn spec(architecture: Architecture) -> Spec {
         model: Model {
             architecture,
             hidden: mlp.then(|| vec![12]),
-            width: (!mlp).then_some(3),
+            width: (!mlp).then_some(4),
             depth: None,
+            stages: None,
+            heads: None,
             dropout: 0.2,
+            exits: None,
         },
         input: Shape {
             channels: 1,
@@ -25,6 +28,7 @@ fn spec(architecture: Architecture) -> Spec {
             mean: vec![0.5],
             std: vec![0.3],
         },
+        projection: None,
     }
 }
 
@@ -79,13 +83,15 @@ fn dense(soft: &mut SoftTargets) -> &mut Vec<f32> {
     }
 }
 
-const ALL: [(Architecture, OptimizerKind); 6] = [
+const ALL: [(Architecture, OptimizerKind); 8] = [
     (Architecture::Mlp, OptimizerKind::Adam),
     (Architecture::Mlp, OptimizerKind::Sgd),
     (Architecture::Cnn, OptimizerKind::Adam),
     (Architecture::Cnn, OptimizerKind::Sgd),
     (Architecture::Resnet, OptimizerKind::Adam),
     (Architecture::Resnet, OptimizerKind::Sgd),
+    (Architecture::Transformer, OptimizerKind::Adam),
+    (Architecture::Transformer, OptimizerKind::Sgd),
 ];
 
 #[test]
