@@ -1,6 +1,7 @@
 //! The seam between the worker and tensors: what it takes to train a model, in plain data.
 
 mod burn;
+mod exits;
 #[cfg(test)]
 mod tests;
 
@@ -54,7 +55,7 @@ pub struct Sparse {
 /// What a step found out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
-    /// The loss that was minimised.
+    /// The loss that was minimised, with what the exits add to it.
     pub loss: f64,
     /// Mean cross entropy over the labelled samples; `None` if there were none.
     pub hard_loss: Option<f64>,

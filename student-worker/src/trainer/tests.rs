@@ -1,9 +1,11 @@
 use retort_data::Shape;
 use retort_data::rng::Rng;
 use retort_job::{Architecture, Model, Optimizer, OptimizerKind};
-use retort_models::{Choice, Classifier, Device, Preprocessing, Spec};
+use retort_models::{Choice, Classifier, Device, Net, Preprocessing, Spec};
 
 use super::*;
+
+mod exits;
 
 fn spec(architecture: Architecture) -> Spec {
     let mlp = architecture == Architecture::Mlp;
