@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use retort_data::{Dataset, DatasetConfig, Part};
-use retort_models::{Choice, Classifier, Export};
+use retort_models::{CARD_FILE, Choice, Classifier, Export};
 
 use crate::collect;
 use crate::failure::Failure;
@@ -25,19 +25,22 @@ pub(crate) struct EvaluateArgs {
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
-    /// A run's folder.
-    run: PathBuf,
-    /// Group to export: a student, a teacher or a baseline (NAME@alone).
+    /// A run's folder, or one with model.safetensors and model.json.
+    from: PathBuf,
+    /// Group of the run to export: a student, a teacher or a baseline (NAME@alone).
     #[arg(long)]
-    group: String,
+    group: Option<String>,
     /// Version; the newest unless given.
     #[arg(long)]
     version: Option<u64>,
     /// Folder of that seed's checkpoints below RUN/checkpoints; the first unless given.
     #[arg(long)]
     checkpoints: Option<String>,
-    /// Folder to write to; must be empty or absent.
+    /// Export the smaller model that ends at this exit, one of the model's `exits.at`.
     #[arg(long)]
+    exit: Option<u32>,
+    /// Folder to write to; must be empty or absent.
+    #[arg(long, visible_alias = "out")]
     to: PathBuf,
 }
 
@@ -111,7 +114,58 @@ fn dataset_of(export: &Export, model: &Path, job: Option<&Path>) -> Result<Datas
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) fn export(args: &Args) -> Result<(), Failure> {
-    let checkpoints = args.run.join("checkpoints");
+    let folder = source(args)?;
+    if std::fs::read_dir(&args.to).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Failure::input(format!(
+            "--to {}: expected an empty or absent folder",
+            args.to.display()
+        )));
+    }
+    let mut export = Export::load(&folder)
+        .map_err(Failure::input)?
+        .without_projection()
+        .map_err(Failure::input)?;
+    if let Some(exit) = args.exit {
+        export = export
+            .cut(exit)
+            .map_err(|e| Failure::input(format!("--exit {exit}: {e}")))?;
+    }
+    export
+        .save(&args.to)
+        .map_err(|e| Failure::input(format!("--to: {e}")))?;
+    let end = args
+        .exit
+        .map_or(String::new(), |exit| format!(" up to exit {exit}"));
+    println!(
+        "{}: {} of {}{end}, {} parameters",
+        args.to.display(),
+        export.card.name,
+        folder.display(),
+        export.card.parameters
+    );
+    Ok(())
+}
+
+/// The folder with the model that is asked for: an export's, or that of a run's checkpoint.
+fn source(args: &Args) -> Result<PathBuf, Failure> {
+    let model = args.from.join(CARD_FILE).is_file();
+    let group = match &args.group {
+        None if model => return Ok(args.from.clone()),
+        Some(group) if !model => group,
+        Some(group) => {
+            return Err(Failure::input(format!(
+                "--group {group}: {} holds one model, expected no group",
+                args.from.display()
+            )));
+        }
+        None => {
+            return Err(Failure::input(format!(
+                "--group: expected a group of the run {}",
+                args.from.display()
+            )));
+        }
+    };
+    let checkpoints = args.from.join("checkpoints");
     let run = match &args.checkpoints {
         Some(run) => run.clone(),
         None => subfolders(&checkpoints)?
@@ -119,7 +173,7 @@ pub(crate) fn export(args: &Args) -> Result<(), Failure> {
             .next()
             .ok_or_else(|| nothing(&checkpoints))?,
     };
-    let group = checkpoints.join(&run).join(&args.group);
+    let group = checkpoints.join(&run).join(group);
     let version = match args.version {
         Some(version) => format!("{version:08}"),
         None => subfolders(&group)?
@@ -127,22 +181,7 @@ pub(crate) fn export(args: &Args) -> Result<(), Failure> {
             .next_back()
             .ok_or_else(|| nothing(&group))?,
     };
-    if std::fs::read_dir(&args.to).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Failure::input(format!(
-            "--to {}: expected an empty or absent folder",
-            args.to.display()
-        )));
-    }
-    let export = Export::load(&group.join(&version)).map_err(Failure::input)?;
-    export
-        .save(&args.to)
-        .map_err(|e| Failure::input(format!("--to: {e}")))?;
-    println!(
-        "{}: {} of {run}, version {version}",
-        args.to.display(),
-        args.group
-    );
-    Ok(())
+    Ok(group.join(version))
 }
 
 fn nothing(folder: &Path) -> Failure {
