@@ -198,3 +198,84 @@ fn subfolders(folder: &Path) -> Result<Vec<String>, Failure> {
     names.sort();
     Ok(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use retort_data::Shape;
+    use retort_models::{Card, DatasetReference, Net, Preprocessing, Spec};
+
+    use super::*;
+
+    fn save(folder: &Path) {
+        let model = "architecture = 'cnn'\nwidth = 2\nexits = { at = [1, 2] }";
+        let spec = Spec {
+            model: toml::from_str(model).unwrap(),
+            input: Shape {
+                channels: 1,
+                height: 4,
+                width: 4,
+            },
+            classes: 3,
+            preprocessing: Preprocessing::none(1),
+            projection: None,
+        };
+        let net = Net::new(&spec, 1, &Choice::Flex.open().unwrap()).unwrap();
+        let dataset = DatasetReference {
+            name: "none".into(),
+            digest: String::new(),
+        };
+        let card = Card::new("small", &spec, net.parameters(), dataset);
+        let weights = net.to_safetensors();
+        Export { card, weights }.save(folder).unwrap();
+    }
+
+    #[test]
+    fn an_exit_is_exported_from_a_run_and_from_a_model_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        save(&at("model"));
+        for version in ["00000001", "00000002"] {
+            save(&at("run/checkpoints/run-1/small").join(version));
+        }
+        let args = |from: &str, group: Option<&str>, exit, to: &str| Args {
+            from: at(from),
+            group: group.map(Into::into),
+            version: None,
+            checkpoints: None,
+            exit,
+            to: at(to),
+        };
+        export(&args("model", None, Some(2), "a")).unwrap();
+        export(&args("run", Some("small"), Some(2), "b")).unwrap();
+        let [a, b] = ["a", "b"].map(|name| Export::load(&at(name)).unwrap());
+        assert_eq!(a, b);
+        assert_eq!(a.card.model.depth, Some(2));
+        export(&args("model", None, None, "c")).unwrap();
+        assert_eq!(
+            Export::load(&at("c")).unwrap(),
+            Export::load(&at("model")).unwrap()
+        );
+
+        let refuse = |args: Args| match export(&args).unwrap_err() {
+            Failure::Input(message) => message,
+            other => panic!("{other:?}"),
+        };
+        let message = refuse(args("model", None, Some(3), "d"));
+        assert_eq!(message, "--exit 3: no exit 3: expected one of 1, 2");
+        let message = refuse(args("model", Some("small"), None, "d"));
+        assert!(
+            message.ends_with("holds one model, expected no group"),
+            "{message}"
+        );
+        let message = refuse(args("run", None, None, "d"));
+        assert!(
+            message.starts_with("--group: expected a group of the run"),
+            "{message}"
+        );
+        let message = refuse(args("model", None, None, "a"));
+        assert!(
+            message.ends_with("expected an empty or absent folder"),
+            "{message}"
+        );
+    }
+}
