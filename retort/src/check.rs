@@ -29,6 +29,7 @@ impl Checked {
             input: self.dataset.shape(),
             classes: self.dataset.classes(),
             preprocessing: Preprocessing { mean, std },
+            projection: None,
         }
     }
 }

@@ -42,7 +42,7 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Classify files with an exported model (temperature 1).
     Predict(predict::Args),
-    /// Export one version of a group from a run's checkpoints.
+    /// Export one version of a group from a run's checkpoints, or a model up to one of its exits.
     Export(export::Args),
     /// Be the coordinator of a fleet.
     Coordinator(retort_coordinator::Config),

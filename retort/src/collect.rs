@@ -95,10 +95,11 @@ async fn fetch(channel: Channel, run: &str, group: &str) -> Result<Export, Failu
     let card = retort_client::fetch(&mut client, (run, group), None, "model.json").await?;
     let weights = retort_client::fetch(&mut client, (run, group), None, "model.safetensors").await?;
     let card: Card = serde_json::from_slice(&card.bytes).context("model card")?;
-    Ok(Export {
+    let export = Export {
         card,
         weights: weights.bytes.to_vec(),
-    })
+    };
+    Ok(export.without_projection().context("model weights")?)
 }
 
 fn measure(

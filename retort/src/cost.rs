@@ -125,6 +125,7 @@ mod tests {
             },
             classes: 3,
             preprocessing: Preprocessing::none(1),
+            projection: None,
         };
         let net = Net::new(&spec, 0, &Device::flex()).unwrap();
         let dataset = DatasetReference {

@@ -140,6 +140,7 @@ impl Measured {
             "samples": self.samples,
             "parameters": card.parameters,
             "bytes": self.export.weights.len(),
+            "flops_per_sample": self.export.card.spec().flops(),
             "test_accuracy": self.test.accuracy,
             "test_nll": self.test.nll,
             "ece": self.test.ece,
@@ -262,6 +263,7 @@ mod tests {
             input: dataset.shape(),
             classes: dataset.classes(),
             preprocessing: Preprocessing::none(1),
+            projection: None,
         };
         let net = Net::new(&spec, 7, &Device::flex()).unwrap();
         let reference = DatasetReference {

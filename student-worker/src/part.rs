@@ -86,6 +86,7 @@ impl Part {
                 input: dataset.shape(),
                 classes: dataset.classes(),
                 preprocessing: Preprocessing { mean, std },
+                projection: None,
             },
             loss: distillation.loss,
             encoding: distillation.encoding(dataset.classes()),

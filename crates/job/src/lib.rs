@@ -16,7 +16,7 @@ mod validate;
 pub use distillation::{Combine, Distillation, Encoding, Gate, Pace, Weights};
 pub use group::{Group, GroupKind, Optimizer, OptimizerKind};
 pub use loss::Loss;
-pub use model::{Architecture, Model};
+pub use model::{Architecture, Exits, Model};
 pub use parse::{Error, Problem, parse, read};
 pub use retort_data::schedule::Schedule;
 pub use stream::{Stream, Versions};

@@ -1,5 +1,7 @@
 //! Model configuration: enough to build the same network anywhere.
 
+mod problems;
+
 use serde::{Deserialize, Serialize};
 
 /// A network by its configuration. Sizes that an architecture does not use are refused by `check`.
@@ -10,15 +12,56 @@ pub struct Model {
     /// `mlp` (required): units of each hidden layer; may be empty (a linear classifier).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden: Option<Vec<u32>>,
-    /// `cnn`, `resnet` (required): channels of the first stage; later stages double it.
+    /// `cnn`, `resnet` (required): channels of the first stage; later stages double it. `transformer` (required): numbers
+    /// that stand for one token, a multiple of `heads`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<u32>,
-    /// `cnn`: convolution layers (1..=6, default 3); `resnet`: layers in all, 6n + 2 (8, 14, 20, ..., default 8).
+    /// `cnn`: convolution layers (1..=6, default 3); `resnet`: layers in all, 2n for each stage + 2 (with three stages 8,
+    /// 14, 20, ..., default n = 1); `transformer`: blocks (1..=64, default 2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<u32>,
-    /// Dropout before the classifier (and between hidden layers of an `mlp`), 0..1.
+    /// `resnet`: stages (1..=3, default 3).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<u32>,
+    /// `transformer`: heads of each attention (1..=64, default 4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heads: Option<u32>,
+    /// Dropout before the classifier (and between hidden layers of an `mlp`, on both branches of a `transformer`'s
+    /// block), 0..1.
     #[serde(default)]
     pub dropout: f64,
+    /// `cnn`, `resnet`, `transformer`: further classifiers on the way, which learn from the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exits: Option<Exits>,
+}
+
+/// Classifiers on the way, and what each is taught: `(1 - alpha) CE(y, exit) + alpha T² KL(last || exit) +
+/// feature_weight MSE(exit's pooled features, the last one's)`, beside the loss of the last classifier. Zhang et al., Be
+/// Your Own Teacher, 2019, <https://arxiv.org/abs/1905.08094>.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exits {
+    /// Behind which convolutions, stages or blocks, counted from 1: ascending, and before the last one.
+    pub at: Vec<u32>,
+    /// Share of the last classifier's answer, 0..=1.
+    #[serde(default = "Exits::alpha")]
+    pub alpha: f64,
+    /// T, which softens both.
+    #[serde(default = "Exits::temperature")]
+    pub temperature: f64,
+    /// 0 (the default) leaves features alone.
+    #[serde(default)]
+    pub feature_weight: f64,
+}
+
+impl Exits {
+    fn alpha() -> f64 {
+        0.3
+    }
+
+    fn temperature() -> f64 {
+        3.0
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,14 +70,8 @@ pub enum Architecture {
     Mlp,
     Cnn,
     Resnet,
+    Transformer,
 }
-
-/// Bounds that keep a typing error from asking for terabytes.
-const MAX_UNITS: u32 = 65_536;
-const MAX_HIDDEN_LAYERS: usize = 64;
-const MAX_WIDTH: u32 = 1024;
-const MAX_CNN_DEPTH: u32 = 6;
-const MAX_RESNET_DEPTH: u32 = 200;
 
 impl Model {
     /// Layers, by the architecture's default where the configuration leaves them out.
@@ -42,125 +79,74 @@ impl Model {
         self.depth.unwrap_or(match self.architecture {
             Architecture::Mlp => 0,
             Architecture::Cnn => 3,
-            Architecture::Resnet => 8,
+            Architecture::Resnet => 2 * self.stages() + 2,
+            Architecture::Transformer => 2,
         })
     }
 
-    /// What is wrong with it, as (key, value, what is expected); empty if a network can be built from it.
-    pub fn problems(&self) -> Vec<(String, String, String)> {
-        let mut problems = match self.architecture {
-            Architecture::Mlp => self.mlp_problems(),
-            Architecture::Cnn | Architecture::Resnet => self.convolution_problems(),
+    /// Stages of a `resnet`.
+    pub fn stages(&self) -> u32 {
+        self.stages.unwrap_or(3)
+    }
+
+    /// Heads of a `transformer`.
+    pub fn heads(&self) -> u32 {
+        self.heads.unwrap_or(4)
+    }
+
+    /// Parts behind which an exit may stand, but for the last one: convolutions, stages or blocks.
+    pub fn segments(&self) -> u32 {
+        match self.architecture {
+            Architecture::Mlp => 0,
+            Architecture::Cnn | Architecture::Transformer => self.depth(),
+            Architecture::Resnet => self.stages(),
+        }
+    }
+
+    /// Where its exits are, in order.
+    pub fn exits_at(&self) -> &[u32] {
+        self.exits.as_ref().map_or(&[], |exits| &exits.at)
+    }
+
+    /// The model that ends behind so many segments, without exits: what an exit there is, once it stands alone.
+    pub fn cut(&self, segments: u32) -> Self {
+        let depth = match self.architecture {
+            Architecture::Resnet => (self.depth() - 2) / self.stages() * segments + 2,
+            _ => segments,
         };
-        if !(0.0..1.0).contains(&self.dropout) {
-            problems.push(problem("dropout", self.dropout, "at least 0 and less than 1"));
+        Self {
+            depth: Some(depth),
+            stages: (self.architecture == Architecture::Resnet).then_some(segments),
+            exits: None,
+            ..self.clone()
         }
-        problems
     }
-
-    fn mlp_problems(&self) -> Vec<(String, String, String)> {
-        let mut problems = Vec::new();
-        match &self.hidden {
-            None => problems.push(problem("hidden", "(absent)", "a list of layer sizes, like [128]")),
-            Some(hidden) if hidden.len() > MAX_HIDDEN_LAYERS => {
-                let expected = format!("at most {MAX_HIDDEN_LAYERS} layers");
-                problems.push(problem("hidden", format!("{} layers", hidden.len()), &expected));
-            }
-            Some(hidden) => {
-                let wrong = hidden
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, n)| !(1..=MAX_UNITS).contains(*n));
-                let expected = format!("1..={MAX_UNITS} units");
-                problems.extend(wrong.map(|(i, units)| problem(&format!("hidden.{i}"), units, &expected)));
-            }
-        }
-        let unused = "absent: an mlp has its sizes in `hidden`";
-        problems.extend(self.width.map(|width| problem("width", width, unused)));
-        problems.extend(self.depth.map(|depth| problem("depth", depth, unused)));
-        problems
-    }
-
-    fn convolution_problems(&self) -> Vec<(String, String, String)> {
-        let mut problems = Vec::new();
-        let widths = format!("1..={MAX_WIDTH} channels");
-        match self.width {
-            None => problems.push(problem("width", "(absent)", &widths)),
-            Some(width) if !(1..=MAX_WIDTH).contains(&width) => {
-                problems.push(problem("width", width, &widths));
-            }
-            Some(_) => {}
-        }
-        let depth = self.depth();
-        if self.architecture == Architecture::Resnet {
-            if !(8..=MAX_RESNET_DEPTH).contains(&depth) || depth % 6 != 2 {
-                let expected = format!("6n + 2 layers: 8, 14, 20, ..., {MAX_RESNET_DEPTH}");
-                problems.push(problem("depth", depth, &expected));
-            }
-        } else if !(1..=MAX_CNN_DEPTH).contains(&depth) {
-            problems.push(problem("depth", depth, &format!("1..={MAX_CNN_DEPTH} layers")));
-        }
-        if let Some(hidden) = &self.hidden {
-            let unused = "absent: only an mlp has hidden layers";
-            problems.push(problem("hidden", format!("{hidden:?}"), unused));
-        }
-        problems
-    }
-}
-
-fn problem(key: &str, value: impl ToString, expected: &str) -> (String, String, String) {
-    (key.into(), value.to_string(), expected.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn keys(text: &str) -> Vec<String> {
-        let model: Model = toml::from_str(text).unwrap();
-        model.problems().into_iter().map(|(key, ..)| key).collect()
-    }
-
     #[test]
-    fn sound_models_have_no_problems() {
-        for text in [
-            "architecture = 'mlp'\nhidden = []",
-            "architecture = 'mlp'\nhidden = [32, 16]\ndropout = 0.5",
-            "architecture = 'cnn'\nwidth = 8",
-            "architecture = 'cnn'\nwidth = 1\ndepth = 6",
-            "architecture = 'resnet'\nwidth = 16\ndepth = 200",
-        ] {
-            assert_eq!(keys(text), [""; 0], "{text}");
-        }
-    }
-
-    #[test]
-    fn every_unsound_key_is_named() {
+    fn a_cut_model_is_sound_and_as_deep_as_the_exit() {
         for (text, expected) in [
             (
-                "architecture = 'mlp'\nwidth = 8\ndepth = 2",
-                vec!["hidden", "width", "depth"],
+                "architecture = 'cnn'\nwidth = 8\nexits = { at = [2] }",
+                "architecture = 'cnn'\nwidth = 8\ndepth = 2",
             ),
             (
-                "architecture = 'mlp'\nhidden = [0, 8, 65537]",
-                vec!["hidden.0", "hidden.2"],
+                "architecture = 'resnet'\nwidth = 4\ndepth = 14\ndropout = 0.1\nexits = { at = [2] }",
+                "architecture = 'resnet'\nwidth = 4\ndepth = 10\nstages = 2\ndropout = 0.1",
             ),
             (
-                "architecture = 'cnn'\ndepth = 7\nhidden = [3]",
-                vec!["width", "depth", "hidden"],
-            ),
-            ("architecture = 'cnn'\nwidth = 0", vec!["width"]),
-            ("architecture = 'resnet'\nwidth = 8\ndepth = 10", vec!["depth"]),
-            (
-                "architecture = 'mlp'\nhidden = []\ndropout = 1.0",
-                vec!["dropout"],
-            ),
-            (
-                "architecture = 'mlp'\nhidden = []\ndropout = nan",
-                vec!["dropout"],
+                "architecture = 'transformer'\nwidth = 6\nheads = 2\ndepth = 3\nexits = { at = [2] }",
+                "architecture = 'transformer'\nwidth = 6\nheads = 2\ndepth = 2",
             ),
         ] {
-            assert_eq!(keys(text), expected, "{text}");
+            let parse = |text| toml::from_str::<Model>(text).unwrap();
+            let cut = parse(text).cut(2);
+            assert_eq!(cut, parse(expected));
+            assert!(cut.problems().is_empty());
         }
     }
 }

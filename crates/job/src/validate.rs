@@ -135,17 +135,19 @@ impl Job {
                 ));
             }
         }
-        let taught = |t: &Teacher| {
-            self.students
-                .iter()
-                .any(|s| s.teachers.iter().any(|m| m.name == t.name))
-        };
+        let online = self.teachers.iter().flat_map(|t| match &t.source {
+            Source::Trained { teachers, .. } => teachers.as_slice(),
+            _ => &[],
+        });
+        let named = self.students.iter().flat_map(|s| &s.teachers).chain(online);
+        let named: BTreeSet<&str> = named.map(|m| m.name.as_str()).collect();
+        let taught = |t: &Teacher| named.contains(t.name.as_str());
         for (i, t) in self.teachers.iter().enumerate() {
             if !self.students.is_empty() && !taught(t) {
                 out.push(Problem::new(
                     format!("teachers.{i}.name"),
                     format!("{:?}", t.name),
-                    "a teacher that some student names in its `teachers`",
+                    "a teacher that some student, or online teacher, names in its `teachers`",
                 ));
             }
         }

@@ -5,12 +5,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use burn::tensor::Device;
 use retort_data::Shape;
 use retort_job::Model;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{Preprocessing, Spec};
+use crate::{ClassifierError, Net, Preprocessing, Spec, WeightsError, weights};
 
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub const CARD_FILE: &str = "model.json";
@@ -86,7 +87,8 @@ pub enum Error {
 }
 
 impl Card {
-    /// A card for a network of this specification, still without class names, data set and metrics.
+    /// A card for a network of this specification and so many parameters, still without class names and metrics. It leaves
+    /// out a projection, which is no part of a model.
     pub fn new(name: impl Into<String>, spec: &Spec, parameters: usize, dataset: DatasetReference) -> Self {
         Self {
             format: FORMAT,
@@ -97,7 +99,7 @@ impl Card {
             class_names: Vec::new(),
             preprocessing: spec.preprocessing.clone(),
             temperature: 1,
-            parameters,
+            parameters: parameters - spec.projection_parameters(),
             dataset,
             metrics: BTreeMap::new(),
             retort: env!("CARGO_PKG_VERSION").into(),
@@ -112,6 +114,7 @@ impl Card {
             input: self.input,
             classes: self.classes,
             preprocessing: self.preprocessing.clone(),
+            projection: None,
         }
     }
 
@@ -134,6 +137,37 @@ impl Card {
 }
 
 impl Export {
+    /// The model alone, of weights that may come with a projection.
+    pub fn without_projection(self) -> Result<Self, WeightsError> {
+        let Some((weights, parameters)) = weights::without_projection(&self.weights)? else {
+            return Ok(self);
+        };
+        let card = Card {
+            parameters,
+            weights_blake3: None,
+            ..self.card
+        };
+        Ok(Self { card, weights })
+    }
+
+    /// The smaller model that ends at an exit, which is named by where it is. What was measured of the whole is no part of
+    /// its card.
+    pub fn cut(&self, exit: u32) -> Result<Self, ClassifierError> {
+        let net = Net::new(&self.card.spec(), 0, &Device::flex())?;
+        let net = net.with_safetensors(&self.weights)?.cut(exit)?;
+        let card = Card {
+            model: net.spec().model.clone(),
+            parameters: net.parameters(),
+            metrics: BTreeMap::new(),
+            weights_blake3: None,
+            ..self.card.clone()
+        };
+        Ok(Self {
+            card,
+            weights: net.to_safetensors(),
+        })
+    }
+
     /// Writes the folder. Each file appears whole or not at all; the card comes last and names the weights by their hash,
     /// so that a folder with old and new halves is noticed.
     pub fn save(&self, folder: &Path) -> Result<(), Error> {
@@ -217,10 +251,8 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
-    use crate::{Classifier, Net};
+    use crate::Classifier;
 
     fn export() -> Export {
         let spec = crate::net::fixture("architecture = 'mlp'\nhidden = [4]", [1, 2, 3], 5);

@@ -72,15 +72,34 @@ impl Classifier {
 
     /// Logits, row by row. They depend on the sample alone, not on what it is evaluated with.
     pub fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error> {
-        let expected = samples * self.spec().input_len();
-        if inputs.len() != expected {
-            return Err(Error::Size {
+        self.check(inputs, samples)?;
+        Ok(self.net.passes(inputs, None)?.0)
+    }
+
+    /// Logits as [`Classifier::logits`] gives them, and for each sample the output of a layer, channel by channel. They too
+    /// depend on the sample alone.
+    pub fn features(
+        &mut self,
+        inputs: &[f32],
+        samples: usize,
+        layer: &str,
+    ) -> Result<(Vec<f32>, Vec<f32>), Error> {
+        let (number, _) = self.spec().layer(layer)?;
+        self.check(inputs, samples)?;
+        self.net.passes(inputs, Some(number))
+    }
+
+    fn check(&self, inputs: &[f32], samples: usize) -> Result<(), Error> {
+        let (found, expected) = (inputs.len(), samples * self.spec().input_len());
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::Size {
                 what: "inputs",
-                found: inputs.len(),
+                found,
                 expected,
-            });
+            })
         }
-        self.net.logits(inputs)
     }
 
     /// Loss and accuracy over labelled samples.
@@ -98,28 +117,44 @@ impl From<&Net> for Classifier {
 }
 
 impl Net {
-    /// Logits of whole samples, in passes of [`BATCH`].
-    fn logits(&self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
+    /// Logits of whole samples, and the output of a layer if one is asked for, in passes of [`BATCH`].
+    fn passes(&self, inputs: &[f32], layer: Option<usize>) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let Shape {
             channels,
             height,
             width,
         } = self.spec().input;
         let device = self.device();
-        let (len, classes) = (self.spec().input_len(), self.spec().classes);
-        let mut logits = Vec::with_capacity(inputs.len() / len * classes);
+        let len = self.spec().input_len();
+        let (mut logits, mut features) = (Vec::new(), Vec::new());
         for chunk in inputs.chunks(BATCH * len) {
             let mut batch = chunk.to_vec();
             batch.resize(BATCH * len, 0.0);
             let data = TensorData::new(batch, [BATCH, channels, height, width]);
-            let output = self.forward(Tensor::from_data(data, &device), None);
-            let values = output
-                .try_into_vec_as::<f32>()
-                .map_err(|e| Error::Device(Box::new(e)))?;
-            logits.extend_from_slice(&values[..chunk.len() / len * classes]);
+            let inputs = Tensor::from_data(data, &device);
+            let samples = chunk.len() / len;
+            match layer {
+                None => read(&mut logits, self.forward(inputs, None), samples)?,
+                Some(layer) => {
+                    let (outputs, tapped) = self.forward_tapped(inputs, layer);
+                    read(&mut logits, outputs, samples)?;
+                    if let Some(tapped) = tapped {
+                        read(&mut features, tapped, samples)?;
+                    }
+                }
+            }
         }
-        Ok(logits)
+        Ok((logits, features))
     }
+}
+
+/// Appends the first rows of a tensor of [`BATCH`] rows.
+fn read<const D: usize>(to: &mut Vec<f32>, tensor: Tensor<D>, rows: usize) -> Result<(), Error> {
+    let values = tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|e| Error::Device(Box::new(e)))?;
+    to.extend_from_slice(&values[..values.len() / BATCH * rows]);
+    Ok(())
 }
 
 /// How well logits match labels.
@@ -173,6 +208,7 @@ mod tests {
             fixture("architecture = 'mlp'\nhidden = [33]", [1, 8, 8], 10),
             fixture("architecture = 'cnn'\nwidth = 5", [1, 1, 40], 3),
             fixture("architecture = 'resnet'\nwidth = 4", [3, 8, 8], 7),
+            fixture("architecture = 'transformer'\nwidth = 12", [3, 7, 8], 7),
         ];
         let mut rng = Rng::new(5);
         for spec in specs {

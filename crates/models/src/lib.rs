@@ -18,7 +18,7 @@ mod weights;
 pub use card::{CARD_FILE, Card, DatasetReference, Error as CardError, Export, WEIGHTS_FILE};
 pub use classifier::{Classifier, Error as ClassifierError, Evaluation};
 pub use device::Choice;
-pub use net::{Net, Preprocessing, Spec, SpecError};
+pub use net::{Layer, Net, Outputs, Preprocessing, Projection, Spec, SpecError};
 pub use timing::Effort;
 pub use weights::Error as WeightsError;
 

@@ -33,13 +33,13 @@ pub enum Error {
 impl Net {
     /// How many numbers its weights are.
     pub fn parameters(&self) -> usize {
-        self.body.num_params()
+        self.num_params()
     }
 
     /// Names and shapes of its weights, in the order of [`Net::flat`].
     pub fn layout(&self) -> Vec<(String, Vec<usize>)> {
         let mut collect = Collect::default();
-        self.body.visit(&mut collect);
+        self.visit(&mut collect);
         let mut layout = collect.layout;
         layout.sort();
         layout
@@ -100,7 +100,8 @@ impl Net {
         safetensors::serialize(views, None).expect("names and shapes always make a header")
     }
 
-    /// The network with the weights of a safetensors file, which must hold exactly the right names and shapes.
+    /// The network with the weights of a safetensors file, which must hold exactly the right names and shapes; only the
+    /// weights of a projection may be left over.
     pub fn with_safetensors(self, bytes: &[u8]) -> Result<Self, Error> {
         let file = SafeTensors::deserialize(bytes).map_err(Error::Format)?;
         let layout = self.layout();
@@ -124,6 +125,7 @@ impl Net {
             values.insert(name, numbers.iter().map(|b| f32::from_le_bytes(*b)).collect());
         }
         let mut names = file.names();
+        names.retain(|name| self.spec().projection.is_some() || !name.starts_with(PROJECTION));
         names.sort_unstable();
         match names.into_iter().find(|&name| !values.contains_key(name)) {
             Some(name) => Err(Error::Unexpected(name.into())),
@@ -131,9 +133,33 @@ impl Net {
         }
     }
 
+    /// The network with weights of another one, each by the name that `source` gives for its own.
+    ///
+    /// # Panics
+    ///
+    /// If the other one has no weight of that name and size.
+    pub(crate) fn with_weights_of(self, other: &Self, source: impl Fn(&str) -> String) -> Self {
+        let mut theirs: BTreeMap<String, Vec<f32>> = other
+            .named()
+            .into_iter()
+            .map(|weight| (weight.name, weight.values))
+            .collect();
+        let values = self.layout().into_iter().map(|(name, shape)| {
+            let values = theirs.remove(&source(&name)).unwrap_or_default();
+            assert_eq!(
+                values.len(),
+                shape.iter().product::<usize>(),
+                "size of weight {name}"
+            );
+            (name, values)
+        });
+        let values = values.collect();
+        self.assign(values)
+    }
+
     fn named(&self) -> Vec<Weight> {
         let mut collect = Collect::default();
-        self.body.visit(&mut collect);
+        self.visit(&mut collect);
         let data = collect.read.execute();
         let mut named: Vec<Weight> = collect
             .layout
@@ -150,12 +176,11 @@ impl Net {
     }
 
     /// Replaces every weight; `values` holds one of the right length for each name.
-    fn assign(mut self, values: BTreeMap<String, Vec<f32>>) -> Self {
-        self.body = self.body.map(&mut Assign {
+    fn assign(self, values: BTreeMap<String, Vec<f32>>) -> Self {
+        self.map(&mut Assign {
             path: Path::default(),
             values,
-        });
-        self
+        })
     }
 }
 
@@ -165,14 +190,38 @@ struct Weight {
     values: Vec<f32>,
 }
 
+/// Parts of a network that are no part of its weights' names.
+const UNNAMED: [&str; 2] = ["body", "head"];
+
+/// The beginning of the names of a projection's weights.
+const PROJECTION: &str = "projection.";
+
+/// A safetensors file without the weights of its projection, and how many numbers are left; `None` if it has no projection.
+pub(crate) fn without_projection(bytes: &[u8]) -> Result<Option<(Vec<u8>, usize)>, Error> {
+    let file = SafeTensors::deserialize(bytes).map_err(Error::Format)?;
+    if !file.names().iter().any(|name| name.starts_with(PROJECTION)) {
+        return Ok(None);
+    }
+    let kept: Vec<_> = file
+        .iter()
+        .filter(|(name, _)| !name.starts_with(PROJECTION))
+        .collect();
+    let numbers = kept
+        .iter()
+        .map(|(_, view)| view.shape().iter().product::<usize>());
+    let numbers = numbers.sum();
+    let bytes = safetensors::serialize(kept, None).map_err(Error::Format)?;
+    Ok(Some((bytes, numbers)))
+}
+
 /// Where a traversal is. The variant of an enum is no part of a name.
 #[derive(Default)]
 struct Path(Vec<Option<String>>);
 
 impl Path {
     fn enter(&mut self, name: &str, container: &str) {
-        self.0
-            .push((!container.starts_with("Enum:")).then(|| name.into()));
+        let unnamed = container.starts_with("Enum:") || UNNAMED.contains(&name);
+        self.0.push((!unnamed).then(|| name.into()));
     }
 
     fn exit(&mut self) {

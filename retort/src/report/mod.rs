@@ -81,6 +81,8 @@ pub struct Teacher {
     pub parameters: u64,
     /// Size of the exported weights.
     pub bytes: u64,
+    /// Floating-point operations of one sample, twice the multiplications.
+    pub flops_per_sample: u64,
     pub test_accuracy: Metric,
     pub test_nll: Metric,
     pub ece: Metric,
@@ -100,6 +102,8 @@ pub struct Student {
     pub parameters: u64,
     /// Size of the exported weights.
     pub bytes: u64,
+    /// Floating-point operations of one sample, twice the multiplications.
+    pub flops_per_sample: u64,
     pub test_accuracy: Metric,
     pub test_nll: Metric,
     pub ece: Metric,

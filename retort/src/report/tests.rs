@@ -26,6 +26,7 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         name: name.to_owned(),
         parameters,
         bytes: 4 * parameters + 300,
+        flops_per_sample: 2 * parameters,
         test_accuracy: metric(|a| a),
         test_nll: metric(|a| -a.ln()),
         ece: metric(|a| 0.2 * (1.0 - a)),
@@ -59,6 +60,7 @@ pub(super) fn teacher(name: &str, parameters: u64, accuracies: &[f64]) -> Teache
         name: name.to_owned(),
         parameters,
         bytes: 4 * parameters + 300,
+        flops_per_sample: 2 * parameters,
         test_accuracy: accuracies.to_vec().into(),
         test_nll: accuracies.iter().map(|a| -a.ln()).collect::<Vec<_>>().into(),
         ece: accuracies

@@ -5,10 +5,10 @@ use burn::tensor::{Bytes, Int, Tensor, TensorData};
 use retort_data::rng::{self, Rng};
 use retort_job::{Loss, Optimizer};
 use retort_losses::{Combined, CrossEntropy, Labels, Objective};
-use retort_models::{Choice, Classifier, Device, Evaluation, Net, Spec};
+use retort_models::{Choice, Classifier, Device, Evaluation, Net, Outputs, Spec};
 
 use super::optimizer::{clip, fresh};
-use super::{Batch, Error, Sparse, StepReport, Targets, Trainer};
+use super::{Batch, Error, Sparse, StepReport, Targets, Trainer, exits};
 
 /// Sets the dropout masks apart from other uses of a seed.
 const DROPOUT: u64 = 0x6472_6f70;
@@ -116,12 +116,12 @@ impl BurnTrainer {
         }
     }
 
-    fn logits(&self, batch: &Batch) -> Tensor<2> {
+    fn outputs(&self, batch: &Batch) -> Result<Outputs, Error> {
         let shape = self.net.spec().input;
         let dims = [batch.samples, shape.channels, shape.height, shape.width];
         let inputs = Tensor::from_data(TensorData::new(batch.inputs.clone(), dims), &self.device);
         let mut noise = Rng::keyed(&[self.seed, DROPOUT, self.steps]);
-        self.net.forward(inputs, Some(&mut noise))
+        Ok(self.net.forward_all(inputs, Some(&mut noise), None)?)
     }
 
     fn targets(&self, targets: &Targets, samples: usize) -> retort_losses::Targets {
@@ -168,8 +168,10 @@ impl BurnTrainer {
 impl Trainer for BurnTrainer {
     fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
         self.check(batch)?;
-        let logits = self.logits(batch);
+        let outputs = self.outputs(batch)?;
         let labels = Labels::new(&batch.labels, &self.device);
+        let exits = exits::loss(self.net.spec().model.exits.as_ref(), &outputs, &labels);
+        let logits = outputs.logits;
         let (total, parts) = match &batch.soft {
             Some(soft) => {
                 let combined = Combined {
@@ -189,6 +191,7 @@ impl Trainer for BurnTrainer {
                 (hard.clone(), vec![hard.without_autodiff()])
             }
         };
+        let total = exits.into_iter().fold(total, |total, exit| total + exit);
         // The backward pass is queued before anything is read back, and all is read in one transfer.
         let gradients = GradientsParams::from_grads(total.backward(), &self.net);
         let mut scalars = vec![total.without_autodiff()];

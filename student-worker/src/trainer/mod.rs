@@ -1,6 +1,7 @@
 //! The seam between the worker and tensors: what it takes to train a model, in plain data.
 
 mod burn;
+mod exits;
 mod optimizer;
 #[cfg(test)]
 mod tests;
@@ -60,7 +61,7 @@ pub struct Sparse {
 /// What a step found out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
-    /// The loss that was minimised.
+    /// The loss that was minimised, with what the exits add to it.
     pub loss: f64,
     /// The soft part of it, before alpha; present exactly if soft targets were.
     pub soft_loss: Option<f64>,

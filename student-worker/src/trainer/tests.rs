@@ -1,9 +1,11 @@
 use retort_data::Shape;
 use retort_data::rng::Rng;
 use retort_job::{Architecture, Model, Optimizer, OptimizerKind};
-use retort_models::{Choice, Classifier, Device, Preprocessing, Spec};
+use retort_models::{Choice, Classifier, Device, Net, Preprocessing, Spec};
 
 use super::*;
+
+mod exits;
 
 fn spec(architecture: Architecture) -> Spec {
     let mlp = architecture == Architecture::Mlp;
@@ -11,9 +13,12 @@ fn spec(architecture: Architecture) -> Spec {
         model: Model {
             architecture,
             hidden: mlp.then(|| vec![12]),
-            width: (!mlp).then_some(3),
+            width: (!mlp).then_some(4),
             depth: None,
+            stages: None,
+            heads: None,
             dropout: 0.2,
+            exits: None,
         },
         input: Shape {
             channels: 1,
@@ -25,6 +30,7 @@ fn spec(architecture: Architecture) -> Spec {
             mean: vec![0.5],
             std: vec![0.3],
         },
+        projection: None,
     }
 }
 
@@ -83,13 +89,15 @@ fn dense(soft: &mut SoftTargets) -> &mut Vec<f32> {
     }
 }
 
-const ALL: [(Architecture, OptimizerKind); 6] = [
+const ALL: [(Architecture, OptimizerKind); 8] = [
     (Architecture::Mlp, OptimizerKind::Adam),
     (Architecture::Mlp, OptimizerKind::Sgd),
     (Architecture::Cnn, OptimizerKind::Adam),
     (Architecture::Cnn, OptimizerKind::Sgd),
     (Architecture::Resnet, OptimizerKind::Adam),
     (Architecture::Resnet, OptimizerKind::Sgd),
+    (Architecture::Transformer, OptimizerKind::Adam),
+    (Architecture::Transformer, OptimizerKind::Sgd),
 ];
 
 #[test]

@@ -2,7 +2,7 @@
 
 use burn::module::{Param, ParamId};
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, Linear, PaddingConfig2d};
+use burn::nn::{GroupNorm, LayerNorm, LayerNormConfig, Linear, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, TensorData};
 use retort_data::rng::Rng;
 
@@ -30,6 +30,13 @@ impl<'a> Init<'a> {
         Linear {
             weight: self.uniform([inputs, outputs], inputs),
             bias: Some(self.uniform([outputs], inputs)),
+        }
+    }
+
+    pub(crate) fn linear_without_bias(&mut self, inputs: usize, outputs: usize) -> Linear {
+        Linear {
+            weight: self.uniform([inputs, outputs], inputs),
+            bias: None,
         }
     }
 
@@ -67,8 +74,15 @@ impl<'a> Init<'a> {
         }
     }
 
+    pub(crate) fn layer_norm(&mut self, channels: usize) -> LayerNorm {
+        let mut norm = LayerNormConfig::new(channels).init(self.device);
+        norm.gamma = self.constant(channels, 1.0);
+        norm.beta = Some(self.constant(channels, 0.0));
+        norm
+    }
+
     /// Kaiming-uniform with a = sqrt(5), that is within 1 / sqrt(fan-in): the default of PyTorch and burn alike.
-    fn uniform<const D: usize>(&mut self, shape: [usize; D], fan_in: usize) -> Param<Tensor<D>> {
+    pub(crate) fn uniform<const D: usize>(&mut self, shape: [usize; D], fan_in: usize) -> Param<Tensor<D>> {
         let bound = (1.0 / (fan_in as f64).sqrt()) as f32;
         let mut rng = Rng::keyed(&[self.seed, self.next]);
         let values = (0..shape.iter().product())

@@ -5,33 +5,56 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 
+use super::layers::{Layer, Taps};
 use super::{Dropout, Init, Spec};
 
-/// Hidden layers, each with ReLU and dropout after it, and a linear classifier.
+/// Hidden layers, each with ReLU, and dropout between them.
 #[derive(Module, Debug)]
-pub(crate) struct Mlp {
+pub(super) struct Mlp {
     hidden: Vec<Linear>,
-    pub(super) classifier: Linear,
+}
+
+/// Inputs, then the units of each hidden layer.
+fn sizes(spec: &Spec) -> Vec<usize> {
+    let hidden = spec.model.hidden.iter().flatten();
+    std::iter::once(spec.input_len())
+        .chain(hidden.map(|&units| units as usize))
+        .collect()
+}
+
+pub(super) fn layers(spec: &Spec) -> Vec<Layer> {
+    let units = sizes(spec).into_iter().enumerate().skip(1);
+    units
+        .map(|(i, units)| Layer::new(format!("hidden{i}"), units, 1))
+        .collect()
+}
+
+/// Multiplications of one sample.
+pub(super) fn products(spec: &Spec) -> usize {
+    sizes(spec).windows(2).map(|pair| pair[0] * pair[1]).sum()
 }
 
 impl Mlp {
     pub(super) fn new(spec: &Spec, init: &mut Init<'_>) -> Self {
-        let mut inputs = spec.input_len();
-        let mut hidden = Vec::new();
-        for &units in spec.model.hidden.iter().flatten() {
-            hidden.push(init.linear(inputs, units as usize));
-            inputs = units as usize;
-        }
+        let mut linear = |pair: &[usize]| init.linear(pair[0], pair[1]);
         Self {
-            hidden,
-            classifier: init.linear(inputs, spec.classes),
+            hidden: sizes(spec).windows(2).map(&mut linear).collect(),
         }
     }
 
-    pub(super) fn forward(&self, inputs: Tensor<4>, mut dropout: Dropout<'_>) -> Tensor<2> {
-        let x = self.hidden.iter().fold(inputs.flatten::<2>(1, 3), |x, layer| {
-            dropout.apply(relu(layer.forward(x)))
-        });
-        self.classifier.forward(x)
+    /// # Shapes
+    ///
+    /// - inputs: `[n, channels, height, width]`
+    /// - output: `[n, units, 1]`, the last layer's
+    pub(super) fn forward(&self, inputs: Tensor<4>, dropout: &mut Dropout<'_>, taps: &mut Taps) -> Tensor<3> {
+        let mut x = inputs.flatten::<2>(1, 3);
+        for (layer, linear) in self.hidden.iter().enumerate() {
+            if layer > 0 {
+                x = dropout.apply(x);
+            }
+            x = relu(linear.forward(x));
+            taps.offer(layer, || x.clone().unsqueeze_dim(2));
+        }
+        x.unsqueeze_dim(2)
     }
 }

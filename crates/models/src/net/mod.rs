@@ -1,153 +1,82 @@
 //! Networks: from a configuration, a shape and a seed to logits.
 
 mod cnn;
+mod cut;
+mod head;
 mod init;
+mod layers;
 mod mlp;
 mod resnet;
+mod spec;
 #[cfg(test)]
 mod tests;
+mod transformer;
 #[cfg(test)]
 pub(crate) use tests::fixture;
 
+pub use self::layers::Layer;
+pub use self::spec::{Preprocessing, Projection, Spec, SpecError};
+
 use burn::module::Module;
+use burn::nn::Linear;
 use burn::tensor::{Device, Tensor, TensorData};
-use retort_data::Shape;
 use retort_data::rng::Rng;
-use retort_job::{Architecture, Model};
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use retort_job::Architecture;
 
 use self::cnn::Cnn;
+use self::head::{Exit, Head};
 use self::init::Init;
+use self::layers::Taps;
 use self::mlp::Mlp;
 use self::resnet::Resnet;
-
-/// What a network does to its inputs first: `(x - mean) / std`, by channel. It is part of the model, so that one view of
-/// a sample means the same to every model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Preprocessing {
-    pub mean: Vec<f32>,
-    pub std: Vec<f32>,
-}
-
-impl Preprocessing {
-    /// Leaves inputs as they are.
-    pub fn none(channels: usize) -> Self {
-        Self {
-            mean: vec![0.0; channels],
-            std: vec![1.0; channels],
-        }
-    }
-
-    fn apply(&self, inputs: Tensor<4>) -> Tensor<4> {
-        if self.mean.iter().all(|&m| m == 0.0) && self.std.iter().all(|&s| s == 1.0) {
-            return inputs;
-        }
-        let device = inputs.device();
-        let by_channel = |values: &[f32]| {
-            let data = TensorData::new(values.to_vec(), [1, values.len(), 1, 1]);
-            Tensor::<4>::from_data(data, &device)
-        };
-        (inputs - by_channel(&self.mean)) / by_channel(&self.std)
-    }
-}
-
-/// Everything about a network but its weights.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Spec {
-    pub model: Model,
-    pub input: Shape,
-    pub classes: usize,
-    pub preprocessing: Preprocessing,
-}
-
-/// Why no network can be built from a [`Spec`].
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum SpecError {
-    #[error("model.{key} is {value}, expected {expected}")]
-    Model {
-        key: String,
-        value: String,
-        expected: String,
-    },
-    #[error("an input of {channels} x {height} x {width} holds nothing")]
-    Empty {
-        channels: usize,
-        height: usize,
-        width: usize,
-    },
-    #[error("a classifier needs at least 1 class")]
-    NoClasses,
-    #[error("preprocessing has {mean} means and {std} deviations for {channels} channels")]
-    Channels {
-        mean: usize,
-        std: usize,
-        channels: usize,
-    },
-    #[error("preprocessing must be finite, with deviations greater than 0")]
-    Preprocessing,
-}
-
-impl Spec {
-    /// Refuses what no network can be built from.
-    pub fn validate(&self) -> Result<(), SpecError> {
-        if let Some((key, value, expected)) = self.model.problems().into_iter().next() {
-            return Err(SpecError::Model { key, value, expected });
-        }
-        let Shape {
-            channels,
-            height,
-            width,
-        } = self.input;
-        if channels * height * width == 0 {
-            return Err(SpecError::Empty {
-                channels,
-                height,
-                width,
-            });
-        }
-        if self.classes == 0 {
-            return Err(SpecError::NoClasses);
-        }
-        let Preprocessing { mean, std } = &self.preprocessing;
-        if mean.len() != channels || std.len() != channels {
-            return Err(SpecError::Channels {
-                mean: mean.len(),
-                std: std.len(),
-                channels,
-            });
-        }
-        let finite = mean.iter().chain(std).all(|v| v.is_finite());
-        if !finite || std.iter().any(|&s| s <= 0.0) {
-            return Err(SpecError::Preprocessing);
-        }
-        Ok(())
-    }
-
-    /// Numbers of one input sample.
-    pub fn input_len(&self) -> usize {
-        self.input.channels * self.input.height * self.input.width
-    }
-}
+use self::transformer::Transformer;
 
 /// A classifier network.
 #[derive(Module, Debug)]
 pub struct Net {
-    pub(crate) body: Body,
+    body: Body,
+    head: Head,
+    exits: Vec<Exit>,
+    projection: Option<Linear>,
     #[module(skip)]
     spec: Spec,
 }
 
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one of it for each model")]
-pub(crate) enum Body {
+enum Body {
     Mlp(Mlp),
     Cnn(Cnn),
     Resnet(Resnet),
+    Transformer(Transformer),
+}
+
+/// Everything that a forward pass can tell.
+#[derive(Debug, Clone)]
+pub struct Outputs {
+    /// `[n, classes]`, those of [`Net::forward`].
+    pub logits: Tensor<2>,
+    /// What the classifier sees, a mean over positions: `[n, channels]`.
+    pub pooled: Tensor<2>,
+    /// Logits of each exit, in ascending order, `[n, classes]`.
+    pub exits: Vec<Tensor<2>>,
+    /// With `exits.feature_weight`: what each exit's classifier sees, brought to the size of `pooled`.
+    pub hints: Vec<Tensor<2>>,
+    /// Output of the layer that was asked for, `[n, channels, positions]`; projected if it is that of the projection.
+    pub features: Option<Tensor<3>>,
+}
+
+/// What a forward pass is asked for beside the logits.
+#[derive(Default)]
+struct Ask {
+    /// Number of a layer.
+    tap: Option<usize>,
+    exits: bool,
 }
 
 impl Net {
-    /// A network with initial weights from `seed`: the same ones on every machine and device, bit for bit.
+    /// A network with initial weights from `seed`: the same ones on every machine and device, bit for bit. Those of the
+    /// layers and the last classifier are the same with exits or a projection as without.
     ///
     /// On a device with autodiff its weights track gradients.
     pub fn new(spec: &Spec, seed: u64, device: &Device) -> Result<Self, SpecError> {
@@ -157,15 +86,35 @@ impl Net {
             Architecture::Mlp => Body::Mlp(Mlp::new(spec, &mut init)),
             Architecture::Cnn => Body::Cnn(Cnn::new(spec, &mut init)),
             Architecture::Resnet => Body::Resnet(Resnet::new(spec, &mut init)),
+            Architecture::Transformer => Body::Transformer(Transformer::new(spec, &mut init)),
+        };
+        let head = Head::new(spec, spec.features(), &mut init);
+        let exits = spec.exit_layers();
+        let exits = exits.iter().map(|(_, layer)| Exit::new(spec, layer, &mut init));
+        let exits = exits.collect();
+        let projection = match &spec.projection {
+            Some(projection) => {
+                let (_, layer) = spec.layer(&projection.layer)?;
+                Some(init.linear(layer.channels, projection.channels))
+            }
+            None => None,
         };
         Ok(Self {
             body,
+            head,
+            exits,
+            projection,
             spec: spec.clone(),
         })
     }
 
     pub fn spec(&self) -> &Spec {
         &self.spec
+    }
+
+    /// What its layers are called and what they put out.
+    pub fn layers(&self) -> Vec<Layer> {
+        self.spec.layers()
     }
 
     /// Logits of inputs before preprocessing. `noise` draws the dropout masks of a training step; without it nothing is
@@ -176,25 +125,102 @@ impl Net {
     /// - inputs: `[n, channels, height, width]`
     /// - output: `[n, classes]`
     pub fn forward(&self, inputs: Tensor<4>, noise: Option<&mut Rng>) -> Tensor<2> {
-        let inputs = self.spec.preprocessing.apply(inputs);
-        let dropout = Dropout {
+        self.run(inputs, noise, &Ask::default()).logits
+    }
+
+    /// Logits as [`Net::forward`] gives them, and with them those of the exits and, if asked for, the output of a layer.
+    ///
+    /// # Shapes
+    ///
+    /// - inputs: `[n, channels, height, width]`
+    pub fn forward_all(
+        &self,
+        inputs: Tensor<4>,
+        noise: Option<&mut Rng>,
+        tap: Option<&str>,
+    ) -> Result<Outputs, SpecError> {
+        let tap = match tap {
+            Some(name) => Some(self.spec.layer(name)?.0),
+            None => None,
+        };
+        Ok(self.run(inputs, noise, &Ask { tap, exits: true }))
+    }
+
+    /// Logits and the output of the layer with this number, without exits.
+    pub(crate) fn forward_tapped(&self, inputs: Tensor<4>, layer: usize) -> (Tensor<2>, Option<Tensor<3>>) {
+        let ask = Ask {
+            tap: Some(layer),
+            exits: false,
+        };
+        let outputs = self.run(inputs, None, &ask);
+        (outputs.logits, outputs.features)
+    }
+
+    fn run(&self, inputs: Tensor<4>, noise: Option<&mut Rng>, ask: &Ask) -> Outputs {
+        let mut dropout = Dropout {
             rate: self.spec.model.dropout,
             noise,
         };
-        match &self.body {
-            Body::Mlp(net) => net.forward(inputs, dropout),
-            Body::Cnn(net) => net.forward(inputs, dropout),
-            Body::Resnet(net) => net.forward(inputs, dropout),
+        let at: Vec<usize> = if ask.exits {
+            self.spec
+                .exit_layers()
+                .into_iter()
+                .map(|(number, _)| number)
+                .collect()
+        } else {
+            Vec::new()
+        };
+        let mut taps = Taps::new(at.iter().copied().chain(ask.tap));
+        let inputs = self.spec.preprocessing.apply(inputs);
+        let last = match &self.body {
+            Body::Mlp(net) => net.forward(inputs, &mut dropout, &mut taps),
+            Body::Cnn(net) => net.forward(inputs, &mut taps),
+            Body::Resnet(net) => net.forward(inputs, &mut taps),
+            Body::Transformer(net) => net.forward(inputs, &mut dropout, &mut taps),
+        };
+        let pooled = self.head.pool(last);
+        let mut outputs = Outputs {
+            logits: self.head.classify(pooled.clone(), &mut dropout),
+            pooled,
+            exits: Vec::new(),
+            hints: Vec::new(),
+            features: ask
+                .tap
+                .and_then(|layer| Some(self.project(layer, taps.output(layer)?))),
+        };
+        for (exit, output) in self
+            .exits
+            .iter()
+            .zip(at.iter().filter_map(|&layer| taps.output(layer)))
+        {
+            let pooled = exit.head.pool(output);
+            outputs
+                .exits
+                .push(exit.head.classify(pooled.clone(), &mut dropout));
+            outputs
+                .hints
+                .extend(exit.hint.as_ref().map(|hint| hint.forward(pooled)));
+        }
+        outputs
+    }
+
+    fn project(&self, layer: usize, features: Tensor<3>) -> Tensor<3> {
+        let of = self
+            .spec
+            .projection
+            .as_ref()
+            .and_then(|p| self.spec.layer(&p.layer).ok());
+        match &self.projection {
+            Some(map) if of.is_some_and(|(number, _)| number == layer) => {
+                map.forward(features.swap_dims(1, 2)).swap_dims(1, 2)
+            }
+            _ => features,
         }
     }
 
     /// Where its weights are.
     pub(crate) fn device(&self) -> Device {
-        match &self.body {
-            Body::Mlp(net) => net.classifier.weight.val().device(),
-            Body::Cnn(net) => net.classifier.weight.val().device(),
-            Body::Resnet(net) => net.classifier.weight.val().device(),
-        }
+        self.head.classifier.weight.val().device()
     }
 }
 
@@ -206,15 +232,16 @@ pub(crate) struct Dropout<'a> {
 }
 
 impl Dropout<'_> {
-    pub(crate) fn apply(&mut self, x: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn apply<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
         let Some(noise) = self.noise.as_deref_mut().filter(|_| self.rate > 0.0) else {
             return x;
         };
         let scale = (1.0 / (1.0 - self.rate)) as f32;
         let rate = self.rate as f32;
-        let [rows, columns] = x.dims();
-        let mask = (0..rows * columns).map(|_| if noise.uniform_f32() < rate { 0.0 } else { scale });
-        let mask = TensorData::new(mask.collect::<Vec<f32>>(), [rows, columns]);
+        let dims = x.dims();
+        let mask =
+            (0..dims.iter().product::<usize>()).map(|_| if noise.uniform_f32() < rate { 0.0 } else { scale });
+        let mask = TensorData::new(mask.collect::<Vec<f32>>(), dims);
         let device = x.device();
         x * Tensor::from_data(mask, &device)
     }
@@ -224,14 +251,4 @@ impl Dropout<'_> {
 /// height 1.
 pub(crate) fn window(size: usize, height: usize, width: usize) -> [usize; 2] {
     [height, width].map(|extent| if extent > 1 { size } else { 1 })
-}
-
-/// Mean over the spatial dimensions.
-///
-/// # Shapes
-///
-/// - x: `[n, channels, height, width]`
-/// - output: `[n, channels]`
-pub(crate) fn global_average(x: Tensor<4>) -> Tensor<2> {
-    x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim(2)
 }

@@ -11,6 +11,7 @@ struct Row<'a> {
     role: &'static str,
     parameters: u64,
     bytes: u64,
+    flops: u64,
     cost: Option<&'a Cost>,
 }
 
@@ -80,6 +81,7 @@ fn rows(report: &Report) -> Vec<Row<'_>> {
         role: "teacher",
         parameters: t.parameters,
         bytes: t.bytes,
+        flops: t.flops_per_sample,
         cost: t.cost.as_ref(),
     });
     let students = report.students.iter().map(|s| Row {
@@ -87,6 +89,7 @@ fn rows(report: &Report) -> Vec<Row<'_>> {
         role: "student",
         parameters: s.parameters,
         bytes: s.bytes,
+        flops: s.flops_per_sample,
         cost: s.cost.as_ref(),
     });
     teachers.chain(students).collect()
@@ -103,6 +106,7 @@ fn table(rows: &[Row<'_>]) -> String {
         "role",
         "parameters",
         "size",
+        "FLOPs per sample",
         "latency",
         "95th percentile",
         "samples per second",
@@ -116,6 +120,7 @@ fn table(rows: &[Row<'_>]) -> String {
             r.role.to_owned(),
             tables::count(r.parameters),
             tables::bytes(r.bytes),
+            tables::count(r.flops),
             cost(&|c| Some(milliseconds(c.latency_ms))),
             cost(&|c| Some(milliseconds(c.latency_p95_ms))),
             cost(&|c| Some(tables::count(c.samples_per_s.round() as u64))),

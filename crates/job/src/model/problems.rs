@@ -1,0 +1,277 @@
+//! What a model's configuration must satisfy.
+
+use super::{Architecture, Exits, Model};
+
+/// Bounds that keep a typing error from asking for terabytes.
+const MAX_UNITS: u32 = 65_536;
+const MAX_HIDDEN_LAYERS: usize = 64;
+const MAX_WIDTH: u32 = 1024;
+const MAX_CNN_DEPTH: u32 = 6;
+const MAX_RESNET_DEPTH: u32 = 200;
+const MAX_STAGES: u32 = 3;
+const MAX_BLOCKS: u32 = 64;
+const MAX_HEADS: u32 = 64;
+
+/// Key, value, what is expected.
+type Problem = (String, String, String);
+
+impl Model {
+    /// What is wrong with it, as (key, value, what is expected); empty if a network can be built from it.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = self.unused();
+        match self.architecture {
+            Architecture::Mlp => self.check_hidden(&mut problems),
+            Architecture::Cnn => {
+                self.check_width(&mut problems);
+                whole(&mut problems, "depth", self.depth(), MAX_CNN_DEPTH, "layers");
+            }
+            Architecture::Resnet => {
+                self.check_width(&mut problems);
+                self.check_stages(&mut problems);
+            }
+            Architecture::Transformer => {
+                self.check_width(&mut problems);
+                whole(&mut problems, "depth", self.depth(), MAX_BLOCKS, "blocks");
+                self.check_heads(&mut problems);
+            }
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            problems.push(problem("dropout", self.dropout, "at least 0 and less than 1"));
+        }
+        if let Some(exits) = &self.exits {
+            self.check_exits(exits, &mut problems);
+        }
+        problems
+    }
+
+    /// Keys that belong to other architectures.
+    fn unused(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let of = |architectures: &[Architecture]| architectures.contains(&self.architecture);
+        let mlp = of(&[Architecture::Mlp]);
+        if let Some(hidden) = self.hidden.as_ref().filter(|_| !mlp) {
+            let unused = "absent: only an mlp has hidden layers";
+            problems.push(problem("hidden", format!("{hidden:?}"), unused));
+        }
+        let unused = "absent: an mlp has its sizes in `hidden`";
+        problems.extend(self.width.filter(|_| mlp).map(|n| problem("width", n, unused)));
+        problems.extend(self.depth.filter(|_| mlp).map(|n| problem("depth", n, unused)));
+        let resnet = of(&[Architecture::Resnet]);
+        let unused = "absent: only a resnet has stages";
+        problems.extend(
+            self.stages
+                .filter(|_| !resnet)
+                .map(|n| problem("stages", n, unused)),
+        );
+        let transformer = of(&[Architecture::Transformer]);
+        let unused = "absent: only a transformer has heads";
+        problems.extend(
+            self.heads
+                .filter(|_| !transformer)
+                .map(|n| problem("heads", n, unused)),
+        );
+        problems
+    }
+
+    fn check_hidden(&self, problems: &mut Vec<Problem>) {
+        match &self.hidden {
+            None => problems.push(problem("hidden", "(absent)", "a list of layer sizes, like [128]")),
+            Some(hidden) if hidden.len() > MAX_HIDDEN_LAYERS => {
+                let expected = format!("at most {MAX_HIDDEN_LAYERS} layers");
+                problems.push(problem("hidden", format!("{} layers", hidden.len()), &expected));
+            }
+            Some(hidden) => {
+                for (i, &units) in hidden.iter().enumerate() {
+                    whole(problems, &format!("hidden.{i}"), units, MAX_UNITS, "units");
+                }
+            }
+        }
+    }
+
+    fn check_width(&self, problems: &mut Vec<Problem>) {
+        let unit = if self.architecture == Architecture::Transformer {
+            "numbers for a token"
+        } else {
+            "channels"
+        };
+        match self.width {
+            None => problems.push(problem("width", "(absent)", &format!("1..={MAX_WIDTH} {unit}"))),
+            Some(width) => whole(problems, "width", width, MAX_WIDTH, unit),
+        }
+    }
+
+    fn check_stages(&self, problems: &mut Vec<Problem>) {
+        let stages = self.stages();
+        whole(problems, "stages", stages, MAX_STAGES, "stages");
+        if !(1..=MAX_STAGES).contains(&stages) {
+            return;
+        }
+        let (depth, step) = (self.depth(), 2 * stages);
+        if !(step + 2..=MAX_RESNET_DEPTH).contains(&depth) || depth % step != 2 % step {
+            let [first, second, third] = [1, 2, 3].map(|n| step * n + 2);
+            let expected = format!("{step}n + 2 layers: {first}, {second}, {third}, ..., {MAX_RESNET_DEPTH}");
+            problems.push(problem("depth", depth, &expected));
+        }
+    }
+
+    fn check_heads(&self, problems: &mut Vec<Problem>) {
+        let heads = self.heads();
+        whole(problems, "heads", heads, MAX_HEADS, "heads");
+        if let Some(width) = self.width.filter(|width| heads > 0 && width % heads != 0) {
+            let expected = format!("a multiple of model.heads ({heads})");
+            problems.push(problem("width", width, &expected));
+        }
+    }
+
+    fn check_exits(&self, exits: &Exits, problems: &mut Vec<Problem>) {
+        let segments = self.segments();
+        let text = format!("{:?}", exits.at);
+        if self.architecture == Architecture::Mlp {
+            let expected = "absent: an mlp has no exits (cnn, resnet and transformer have)";
+            problems.push(problem("exits.at", text, expected));
+        } else if segments < 2 {
+            let expected = format!("a model of at least 2 parts, and this one has {segments}");
+            problems.push(problem("exits.at", text, &expected));
+        } else if exits.at.is_empty()
+            || !exits.at.is_sorted_by(|a, b| a < b)
+            || exits.at.iter().any(|at| !(1..segments).contains(at))
+        {
+            let expected = format!("at least one, ascending, each within 1..={}", segments - 1);
+            problems.push(problem("exits.at", text, &expected));
+        }
+        if !(0.0..=1.0).contains(&exits.alpha) {
+            problems.push(problem("exits.alpha", exits.alpha, "at least 0 and at most 1"));
+        }
+        if !(1e-3..=1e4).contains(&exits.temperature) {
+            let expected = "a finite number, 0.001 <= T <= 10000";
+            problems.push(problem("exits.temperature", exits.temperature, expected));
+        }
+        if !(exits.feature_weight.is_finite() && exits.feature_weight >= 0.0) {
+            let expected = "a finite number >= 0";
+            problems.push(problem("exits.feature_weight", exits.feature_weight, expected));
+        }
+    }
+}
+
+fn whole(problems: &mut Vec<Problem>, key: &str, value: u32, most: u32, unit: &str) {
+    if !(1..=most).contains(&value) {
+        problems.push(problem(key, value, &format!("1..={most} {unit}")));
+    }
+}
+
+fn problem(key: &str, value: impl ToString, expected: &str) -> Problem {
+    (key.into(), value.to_string(), expected.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(text: &str) -> Vec<String> {
+        let model: Model = toml::from_str(text).unwrap();
+        model.problems().into_iter().map(|(key, ..)| key).collect()
+    }
+
+    #[test]
+    fn sound_models_have_no_problems() {
+        for text in [
+            "architecture = 'mlp'\nhidden = []",
+            "architecture = 'mlp'\nhidden = [32, 16]\ndropout = 0.5",
+            "architecture = 'cnn'\nwidth = 8",
+            "architecture = 'cnn'\nwidth = 1\ndepth = 6",
+            "architecture = 'resnet'\nwidth = 16\ndepth = 200",
+            "architecture = 'resnet'\nwidth = 16\nstages = 1\ndepth = 4",
+            "architecture = 'resnet'\nwidth = 16\nstages = 2\nexits = { at = [1] }",
+            "architecture = 'transformer'\nwidth = 8",
+            "architecture = 'transformer'\nwidth = 9\nheads = 3\ndepth = 64\nexits = { at = [1, 5, 63] }",
+            "architecture = 'cnn'\nwidth = 8\nexits = { at = [1, 2], alpha = 1.0, temperature = 1, feature_weight = 2 }",
+        ] {
+            assert_eq!(keys(text), [""; 0], "{text}");
+        }
+    }
+
+    #[test]
+    fn every_unsound_key_is_named() {
+        for (text, expected) in [
+            (
+                "architecture = 'mlp'\nwidth = 8\ndepth = 2",
+                vec!["width", "depth", "hidden"],
+            ),
+            (
+                "architecture = 'mlp'\nhidden = [0, 8, 65537]",
+                vec!["hidden.0", "hidden.2"],
+            ),
+            (
+                "architecture = 'cnn'\ndepth = 7\nhidden = [3]\nstages = 1\nheads = 1",
+                vec!["hidden", "stages", "heads", "width", "depth"],
+            ),
+            ("architecture = 'cnn'\nwidth = 0", vec!["width"]),
+            ("architecture = 'resnet'\nwidth = 8\ndepth = 10", vec!["depth"]),
+            (
+                "architecture = 'resnet'\nwidth = 8\nstages = 2\ndepth = 8",
+                vec!["depth"],
+            ),
+            (
+                "architecture = 'resnet'\nwidth = 8\nstages = 1\ndepth = 2",
+                vec!["depth"],
+            ),
+            ("architecture = 'resnet'\nwidth = 8\nstages = 4", vec!["stages"]),
+            ("architecture = 'resnet'\nwidth = 8\nstages = 0", vec!["stages"]),
+            ("architecture = 'transformer'\nwidth = 10", vec!["width"]),
+            (
+                "architecture = 'transformer'\nwidth = 10\nheads = 0",
+                vec!["heads"],
+            ),
+            (
+                "architecture = 'transformer'\nwidth = 0\ndepth = 0",
+                vec!["width", "depth"],
+            ),
+            (
+                "architecture = 'mlp'\nhidden = [4]\nexits = { at = [1] }",
+                vec!["exits.at"],
+            ),
+            (
+                "architecture = 'cnn'\nwidth = 1\nexits = { at = [] }",
+                vec!["exits.at"],
+            ),
+            (
+                "architecture = 'cnn'\nwidth = 1\nexits = { at = [0] }",
+                vec!["exits.at"],
+            ),
+            (
+                "architecture = 'cnn'\nwidth = 1\nexits = { at = [3] }",
+                vec!["exits.at"],
+            ),
+            (
+                "architecture = 'cnn'\nwidth = 1\nexits = { at = [2, 1] }",
+                vec!["exits.at"],
+            ),
+            (
+                "architecture = 'cnn'\nwidth = 1\nexits = { at = [1, 1] }",
+                vec!["exits.at"],
+            ),
+            (
+                "architecture = 'cnn'\nwidth = 1\ndepth = 1\nexits = { at = [1] }",
+                vec!["exits.at"],
+            ),
+            (
+                "architecture = 'resnet'\nwidth = 1\nexits = { at = [3] }",
+                vec!["exits.at"],
+            ),
+            (
+                "architecture = 'cnn'\nwidth = 1\nexits = { at = [1], alpha = 1.1, temperature = 0, feature_weight = -1 }",
+                vec!["exits.alpha", "exits.temperature", "exits.feature_weight"],
+            ),
+            (
+                "architecture = 'mlp'\nhidden = []\ndropout = 1.0",
+                vec!["dropout"],
+            ),
+            (
+                "architecture = 'mlp'\nhidden = []\ndropout = nan",
+                vec!["dropout"],
+            ),
+        ] {
+            assert_eq!(keys(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What follows the layers: the classifier, and those on the way to it.
+
+use burn::module::Module;
+use burn::nn::{LayerNorm, Linear};
+use burn::tensor::Tensor;
+
+use super::layers::Layer;
+use super::{Dropout, Init, Spec};
+
+/// A mean over positions and a linear classifier, with a norm before them where the layers leave that out.
+#[derive(Module, Debug)]
+pub(super) struct Head {
+    norm: Option<LayerNorm>,
+    pub(super) classifier: Linear,
+}
+
+impl Head {
+    pub(super) fn new(spec: &Spec, features: usize, init: &mut Init<'_>) -> Self {
+        let normed = spec.model.architecture == retort_job::Architecture::Transformer;
+        Self {
+            norm: normed.then(|| init.layer_norm(features)),
+            classifier: init.linear(features, spec.classes),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - features: `[n, channels, positions]`
+    /// - output: `[n, channels]`
+    pub(super) fn pool(&self, features: Tensor<3>) -> Tensor<2> {
+        let features = match &self.norm {
+            Some(norm) => norm.forward(features.swap_dims(1, 2)).swap_dims(1, 2),
+            None => features,
+        };
+        features.mean_dim(2).squeeze_dim(2)
+    }
+
+    /// # Shapes
+    ///
+    /// - pooled: `[n, channels]`
+    /// - output: `[n, classes]`
+    pub(super) fn classify(&self, pooled: Tensor<2>, dropout: &mut Dropout<'_>) -> Tensor<2> {
+        self.classifier.forward(dropout.apply(pooled))
+    }
+}
+
+/// A classifier on the way: what its layers would have at their end, so that they can be cut there and stand alone.
+#[derive(Module, Debug)]
+pub(super) struct Exit {
+    pub(super) head: Head,
+    /// Brings its pooled features to the width of the last ones, only to compare them in training.
+    pub(super) hint: Option<Linear>,
+}
+
+impl Exit {
+    pub(super) fn new(spec: &Spec, layer: &Layer, init: &mut Init<'_>) -> Self {
+        let weight = spec
+            .model
+            .exits
+            .as_ref()
+            .map_or(0.0, |exits| exits.feature_weight);
+        Self {
+            head: Head::new(spec, layer.channels, init),
+            hint: (weight > 0.0).then(|| init.linear(layer.channels, spec.features())),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a network is but for its weights.
+
+use burn::tensor::{Tensor, TensorData};
+use retort_data::Shape;
+use retort_job::Model;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What a network does to its inputs first: `(x - mean) / std`, by channel. It is part of the model, so that one view of
+/// a sample means the same to every model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Preprocessing {
+    pub mean: Vec<f32>,
+    pub std: Vec<f32>,
+}
+
+impl Preprocessing {
+    /// Leaves inputs as they are.
+    pub fn none(channels: usize) -> Self {
+        Self {
+            mean: vec![0.0; channels],
+            std: vec![1.0; channels],
+        }
+    }
+
+    pub(super) fn apply(&self, inputs: Tensor<4>) -> Tensor<4> {
+        if self.mean.iter().all(|&m| m == 0.0) && self.std.iter().all(|&s| s == 1.0) {
+            return inputs;
+        }
+        let device = inputs.device();
+        let by_channel = |values: &[f32]| {
+            let data = TensorData::new(values.to_vec(), [1, values.len(), 1, 1]);
+            Tensor::<4>::from_data(data, &device)
+        };
+        (inputs - by_channel(&self.mean)) / by_channel(&self.std)
+    }
+}
+
+/// Everything about a network but its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    pub model: Model,
+    pub input: Shape,
+    pub classes: usize,
+    pub preprocessing: Preprocessing,
+    /// For a loss that compares features with a wider or narrower teacher's; a model card never has one.
+    pub projection: Option<Projection>,
+}
+
+/// A linear map over the channels of a layer's output. It is trained with the network and of no use afterwards:
+/// [`Net::without_projection`](crate::Net::without_projection) and
+/// [`Export::without_projection`](crate::Export::without_projection) leave it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Projection {
+    /// Name of one of [`Spec::layers`].
+    pub layer: String,
+    /// Channels that it makes.
+    pub channels: usize,
+}
+
+/// Why no network can be built from a [`Spec`].
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SpecError {
+    #[error("model.{key} is {value}, expected {expected}")]
+    Model {
+        key: String,
+        value: String,
+        expected: String,
+    },
+    #[error("an input of {channels} x {height} x {width} holds nothing")]
+    Empty {
+        channels: usize,
+        height: usize,
+        width: usize,
+    },
+    #[error("a classifier needs at least 1 class")]
+    NoClasses,
+    #[error("preprocessing has {mean} means and {std} deviations for {channels} channels")]
+    Channels {
+        mean: usize,
+        std: usize,
+        channels: usize,
+    },
+    #[error("preprocessing must be finite, with deviations greater than 0")]
+    Preprocessing,
+    #[error("no layer {name:?}: expected one of {known}")]
+    Layer { name: String, known: String },
+    #[error("a projection of layer {0:?} needs at least 1 channel")]
+    NoChannels(String),
+    #[error("no exit {exit}: expected one of {known}")]
+    Exit { exit: u32, known: String },
+}
+
+impl Spec {
+    /// Refuses what no network can be built from.
+    pub fn validate(&self) -> Result<(), SpecError> {
+        if let Some((key, value, expected)) = self.model.problems().into_iter().next() {
+            return Err(SpecError::Model { key, value, expected });
+        }
+        let Shape {
+            channels,
+            height,
+            width,
+        } = self.input;
+        if channels * height * width == 0 {
+            return Err(SpecError::Empty {
+                channels,
+                height,
+                width,
+            });
+        }
+        if self.classes == 0 {
+            return Err(SpecError::NoClasses);
+        }
+        let Preprocessing { mean, std } = &self.preprocessing;
+        if mean.len() != channels || std.len() != channels {
+            return Err(SpecError::Channels {
+                mean: mean.len(),
+                std: std.len(),
+                channels,
+            });
+        }
+        let finite = mean.iter().chain(std).all(|v| v.is_finite());
+        if !finite || std.iter().any(|&s| s <= 0.0) {
+            return Err(SpecError::Preprocessing);
+        }
+        if let Some(Projection { layer, channels }) = &self.projection {
+            self.layer(layer)?;
+            if *channels == 0 {
+                return Err(SpecError::NoChannels(layer.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of one input sample.
+    pub fn input_len(&self) -> usize {
+        self.input.channels * self.input.height * self.input.width
+    }
+}

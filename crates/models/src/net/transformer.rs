@@ -1,0 +1,146 @@
+//! Transformer encoders.
+
+use burn::module::{Module, Param};
+use burn::nn::{LayerNorm, Linear};
+use burn::tensor::Tensor;
+use burn::tensor::activation::{gelu, softmax};
+use retort_data::Shape;
+
+use super::layers::{Layer, Taps};
+use super::{Dropout, Init, Spec};
+
+/// How much wider the perceptron inside a block is than a token.
+const EXPANSION: usize = 4;
+
+/// An encoder of `depth` blocks over tokens of `width` numbers: a linear embedding, learned positions, and in each block
+/// attention with `heads` heads and a perceptron with GELU, each behind a layer norm and added to its input.
+///
+/// The tokens of an image are its rows, all channels of one side by side. A signal (height 1) is cut into pieces of equal
+/// length: the greatest divisor of its length that is not above the length's square root (40 samples: 8 tokens of 5).
+///
+/// References: Vaswani et al., Attention Is All You Need, 2017, <https://arxiv.org/abs/1706.03762>; the norm comes first as
+/// in Xiong et al. 2020, <https://arxiv.org/abs/2002.04745>, which trains without a warm-up.
+#[derive(Module, Debug)]
+pub(super) struct Transformer {
+    embedding: Linear,
+    positions: Param<Tensor<2>>,
+    blocks: Vec<Block>,
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    norm1: LayerNorm,
+    /// Queries, keys and values side by side. Without bias: a softmax does not see that of the keys, so that its gradient
+    /// would be rounding errors, and that of the values is in `out`.
+    qkv: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    up: Linear,
+    down: Linear,
+    #[module(skip)]
+    heads: usize,
+}
+
+/// Tokens of a sample, and samples of each channel in one.
+fn tokens(input: Shape) -> [usize; 2] {
+    let (height, width) = (input.height, input.width);
+    if height > 1 {
+        return [height, width];
+    }
+    let most = width.isqrt();
+    let piece = (1..=most).rev().find(|piece| width.is_multiple_of(*piece));
+    let piece = piece.unwrap_or(1);
+    [width / piece, piece]
+}
+
+fn width(spec: &Spec) -> usize {
+    spec.model.width.unwrap_or(1) as usize
+}
+
+pub(super) fn layers(spec: &Spec) -> Vec<Layer> {
+    let [tokens, _] = tokens(spec.input);
+    (1..=spec.model.depth())
+        .map(|block| Layer::new(format!("block{block}"), width(spec), tokens))
+        .collect()
+}
+
+/// Multiplications of one sample.
+pub(super) fn products(spec: &Spec) -> usize {
+    let ([tokens, piece], width) = (tokens(spec.input), width(spec));
+    let embedding = spec.input.channels * piece * width;
+    // Queries, keys, values and the way out; queries by keys, and weights by values; both layers of the perceptron.
+    let block = 4 * width * width + 2 * tokens * width + 2 * EXPANSION * width * width;
+    tokens * (embedding + spec.model.depth() as usize * block)
+}
+
+impl Transformer {
+    pub(super) fn new(spec: &Spec, init: &mut Init<'_>) -> Self {
+        let ([tokens, piece], width) = (tokens(spec.input), width(spec));
+        let heads = spec.model.heads() as usize;
+        Self {
+            embedding: init.linear(spec.input.channels * piece, width),
+            positions: init.uniform([tokens, width], width),
+            blocks: (0..spec.model.depth())
+                .map(|_| Block::new(width, heads, init))
+                .collect(),
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - inputs: `[n, channels, height, width]`
+    /// - output: `[n, channels, positions]`: numbers of a token, tokens; the last block's
+    pub(super) fn forward(&self, inputs: Tensor<4>, dropout: &mut Dropout<'_>, taps: &mut Taps) -> Tensor<3> {
+        let [samples, channels, height, width] = inputs.dims();
+        let [tokens, _] = self.positions.val().dims();
+        let piece = height * width / tokens;
+        let x = inputs
+            .reshape([samples, channels, tokens, piece])
+            .swap_dims(1, 2)
+            .flatten(2, 3);
+        let mut x = self.embedding.forward(x) + self.positions.val().unsqueeze();
+        for (layer, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, dropout);
+            taps.offer(layer, || x.clone().swap_dims(1, 2));
+        }
+        x.swap_dims(1, 2)
+    }
+}
+
+impl Block {
+    fn new(width: usize, heads: usize, init: &mut Init<'_>) -> Self {
+        Self {
+            norm1: init.layer_norm(width),
+            qkv: init.linear_without_bias(width, 3 * width),
+            out: init.linear(width, width),
+            norm2: init.layer_norm(width),
+            up: init.linear(width, EXPANSION * width),
+            down: init.linear(EXPANSION * width, width),
+            heads,
+        }
+    }
+
+    /// # Shapes
+    ///
+    /// - x, output: `[n, tokens, width]`
+    fn forward(&self, x: Tensor<3>, dropout: &mut Dropout<'_>) -> Tensor<3> {
+        let attended = self.attend(self.norm1.forward(x.clone()));
+        let x = x + dropout.apply(attended);
+        let y = gelu(self.up.forward(self.norm2.forward(x.clone())));
+        x + dropout.apply(self.down.forward(y))
+    }
+
+    /// Every token a mean of all tokens' values, weighted by how well their keys match its query, head by head.
+    fn attend(&self, x: Tensor<3>) -> Tensor<3> {
+        let [samples, tokens, width] = x.dims();
+        let size = width / self.heads;
+        let by_head = |x: Tensor<3>| x.reshape([samples, tokens, self.heads, size]).swap_dims(1, 2);
+        let qkv = self.qkv.forward(x);
+        let part = |i: usize| by_head(qkv.clone().narrow(2, i * width, width));
+        let (queries, keys, values) = (part(0), part(1), part(2));
+        let scores = queries.matmul(keys.transpose()) / (size as f64).sqrt();
+        let mixed = softmax(scores, 3).matmul(values);
+        let mixed = mixed.swap_dims(1, 2).reshape([samples, tokens, width]);
+        self.out.forward(mixed)
+    }
+}
