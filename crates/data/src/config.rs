@@ -23,6 +23,9 @@ pub struct DatasetConfig {
     /// Training samples that keep their label, chosen by the run's seed and balanced over the classes. Unset: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labelled: Option<u32>,
+    /// Classes, by number, that the training samples lack: validation and test keep theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub without_classes: Vec<u32>,
     /// Use only this many training samples. Unset: all that validation leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<u32>,
@@ -112,7 +115,6 @@ pub(crate) struct Sizes {
     pub(crate) train: u32,
     pub(crate) validation: u32,
     pub(crate) test: u32,
-    pub(crate) labelled: u32,
 }
 
 #[derive(Default)]
@@ -202,7 +204,6 @@ impl DatasetConfig {
             train,
             validation,
             test: wanted,
-            labelled,
         })
     }
 

@@ -98,17 +98,50 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
         test: raw.test.len(),
     };
     let sizes = config.fit(source, extent).map_err(Error::Config)?;
-    let parts = split(&raw.pool, &raw.test, sizes);
+    let mut parts = split(&raw.pool, &raw.test, sizes);
     let classes = raw.class_names.len();
+    leave_out(&mut parts[0], config, classes)?;
+    let wanted = config.labelled.unwrap_or(parts[0].len());
+    if wanted > parts[0].len() {
+        let expected = format!("at most {}, the training samples of the classes that are left", parts[0].len());
+        return Err(problem("labelled", wanted.to_string(), expected));
+    }
     Ok(Dataset {
         name: raw.name,
         shape: raw.shape,
         digest: digest(raw.shape, classes, &parts),
         views: config.views.clone(),
-        labelled: labelled(&parts[0].labels, classes, sizes.labelled, seed),
+        labelled: labelled(&parts[0].labels, classes, wanted, seed),
         class_names: raw.class_names,
         parts,
     })
+}
+
+/// Takes the classes out of the training samples that the job does without.
+fn leave_out(train: &mut Samples, config: &DatasetConfig, classes: usize) -> Result<(), Error> {
+    let without = &config.without_classes;
+    if without.is_empty() {
+        return Ok(());
+    }
+    let value = format!("{without:?}");
+    if without.iter().any(|&class| class as usize >= classes) {
+        let expected = format!("numbers of classes below {classes}");
+        return Err(problem("without_classes", value, expected));
+    }
+    let rows: Vec<u32> = (0..train.len())
+        .filter(|&row| !without.contains(&train.labels[row as usize]))
+        .collect();
+    if rows.is_empty() {
+        let expected = "some class of the training samples to be left".to_owned();
+        return Err(problem("without_classes", value, expected));
+    }
+    *train = train.gather(rows.into_iter());
+    Ok(())
+}
+
+fn problem(key: &str, value: String, expected: String) -> Error {
+    let key = key.to_owned();
+    Error::Config(vec![ConfigProblem { key, value, expected }])
 }
 
 /// A set as its source has it.

@@ -189,3 +189,36 @@ fn fashion_mnist_is_the_published_one_where_installed() {
         "dataset: train = 60000: expected at most 55000, what is left of 60000 after 5000 for validation"
     );
 }
+
+#[test]
+fn classes_that_are_left_out_are_missing_from_training_only() {
+    let mut config = config("digits");
+    let all = loaded(&config, 1);
+    config.without_classes = vec![3, 5];
+    let set = loaded(&config, 1);
+    let of = |set: &Dataset, part: Part| -> Vec<u32> {
+        let split = set.split(part);
+        (0..split.len()).map(|i| split.label(i)).collect()
+    };
+    let kept: Vec<u32> = of(&all, Part::Train).into_iter().filter(|l| ![3, 5].contains(l)).collect();
+    assert_eq!(of(&set, Part::Train), kept, "the others stay, in their order");
+    for part in [Part::Validation, Part::Test] {
+        assert_eq!(of(&set, part), of(&all, part));
+    }
+    assert_ne!(set.digest(), all.digest());
+    assert_eq!((set.classes(), set.labelled().len()), (10, kept.len()));
+    config.labelled = Some(50);
+    let few = loaded(&config, 1);
+    let labels: Vec<Option<u32>> = few.labelled().iter().map(|s| few.label(*s)).collect();
+    assert_eq!(labels.len(), 50);
+    assert!(labels.iter().all(|l| l.is_some_and(|l| ![3, 5].contains(&l))));
+    for (classes, labelled, part) in [
+        (vec![10], None, "without_classes = [10]: expected numbers of classes below 10"),
+        ((0..10).collect(), None, "some class"),
+        (vec![3], Some(1_297), "labelled = 1297: expected at most"),
+    ] {
+        (config.without_classes, config.labelled) = (classes, labelled);
+        let error = load(&config, Path::new("."), 1).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}
