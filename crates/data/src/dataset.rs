@@ -103,7 +103,10 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
     leave_out(&mut parts[0], config, classes)?;
     let wanted = config.labelled.unwrap_or(parts[0].len());
     if wanted > parts[0].len() {
-        let expected = format!("at most {}, the training samples of the classes that are left", parts[0].len());
+        let expected = format!(
+            "at most {}, the training samples of the classes that are left",
+            parts[0].len()
+        );
         return Err(problem("labelled", wanted.to_string(), expected));
     }
     Ok(Dataset {

@@ -102,6 +102,23 @@ fn what_was_found_stays_mended() {
             3_033_342,
             "a late copy of a release took away what had been leased again",
         ),
+        (
+            3_110_208,
+            "a freeze that ended before an earlier one let messages overtake each other",
+        ),
+        (
+            10_000_000,
+            "an online teacher waited for a student that waited for another's last version",
+        ),
+        (
+            10_000_008,
+            "a group that learns from itself waited for its own first version",
+        ),
+        (10_000_600, "an average that could not be written was never made"),
+        (
+            10_001_870,
+            "after a lost session frames of a second teacher below their floor were trained",
+        ),
         (60, "lockstep: a version that is not kept was waited for"),
         (
             2_508_021,

@@ -200,7 +200,10 @@ fn classes_that_are_left_out_are_missing_from_training_only() {
         let split = set.split(part);
         (0..split.len()).map(|i| split.label(i)).collect()
     };
-    let kept: Vec<u32> = of(&all, Part::Train).into_iter().filter(|l| ![3, 5].contains(l)).collect();
+    let kept: Vec<u32> = of(&all, Part::Train)
+        .into_iter()
+        .filter(|l| ![3, 5].contains(l))
+        .collect();
     assert_eq!(of(&set, Part::Train), kept, "the others stay, in their order");
     for part in [Part::Validation, Part::Test] {
         assert_eq!(of(&set, part), of(&all, part));
@@ -213,12 +216,19 @@ fn classes_that_are_left_out_are_missing_from_training_only() {
     assert_eq!(labels.len(), 50);
     assert!(labels.iter().all(|l| l.is_some_and(|l| ![3, 5].contains(&l))));
     for (classes, labelled, part) in [
-        (vec![10], None, "without_classes = [10]: expected numbers of classes below 10"),
+        (
+            vec![10],
+            None,
+            "without_classes = [10]: expected numbers of classes below 10",
+        ),
         ((0..10).collect(), None, "some class"),
         (vec![3], Some(1_297), "labelled = 1297: expected at most"),
     ] {
         (config.without_classes, config.labelled) = (classes, labelled);
-        let error = load(&config, Path::new("."), 1).map(|_| ()).unwrap_err().to_string();
+        let error = load(&config, Path::new("."), 1)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(part), "{error}");
     }
 }
