@@ -104,8 +104,9 @@ impl Gain {
     }
 }
 
-/// How the student stands against the most accurate teacher.
+/// How the student stands against the most accurate teacher; a student that teaches is none of its own.
 fn keeps(student: &Student, teachers: &[Teacher]) -> String {
+    let teachers: Vec<&Teacher> = teachers.iter().filter(|t| t.name != student.name).collect();
     let best = teachers
         .iter()
         .max_by(|a, b| a.test_accuracy.mean.total_cmp(&b.test_accuracy.mean));
@@ -250,6 +251,22 @@ mod tests {
         assert!(
             v.text
                 .ends_with("it passes the best teacher's (strong) own 70.0 % at 20 % of its parameters"),
+            "{}",
+            v.text
+        );
+    }
+
+    #[test]
+    fn a_student_that_teaches_its_peer_is_held_against_the_peer() {
+        let teachers = [teacher("a", 10, &[0.9]), teacher("b", 20, &[0.8])];
+        let v = Verdict::new(
+            &teachers,
+            &[student("a", 10, &[0.9])],
+            &[student("a@alone", 10, &[0.6])],
+        );
+        assert!(
+            v.text
+                .ends_with("it passes the teacher's own 80.0 % at 50 % of its parameters"),
             "{}",
             v.text
         );
