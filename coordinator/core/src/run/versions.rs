@@ -34,8 +34,8 @@ impl Average {
     /// has seen `decay / (1 - decay)`. Tarvainen and Valpola, Mean teachers are better role models, 2017,
     /// <https://arxiv.org/abs/1703.01780> (their ramp-up of the decay).
     pub fn kept(&self, from: u64, to: u64) -> f64 {
-        // From here on the decay is the smaller one.
-        let full = (self.decay / (1.0 - self.decay)).ceil() as u64;
+        // Up to here t / (t + 1) is the smaller one, afterwards the decay.
+        let full = (self.decay / (1.0 - self.decay)).floor() as u64;
         let early = to.clamp(from, full.max(from));
         let rising = (from + 1) as f64 / (early + 1) as f64;
         let steps = i32::try_from(to.saturating_sub(early)).unwrap_or(i32::MAX);
@@ -428,5 +428,48 @@ impl Floors for Students<'_> {
     fn below(&self, floor: u64) -> Option<String> {
         let member = self.all().find(|m| self.held_by(m) < floor)?;
         Some(member.session.worker.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn average(decay: f64) -> Average {
+        Average {
+            teacher: "mean".into(),
+            of: "small".into(),
+            version: 2,
+            decay,
+            before: Some(1),
+        }
+    }
+
+    #[test]
+    fn an_average_begins_as_a_mean_and_then_decays_by_the_step() {
+        let a = average(0.9);
+        assert_eq!(a.kept(0, 1), 0.5, "two states, half of each");
+        assert!((a.kept(0, 3) - 0.25).abs() < 1e-12, "four states");
+        assert!((a.kept(50, 60) - 0.9f64.powi(10)).abs() < 1e-12);
+        assert_eq!((a.kept(7, 7), average(0.0).kept(3, 4)), (1.0, 0.0));
+    }
+
+    proptest! {
+        /// How often versions are published does not change what a step weighs.
+        #[test]
+        fn what_is_kept_is_the_product_over_the_steps(
+            decay in prop::sample::select(vec![0.0, 0.3, 0.5, 0.9, 0.95, 0.99, 0.999]),
+            from in 0u64..400,
+            first in 0u64..200,
+            second in 0u64..200,
+        ) {
+            let a = average(decay);
+            let (middle, to) = (from + first, from + first + second);
+            let product: f64 = (from + 1..=to).map(|t| decay.min(t as f64 / (t + 1) as f64)).product();
+            prop_assert!((a.kept(from, to) - product).abs() < 1e-9, "{} {product}", a.kept(from, to));
+            prop_assert!((a.kept(from, middle) * a.kept(middle, to) - product).abs() < 1e-9);
+        }
     }
 }

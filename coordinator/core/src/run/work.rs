@@ -433,8 +433,13 @@ impl Run {
 }
 
 fn follows_last(teacher: &Teacher) -> bool {
-    let last = Which::Last;
-    matches!(&teacher.spec.source, Source::Group { which, .. } if *which == last)
+    matches!(
+        teacher.spec.source,
+        Source::Group {
+            which: Which::Last,
+            ..
+        }
+    )
 }
 
 /// How far a lease may reach.
