@@ -106,6 +106,7 @@ fn point(p: &Point) -> pb::CurvePoint {
         epoch: p.epoch,
         hard_loss: p.hard_loss,
         kl: p.kl,
+        feature_loss: p.feature_loss,
         held_out_loss: p.held_out.map(|e| e.loss),
         held_out_accuracy: p.held_out.map(|e| e.accuracy),
         alpha: p.alpha,

@@ -11,7 +11,7 @@ pub use convert::{ranges, ranges_from, required, teacher_use, versions, versions
 pub use error::Error;
 
 /// Version of the protocol between processes; registration refuses another one.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// All files and their comments, for reflection and for printing by field name.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/retort.bin"));

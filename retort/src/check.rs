@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use retort_data::{Dataset, Shape};
 use retort_job::{Job, Problem, Source};
-use retort_models::{Choice, Classifier, Export, Preprocessing, Spec};
+use retort_models::{Choice, Classifier, Export, Preprocessing, Spec, SpecError};
 
 use crate::cli::JobArgs;
 use crate::failure::Failure;
@@ -106,6 +106,8 @@ pub(crate) fn job_before(
             )),
         }
     }
+    problems.extend(layers(&checked, &problems));
+    problems.extend(shares(&checked));
     if checked.dataset.split(retort_data::Part::Validation).is_empty() && checked.job.is_gated() {
         problems.push(Problem::new(
             "dataset.validation",
@@ -144,6 +146,77 @@ fn models(checked: &Checked) -> Vec<Problem> {
             ))
         })
         .collect()
+}
+
+/// The layers that learn from one another must be there and fit.
+fn layers(checked: &Checked, known: &[Problem]) -> Vec<Problem> {
+    let job = &checked.job;
+    if !known.is_empty() {
+        return Vec::new(); // models may be unsound
+    }
+    let streams = job.streams();
+    let sender = |stream: &str| {
+        let versions = streams.iter().find(|s| s.name == stream).map(|s| &s.versions);
+        match versions.and_then(|v| v.of()) {
+            Some(group) => Some(checked.spec(job.group(group)?.model)),
+            // Not there yet where it is promised.
+            None => checked
+                .fixed
+                .iter()
+                .find(|(name, _)| name == stream)
+                .map(|(_, e)| e.card.spec()),
+        }
+    };
+    let mut problems = Vec::new();
+    for student in &job.students {
+        let group = job.group(&student.name);
+        let Some((model, features)) = group.and_then(|g| Some((g.model, g.features?))) else {
+            continue;
+        };
+        let of = features.teacher.clone().unwrap_or_default();
+        let mut problem = |key: &str, value: &str, whose: &str, e: SpecError| {
+            let key = format!("distillation.features.{key}");
+            problems.push(Problem::new(
+                key,
+                format!("{value:?}"),
+                format!("a layer of {whose:?}: {e}"),
+            ));
+        };
+        let Some(sender) = sender(&of) else { continue };
+        match sender.layer(&features.teacher_layer) {
+            Err(e) => problem("teacher_layer", &features.teacher_layer, &of, e),
+            Ok((_, layer)) => {
+                if let Err(e) = checked.spec(model).learning_from(&features, &layer) {
+                    problem("student_layer", &features.student_layer, &student.name, e);
+                }
+            }
+        }
+    }
+    problems
+}
+
+/// Whoever has a share of the samples must have something to train on.
+fn shares(checked: &Checked) -> Vec<Problem> {
+    let (job, data) = (&checked.job, &checked.dataset);
+    let mut problems = Vec::new();
+    for group in job.groups() {
+        let order = group.order(job.run.seed, data.train_len(), data.labelled());
+        if let (None, Some(share)) = (order, group.share) {
+            let of = job
+                .students
+                .iter()
+                .position(|s| group.name.split('@').next() == Some(&s.name));
+            problems.push(Problem::new(
+                format!("students.{}.share", of.unwrap_or(0)),
+                format!("{} of {}", share.part, share.of),
+                format!(
+                    "a share that holds samples {:?} can train on, labelled ones where no teacher answers",
+                    group.name
+                ),
+            ));
+        }
+    }
+    problems
 }
 
 fn devices(job: &Job) -> Vec<Problem> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use retort_coordinator_core::run::Endpoints;
 use retort_data::order::Grid;
 use retort_data::schedule::Schedule;
+use retort_models::Layer;
 use retort_runtime::{OnError, TaskGroup};
 use retort_student_worker_core::BlockId;
 use tokio::sync::mpsc;
@@ -41,6 +42,8 @@ pub(crate) struct Terms {
     pub(crate) grid: Grid,
     pub(crate) classes: usize,
     pub(crate) prefetch: u64,
+    /// The layer that one teacher sends too, with its name.
+    pub(crate) layer: Option<(String, Layer)>,
 }
 
 impl Terms {
@@ -49,6 +52,20 @@ impl Terms {
         let place = u64::from(id.epoch) * self.grid.positions + self.grid.range(id.block).start;
         let all = u64::from(self.epochs) * self.grid.positions;
         self.temperature.at(place as f64 / all.max(1) as f64)
+    }
+
+    /// The layer that this teacher sends.
+    fn layer_of(&self, teacher: &str) -> Option<&Layer> {
+        let (stream, layer) = self.layer.as_ref()?;
+        (stream == teacher).then_some(layer)
+    }
+
+    /// Bytes of what this teacher sends of so many samples.
+    fn frame_len(&self, teacher: &str, samples: u64) -> u64 {
+        let samples = samples as usize;
+        let features = |l: &Layer| retort_codec::features::frame_len(samples, l.channels, l.positions);
+        let features = self.layer_of(teacher).map_or(0, features);
+        (self.encoding.frame_len(samples, self.classes) + features) as u64
     }
 
     fn samples(&self, id: BlockId) -> u64 {

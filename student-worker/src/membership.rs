@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context;
 use retort_client::Backoff;
 use retort_job::Job;
+use retort_models::{CARD_FILE, Card, Spec};
 use retort_proto::pb;
 use retort_runtime::TaskGroup;
 use tracing::{Instrument, info_span, warn};
@@ -102,9 +103,26 @@ impl Membership {
             },
             () = token.cancelled() => return Ok(Left::Shutdown),
         };
-        let part = Part::new(loaded, &joined.part)?;
+        let sender = self.sender(loaded, &joined.part).await?;
+        let part = Part::new(loaded, &joined.part, sender.as_ref())?;
         let span = info_span!("train", run = loaded.run, group = joined.part);
         let replica = Replica::new(loaded, part, self.name.clone(), self.channels.clone(), tasks)?;
         replica.run(joined, asked).instrument(span).await
+    }
+
+    /// The network of the teacher that a group learns from by a layer, if it does: that of a group of the job, or what
+    /// came with a checkpoint.
+    async fn sender(&self, loaded: &Loaded, group: &str) -> anyhow::Result<Option<Spec>> {
+        let stream = match loaded.layered(group) {
+            None => return Ok(None),
+            Some((_, Some(spec))) => return Ok(Some(spec)),
+            Some((stream, None)) => stream,
+        };
+        let mut versions = retort_client::versions(self.channels.data.clone());
+        let at = (loaded.run.as_str(), stream.as_str());
+        let card = retort_client::fetch(&mut versions, at, None, CARD_FILE).await;
+        let card = card.with_context(|| format!("model card of {stream}"))?;
+        let card: Card = serde_json::from_slice(&card.bytes).context("model card")?;
+        Ok(Some(card.spec()))
     }
 }

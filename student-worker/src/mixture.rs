@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use retort_codec::{FLOOR, TopK};
-use retort_job::{Combine, Weights};
+use retort_job::{Combine, Tail, Weights};
 use thiserror::Error;
 
 use crate::trainer::{Sparse, Targets};
@@ -17,6 +17,7 @@ const MIN_ENTROPY: f64 = 1e-3;
 pub(crate) struct Rule {
     pub(crate) combine: Combine,
     pub(crate) weights: Weights,
+    pub(crate) tail: Tail,
     pub(crate) classes: usize,
 }
 
@@ -57,7 +58,7 @@ impl Rule {
                 }
                 retort_codec::Targets::TopK(top) => sparse.push(Sparse {
                     weights,
-                    top: slice(top, rows.clone()),
+                    top: with_tail(slice(top, rows.clone()), self.tail),
                 }),
             }
         }
@@ -146,6 +147,22 @@ fn slice(top: &TopK, rows: Range<usize>) -> TopK {
     }
 }
 
+/// The kept classes with what is made of the others. A tail at the floor has no probability, and with it no part of any
+/// loss.
+fn with_tail(mut top: TopK, tail: Tail) -> TopK {
+    if tail == Tail::Bucket {
+        return top;
+    }
+    for (values, log_tail) in top.log_probs.chunks_mut(top.kept.max(1)).zip(&mut top.log_tail) {
+        if tail == Tail::Renormalise {
+            let kept: f32 = values.iter().map(|v| v.exp()).sum();
+            values.iter_mut().for_each(|v| *v = (*v - kept.ln()).max(FLOOR));
+        }
+        *log_tail = FLOOR;
+    }
+    top
+}
+
 /// One teacher's answer for one sample.
 struct Answer<'a> {
     /// The classes that it names, ascending; `None`: all.
@@ -220,6 +237,7 @@ mod tests {
         Rule {
             combine,
             weights,
+            tail: Tail::Bucket,
             classes: 3,
         }
     }
@@ -260,6 +278,34 @@ mod tests {
             panic!("expected a whole distribution")
         };
         log_probs.iter().map(|l| l.exp()).collect()
+    }
+
+    #[test]
+    fn a_tail_is_a_class_of_its_own_or_left_out_or_shared_by_the_kept() {
+        let frames = [Frame::TopK(TopK {
+            kept: 2,
+            ids: vec![0, 2, 1, 2],
+            log_probs: logs(&[0.5, 0.3, 0.9, 0.1]),
+            log_tail: vec![0.2f32.ln(), FLOOR],
+        })];
+        for (tail, kept, log_tail) in [
+            (Tail::Bucket, [0.5, 0.3, 0.9, 0.1], [0.2f32.ln(), FLOOR]),
+            (Tail::Drop, [0.5, 0.3, 0.9, 0.1], [FLOOR; 2]),
+            (Tail::Renormalise, [0.625, 0.375, 0.9, 0.1], [FLOOR; 2]),
+        ] {
+            let rule = Rule {
+                tail,
+                ..rule(Weights::Static, Combine::Probability)
+            };
+            let mixed = rule.mix(&voices(&[1.0], &frames), 0..2, &[None; 2]).unwrap();
+            let Targets::Sparse(teachers) = mixed else {
+                panic!("what was cut stays cut");
+            };
+            let top = &teachers[0].top;
+            let found: Vec<f32> = top.log_probs.iter().map(|l| l.exp()).collect();
+            close(&found, &kept);
+            close(&top.log_tail, &log_tail);
+        }
     }
 
     #[test]

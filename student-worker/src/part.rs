@@ -7,8 +7,8 @@ use anyhow::Context;
 use retort_codec::Encoding;
 use retort_data::order::{Grid, Order};
 use retort_data::{Dataset, Part as Split};
-use retort_job::{Combine, Group, GroupKind, Job, Loss, Weights};
-use retort_models::{Card, DatasetReference, Preprocessing, Spec};
+use retort_job::{Combine, FeatureLoss, Features, Group, GroupKind, Job, Loss, Model, Tail, Weights};
+use retort_models::{Card, DatasetReference, Layer, Preprocessing, Spec};
 
 /// Held-out samples of one evaluation during training: enough for the gate, cheap enough to repeat.
 const HELD_OUT_SAMPLES: u32 = 512;
@@ -35,6 +35,27 @@ impl Loaded {
         })
     }
 
+    /// A network of the job.
+    fn spec(&self, model: Model) -> Spec {
+        let (mean, std) = self.dataset.pixel_stats();
+        Spec {
+            model,
+            input: self.dataset.shape(),
+            classes: self.dataset.classes(),
+            preprocessing: Preprocessing { mean, std },
+            projection: None,
+        }
+    }
+
+    /// The teacher that a group learns from by a layer too: its stream, and its network if it is one of the job.
+    pub(crate) fn layered(&self, group: &str) -> Option<(String, Option<Spec>)> {
+        let stream = self.job.group(group)?.features?.teacher?;
+        let streams = self.job.streams();
+        let versions = streams.iter().find(|s| s.name == stream).map(|s| &s.versions);
+        let maker = versions.and_then(|v| self.job.group(v.of()?));
+        Some((stream, maker.map(|g| self.spec(g.model))))
+    }
+
     pub(crate) fn grid(&self) -> Grid {
         Grid {
             positions: u64::from(self.dataset.train_len()),
@@ -56,23 +77,46 @@ pub(crate) struct Part {
     pub(crate) encoding: Encoding,
     pub(crate) combine: Combine,
     pub(crate) weights: Weights,
+    pub(crate) tail: Tail,
+    /// The layer of a teacher that the group learns from.
+    pub(crate) hinted: Option<Hinted>,
+}
+
+/// A layer of a teacher, and what a layer of the student makes of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Hinted {
+    /// Who sends it.
+    pub(crate) stream: String,
+    pub(crate) layer: Layer,
+    pub(crate) student_layer: String,
+    pub(crate) loss: FeatureLoss,
+    pub(crate) weight: f64,
+}
+
+impl Hinted {
+    fn new(features: &Features, sender: &Spec) -> anyhow::Result<Self> {
+        let (_, layer) = sender.layer(&features.teacher_layer).context("teacher")?;
+        Ok(Self {
+            stream: features.teacher.clone().context("features without a teacher")?,
+            layer,
+            student_layer: features.student_layer.clone(),
+            loss: features.loss,
+            weight: features.weight,
+        })
+    }
 }
 
 impl Part {
-    pub(crate) fn new(loaded: &Loaded, name: &str) -> anyhow::Result<Self> {
+    /// `sender`: the network of the teacher that the group learns from by a layer, if it does.
+    pub(crate) fn new(loaded: &Loaded, name: &str, sender: Option<&Spec>) -> anyhow::Result<Self> {
         let group = loaded
             .job
             .group(name)
             .with_context(|| format!("the job has no group {name}"))?;
         let dataset = loaded.dataset.clone();
-        let (mean, std) = dataset.pixel_stats();
-        let positions = u64::from(dataset.train_len());
-        let all_labelled = dataset.labelled().len() as u64 == positions;
-        let order = if group.labelled_only() && !all_labelled {
-            Order::new_cycle(loaded.seed, positions, dataset.labelled())
-        } else {
-            Order::new_all(loaded.seed, dataset.train_len())
-        };
+        let order = group
+            .order(loaded.seed, dataset.train_len(), dataset.labelled())
+            .with_context(|| format!("there is no sample that {name} could train on"))?;
         let base_name = match group.kind {
             GroupKind::Baseline => name.split('@').next().unwrap_or(name),
             GroupKind::Teacher | GroupKind::Student => name,
@@ -80,18 +124,23 @@ impl Part {
         let salt = base_name.bytes().map(u64::from);
         let key: Vec<u64> = std::iter::once(loaded.seed).chain(salt).collect();
         let distillation = &loaded.job.distillation;
+        let mut spec = loaded.spec(group.model.clone());
+        let hinted = match (&group.features, sender) {
+            (Some(features), Some(sender)) => {
+                let hinted = Hinted::new(features, sender)?;
+                spec = spec.learning_from(features, &hinted.layer)?;
+                Some(hinted)
+            }
+            _ => None,
+        };
         Ok(Self {
-            spec: Spec {
-                model: group.model.clone(),
-                input: dataset.shape(),
-                classes: dataset.classes(),
-                preprocessing: Preprocessing { mean, std },
-                projection: None,
-            },
+            spec,
             loss: distillation.loss,
             encoding: distillation.encoding(dataset.classes()),
             combine: distillation.combine,
             weights: distillation.weights,
+            tail: distillation.tail,
+            hinted,
             group,
             dataset,
             order,

@@ -134,6 +134,7 @@ impl Replica {
             grid: loaded.grid(),
             classes: loaded.dataset.classes(),
             prefetch: u64::from(prefetch),
+            layer: part.hinted.as_ref().map(|h| (h.stream.clone(), h.layer.clone())),
         };
         let setup = Setup {
             part: part.group.name.clone(),
@@ -439,10 +440,10 @@ impl Replica {
                     work,
                     weights: true,
                 } => {
-                    self.exporting.push_back((session, work));
+                    self.exporting.push_back((session, *work));
                     self.command_trainer(TrainerCommand::Export).await;
                 }
-                Command::Contribute { session, work, .. } => self.contribute(session, work, Bytes::new()),
+                Command::Contribute { session, work, .. } => self.contribute(session, *work, Bytes::new()),
                 Command::Release {
                     session,
                     number,

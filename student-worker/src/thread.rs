@@ -1,9 +1,11 @@
 //! The trainer thread: the one owner of model and optimizer.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use retort_codec::Features;
 use retort_coordinator_core::round::Evaluation;
 use retort_runtime::failpoint;
 use retort_student_worker_core::{Batch as Positions, StepDone};
@@ -12,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::mixture::{self, Rule, Voice};
 use crate::part::Part;
 use crate::replica::Event;
-use crate::trainer::{Batch, BurnTrainer, Error, SoftTargets, Trainer};
+use crate::trainer::{Batch, BurnTrainer, Error, Hint, SoftTargets, Trainer};
 
 /// Commands waiting for the trainer. The machine hands out two batches at most, and the rest are
 /// one at a time, so this is never full.
@@ -24,6 +26,8 @@ pub(crate) struct Frame {
     pub(crate) targets: retort_codec::Targets,
     /// T that they were softened with.
     pub(crate) temperature: f32,
+    /// What a layer of the teacher holds of the same samples, where the group learns from it.
+    pub(crate) features: Option<Features>,
     /// Size on the wire.
     pub(crate) bytes: u64,
 }
@@ -215,6 +219,7 @@ impl Owner {
             labelled: report.labelled as u64,
             kl: report.kl,
             gradient_share: report.gradient_share,
+            feature_loss: report.feature_loss,
             seconds: began.elapsed().as_secs_f64(),
             frame_bytes: frames.map(|(_, _, f)| f.bytes).sum(),
         }))
@@ -271,6 +276,7 @@ impl Owner {
         let rule = Rule {
             combine: self.part.combine,
             weights: self.part.weights,
+            tail: self.part.tail,
             classes: self.part.spec.classes,
         };
         let first = positions.first_row as usize;
@@ -278,6 +284,28 @@ impl Owner {
             targets: rule.mix(&voices, first..first + labels.len(), labels)?,
             temperature: first_frame.temperature,
             loss: self.part.loss,
+            hint: self.hint(positions, first..first + labels.len()),
         }))
+    }
+
+    /// Rows of the features that came with a block; `None` if the group learns from none, or their teacher is missing.
+    fn hint(&self, positions: &Positions<Arc<Frame>>, rows: Range<usize>) -> Option<Hint> {
+        let hinted = self.part.hinted.as_ref()?;
+        let frame = positions
+            .frames
+            .iter()
+            .find(|(teacher, ..)| *teacher == hinted.stream);
+        let all = frame.and_then(|(.., frame)| frame.features.as_ref())?;
+        let len = all.channels * all.positions;
+        Some(Hint {
+            layer: hinted.student_layer.clone(),
+            loss: hinted.loss,
+            weight: hinted.weight,
+            features: Features {
+                rows: rows.len(),
+                values: all.values[rows.start * len..rows.end * len].to_vec(),
+                ..*all
+            },
+        })
     }
 }

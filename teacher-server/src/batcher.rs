@@ -1,21 +1,33 @@
 //! Which blocks are scored next: fair between groups, the most urgent first within one.
 //!
 //! Each group's queue is in the order of its due times. A batch takes from the group that had the
-//! fewest samples so far, again and again until it is full; all of a batch are for one version.
+//! fewest samples so far, again and again until it is full; all of a batch are for one version and the same layer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use retort_data::order::Order;
+
 use crate::cache::Key;
+
+/// Where the samples of a block are from.
+#[derive(Debug, Clone)]
+pub(crate) enum Inputs {
+    /// The data set, in the order of the reader's group.
+    Placed(Order),
+    /// The reader.
+    Sent(Arc<[f32]>),
+}
 
 /// One block to score.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub(crate) key: Key,
     pub(crate) samples: u64,
-    /// The samples, where the reader sent them itself.
-    pub(crate) inputs: Option<Arc<[f32]>>,
+    pub(crate) inputs: Inputs,
+    /// The layer whose output is asked for.
+    pub(crate) layer: Option<Arc<str>>,
     /// When its reader would stand idle.
     pub(crate) due: Instant,
     pub(crate) arrived: Instant,
@@ -70,13 +82,13 @@ impl Batcher {
         let mut batch: Vec<Entry> = Vec::new();
         let (mut samples, mut dropped) = (0, 0);
         loop {
-            let version = batch.first().map(|e| e.key.version);
+            let kind = batch.first().map(|e| (e.key.version, e.key.layer));
             let next = self
                 .queues
                 .values_mut()
                 .filter(|q| {
                     let head = q.entries.first_key_value();
-                    head.is_some_and(|(_, e)| version.is_none_or(|v| e.key.version == v))
+                    head.is_some_and(|(_, e)| kind.is_none_or(|k| (e.key.version, e.key.layer) == k))
                 })
                 .min_by_key(|q| (q.taken, q.entries.first_key_value().map(|(place, _)| *place)));
             let Some(queue) = next else { break };
@@ -118,9 +130,11 @@ mod tests {
                 source: 0,
                 version,
                 terms: None,
+                layer: None,
             },
             samples: 10,
-            inputs: None,
+            inputs: Inputs::Sent([].into()),
+            layer: None,
             due,
             arrived: due,
         }
@@ -171,6 +185,11 @@ mod tests {
         assert_eq!(blocks(b.take(25, |_| true)), [0, 2]);
         assert_eq!(blocks(b.take(5, |_| true)), [1], "one at least");
         assert_eq!(blocks(b.take(25, |_| true)), [3]);
+        let mut hinted = entry(5, 1, now);
+        hinted.key.layer = Some(7);
+        b.push("a", entry(4, 1, now));
+        b.push("b", hinted);
+        assert_eq!(blocks(b.take(25, |_| true)), [4], "nor for another layer");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The data behind a run's blocks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use retort_data::Dataset;
@@ -9,6 +10,12 @@ use tracing::warn;
 
 use crate::cache::Key;
 
+/// A name as a number.
+pub(crate) fn name_key(name: &str) -> u64 {
+    let bytes: Vec<u64> = name.bytes().map(u64::from).collect();
+    retort_data::rng::key(&bytes)
+}
+
 /// Names samples by epoch and block.
 #[derive(Debug)]
 pub struct Blocks {
@@ -16,6 +23,8 @@ pub struct Blocks {
     pub dataset: Arc<Dataset>,
     /// Which sample stands where.
     pub order: Order,
+    /// The same for groups that have an order of their own.
+    pub orders: BTreeMap<String, Order>,
     /// How an epoch is cut.
     pub grid: Grid,
 }
@@ -30,24 +39,24 @@ impl Blocks {
         range.end - range.start
     }
 
+    /// The order of a group.
+    pub(crate) fn order_of(&self, group: &str) -> &Order {
+        self.orders.get(group).unwrap_or(&self.order)
+    }
+
     /// Positions of a block and the samples that stand there in this epoch.
-    pub(crate) fn places(&self, epoch: u32, block: u64) -> impl Iterator<Item = (u64, u32)> {
+    pub(crate) fn places(&self, order: &Order, epoch: u32, block: u64) -> impl Iterator<Item = (u64, u32)> {
         let range = self.grid.range(block);
-        range.map(move |position| (position, self.order.sample(epoch, position)))
+        range.map(move |position| (position, order.sample(epoch, position)))
     }
 
     /// What makes a block of this data, order and teacher differ from all others of its place.
-    pub(crate) fn source(&self, teacher: &str) -> u64 {
-        let words = |text: &str| -> u64 {
-            let bytes: Vec<u64> = text.bytes().map(u64::from).collect();
-            retort_data::rng::key(&bytes)
-        };
+    pub(crate) fn source(&self, teacher: &str, order: &Order) -> u64 {
         retort_data::rng::key(&[
-            words(teacher),
-            words(self.dataset.digest()),
-            // Order and views are functions of the seed: what two places hold tells it apart.
-            u64::from(self.order.sample(0, 0)),
-            self.order.view_seed(0, 0),
+            name_key(teacher),
+            name_key(self.dataset.digest()),
+            // Groups of one process have their samples from one seed, but may have different shares of them.
+            order.fingerprint(),
             self.grid.positions,
             u64::from(self.grid.block),
         ])
@@ -55,11 +64,14 @@ impl Blocks {
 
     /// Writes the views of a block's samples, and returns the positions that can't be read; these are
     /// left blank.
-    pub(crate) fn read(&self, key: &Key, out: &mut [f32]) -> Vec<u64> {
+    pub(crate) fn read(&self, key: &Key, order: &Order, out: &mut [f32]) -> Vec<u64> {
         let len = self.dataset.shape().len();
         let mut unreadable = Vec::new();
-        for ((position, sample), out) in self.places(key.epoch, key.block).zip(out.chunks_exact_mut(len)) {
-            let view_seed = self.order.view_seed(key.epoch, position);
+        for ((position, sample), out) in self
+            .places(order, key.epoch, key.block)
+            .zip(out.chunks_exact_mut(len))
+        {
+            let view_seed = order.view_seed(key.epoch, position);
             let read = failpoint::guard(sample, false, || self.dataset.view(sample, view_seed, out));
             if let Err(reason) = read {
                 warn!(sample, "can't be read: {reason}");

@@ -25,6 +25,8 @@ pub(crate) struct Key {
     pub(crate) version: u64,
     /// Where logits are too large to keep: the terms that the frame was made on.
     pub(crate) terms: Option<Terms>,
+    /// Whose output comes with it: a hash of the layer's name; `None`: soft targets only.
+    pub(crate) layer: Option<u64>,
 }
 
 impl Key {

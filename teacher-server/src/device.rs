@@ -2,15 +2,17 @@
 //! into.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use retort_codec::Features;
 use tokio::sync::watch;
 use tracing::{debug, error, info};
 
-use crate::batcher::Entry;
+use crate::batcher::{Entry, Inputs};
 use crate::blocks::Blocks;
-use crate::engine::TeacherEngine;
+use crate::engine::{Error, Layer, TeacherEngine};
 use crate::requests::{Limits, Requests, Scored, Work};
 use crate::targets::Targets;
 
@@ -32,6 +34,8 @@ pub(crate) enum ScoreError {
     Worthless(String),
     #[error("{0}")]
     Engine(String),
+    #[error("{0}")]
+    Layer(String),
 }
 
 /// Changes of what the device holds.
@@ -51,8 +55,10 @@ pub(crate) enum Control {
 pub(crate) struct Versions {
     pub(crate) staged: BTreeSet<u64>,
     pub(crate) active: Option<u64>,
-    /// Classes of the active version.
+    /// Classes of the newest version.
     pub(crate) classes: usize,
+    /// What the newest version can show.
+    pub(crate) layers: Vec<Layer>,
     /// Answers are worthless: why.
     pub(crate) unhealthy: String,
 }
@@ -220,24 +226,33 @@ impl Thread {
             Some(engine) => {
                 let (inputs, unreadable) = gather(&self.blocks, batch, engine.input_len());
                 let began = Instant::now();
-                let logits = logits(&mut **engine, version, &inputs, samples);
+                let layer = batch.first().and_then(|e| e.layer.as_deref());
+                let outputs = outputs(&mut **engine, version, &inputs, samples, layer);
                 self.requests.computed(samples, began.elapsed());
-                logits.map(|logits| (engine.classes(), logits, unreadable))
+                outputs.map(|outputs| (engine.classes(), outputs, unreadable))
             }
         };
         match answers {
-            Ok((classes, logits, unreadable)) => {
+            Ok((classes, Outputs { logits, features }, unreadable)) => {
                 let mut rest = logits.as_slice();
+                let mut rows = 0;
                 for (entry, unreadable) in batch.iter().zip(unreadable) {
                     let (mine, others) = rest.split_at(entry.samples as usize * classes);
                     rest = others;
                     let keeps = entry.key.terms.is_none();
-                    let targets = Targets::new(version, classes, mine.into(), keeps, unreadable);
+                    let first = rows;
+                    rows += entry.samples as usize;
+                    let features = features
+                        .as_ref()
+                        .map(|f| encode(f, first..rows))
+                        .unwrap_or_default();
+                    let targets = Targets::new(version, classes, mine.into(), keeps, unreadable)
+                        .with_features(features);
                     self.answer(entry, &Ok(Arc::new(targets)));
                 }
             }
             Err(e) => {
-                if !matches!(e, ScoreError::Version(_)) {
+                if !matches!(e, ScoreError::Version(_) | ScoreError::Layer(_)) {
                     error!(version, "{e}");
                 }
                 if let ScoreError::Worthless(text) = &e {
@@ -259,10 +274,12 @@ impl Thread {
         let active = self.active;
         let newest = self.engines.values().next_back();
         let classes = newest.map_or(0, |e| e.classes());
+        let layers = newest.map(|e| e.layers()).unwrap_or_default();
         self.publish.send_modify(|v| {
             v.staged = staged;
             v.active = active;
             v.classes = classes;
+            v.layers = layers;
             change(v);
         });
     }
@@ -278,26 +295,72 @@ fn gather(blocks: &Blocks, batch: &[Entry], len: usize) -> (Vec<f32>, Vec<Vec<u6
         let (mine, others) = rest.split_at_mut(entry.samples as usize * len);
         rest = others;
         unreadable.push(match &entry.inputs {
-            Some(inputs) => {
+            Inputs::Sent(inputs) => {
                 mine.copy_from_slice(inputs);
                 Vec::new()
             }
-            None => blocks.read(&entry.key, mine),
+            Inputs::Placed(order) => blocks.read(&entry.key, order, mine),
         });
     }
     (inputs, unreadable)
 }
 
+/// What one forward pass gave.
+struct Outputs {
+    /// Row by row.
+    logits: Vec<f32>,
+    /// Of the layer that was asked for.
+    features: Option<Features>,
+}
+
+/// The features of some rows, on their way.
+fn encode(features: &Features, rows: Range<usize>) -> bytes::Bytes {
+    let len = features.channels * features.positions;
+    let mine = Features {
+        rows: rows.len(),
+        values: features.values[rows.start * len..rows.end * len].to_vec(),
+        ..*features
+    };
+    let mut out = Vec::new();
+    mine.encode(&mut out);
+    out.into()
+}
+
 /// One forward pass, and whether it is good for anything.
-fn logits(
+fn outputs(
     engine: &mut dyn TeacherEngine,
     version: u64,
     inputs: &[f32],
     samples: u64,
-) -> Result<Vec<f32>, ScoreError> {
+    layer: Option<&str>,
+) -> Result<Outputs, ScoreError> {
     let classes = engine.classes();
-    let logits = engine.logits(inputs, samples as usize);
-    let logits = logits.map_err(|e| ScoreError::Engine(e.to_string()))?;
+    let failed = |e: Error| match e {
+        Error::Layer(text) => ScoreError::Layer(text),
+        other => ScoreError::Engine(other.to_string()),
+    };
+    let (logits, features) = match layer {
+        None => (engine.logits(inputs, samples as usize).map_err(failed)?, None),
+        Some(name) => {
+            let (logits, values) = engine.features(inputs, samples as usize, name).map_err(failed)?;
+            let layer = engine.layers().into_iter().find(|l| l.name == name);
+            let layer = layer.ok_or_else(|| ScoreError::Layer(format!("no layer {name:?}")))?;
+            let features = Features {
+                rows: samples as usize,
+                channels: layer.channels,
+                positions: layer.positions,
+                values,
+            };
+            let expected = features.rows * features.channels * features.positions;
+            if features.values.len() != expected || features.values.iter().any(|v| !v.is_finite()) {
+                return Err(ScoreError::Worthless(format!(
+                    "version {version} gave {} values for layer {name}, of {expected} finite ones",
+                    features.values.len()
+                )));
+            }
+            (logits, Some(features))
+        }
+    };
     if logits.len() != samples as usize * classes {
         return Err(ScoreError::Worthless(format!(
             "version {version} gave {} values for {samples} samples of {classes} classes",
@@ -313,5 +376,5 @@ fn logits(
             )));
         }
     }
-    Ok(logits)
+    Ok(Outputs { logits, features })
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::batcher::{Batcher, Entry};
+use crate::batcher::{Batcher, Entry, Inputs};
 use crate::cache::{Cache, Key};
 use crate::device::{Control, ScoreError};
 use crate::targets::Targets;
@@ -22,7 +22,8 @@ pub(crate) struct Ask {
     /// The stream that asks.
     pub(crate) reader: u64,
     pub(crate) samples: u64,
-    pub(crate) inputs: Option<Arc<[f32]>>,
+    pub(crate) inputs: Inputs,
+    pub(crate) layer: Option<Arc<str>>,
     pub(crate) within: Duration,
 }
 
@@ -41,7 +42,7 @@ pub(crate) enum Asked {
 /// What the device does next.
 pub(crate) enum Work {
     Control(Control),
-    /// Blocks of one version.
+    /// Blocks of one version, with or without the output of one layer.
     Score(Vec<Entry>),
     /// All handles are gone.
     End,
@@ -174,6 +175,7 @@ impl Requests {
             key: ask.key,
             samples: ask.samples,
             inputs: ask.inputs,
+            layer: ask.layer,
             due: now + ask.within,
             arrived: now,
         };

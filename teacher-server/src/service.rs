@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use retort_data::order::Order;
 use retort_proto::pb;
 use retort_runtime::{OnError, TaskGroup};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
+use crate::batcher::Inputs;
+use crate::blocks::name_key;
 use crate::cache::Key;
 use crate::device::{Device, KEPT_CLASSES, ScoreError};
 use crate::requests::{Ask, Asked};
@@ -65,6 +68,7 @@ impl pb::teacher_server::Teacher for TeacherService {
             return Err(Status::invalid_argument("the first message must be `open`"));
         };
         let (serving, terms) = self.terms(&open)?;
+        let order = serving.device.blocks.order_of(&open.group).clone();
         debug!(reader = open.reader, "stream opened");
         let (unread, frames) = unread::channel(self.max_unread);
         let stream = Stream {
@@ -74,7 +78,9 @@ impl pb::teacher_server::Teacher for TeacherService {
             } else {
                 open.group
             },
-            source: serving.device.blocks.source(&serving.teacher),
+            source: serving.device.blocks.source(&serving.teacher, &order),
+            order,
+            layer: (!open.layer.is_empty()).then(|| open.layer.into()),
             serving,
             terms,
         };
@@ -211,7 +217,11 @@ struct Stream {
     terms: Terms,
     reader: u64,
     group: String,
+    /// Which sample stands where for this group.
+    order: Order,
     source: u64,
+    /// Whose output comes with the soft targets.
+    layer: Option<Arc<str>>,
 }
 
 impl Drop for Stream {
@@ -317,10 +327,19 @@ impl Stream {
         }
     }
 
-    /// Bytes of a frame of so many samples.
+    /// Bytes of a frame of so many samples, and of the features with it.
     fn frame_len(&self, samples: u64) -> u64 {
-        let classes = self.serving.device.versions.borrow().classes.max(1);
-        self.terms.encoding.frame_len(samples as usize, classes) as u64
+        let versions = self.serving.device.versions.borrow();
+        let soft = self
+            .terms
+            .encoding
+            .frame_len(samples as usize, versions.classes.max(1));
+        let layer = self.layer.as_deref();
+        let layer = layer.and_then(|name| versions.layers.iter().find(|l| l.name == name));
+        let features = layer.map_or(0, |l| {
+            retort_codec::features::frame_len(samples as usize, l.channels, l.positions)
+        });
+        (soft + features) as u64
     }
 
     async fn answer(&self, want: &pb::Want, samples: u64) -> pb::SoftTargets {
@@ -335,6 +354,7 @@ impl Stream {
                 answer.version = targets.version;
                 answer.unreadable.clone_from(&targets.unreadable);
                 answer.frame = frame;
+                answer.features = targets.features.clone();
             }
             Err(error) => answer.error = Some(error),
         }
@@ -352,6 +372,7 @@ impl Stream {
         for _ in 0..VERSION_TRIES {
             let version = self.version(want).await?;
             if inputs.is_none()
+                && self.layer.is_none()
                 && let Some(targets) = self.replay(want, version, terms)
             {
                 return self.frame(targets, terms, None).await;
@@ -367,13 +388,18 @@ impl Stream {
                 },
                 version,
                 terms: (classes > KEPT_CLASSES).then_some(terms),
+                layer: self.layer.as_deref().map(name_key),
             };
             let ask = Ask {
                 key,
                 group: self.group.clone(),
                 reader: self.reader,
                 samples,
-                inputs: inputs.clone(),
+                inputs: match &inputs {
+                    Some(sent) => Inputs::Sent(sent.clone()),
+                    None => Inputs::Placed(self.order.clone()),
+                },
+                layer: self.layer.clone(),
                 within: Duration::from_millis(want.within_ms.into()),
             };
             let later = match self.serving.device.requests.ask(ask, Instant::now()) {
@@ -396,6 +422,7 @@ impl Stream {
                         ScoreError::Version(_) => Code::VersionUnavailable,
                         ScoreError::Worthless(_) => Code::NotFinite,
                         ScoreError::Engine(_) => Code::Internal,
+                        ScoreError::Layer(_) => Code::Invalid,
                     };
                     return Err(failed(code, e.to_string()));
                 }
@@ -469,7 +496,11 @@ impl Stream {
     /// What an earlier run recorded.
     fn replay(&self, want: &pb::Want, version: u64, terms: Terms) -> Option<Arc<Targets>> {
         let store = self.serving.store.get()?;
-        let places = self.serving.device.blocks.places(want.epoch, want.block);
+        let places = self
+            .serving
+            .device
+            .blocks
+            .places(&self.order, want.epoch, want.block);
         let frame = store.gather(terms, places.map(|(_, sample)| sample))?;
         self.serving.device.requests.replayed();
         let classes = self.serving.device.versions.borrow().classes;
@@ -482,10 +513,11 @@ impl Stream {
             return;
         }
         let (serving, targets, frame) = (self.serving.clone(), targets.clone(), frame.clone());
+        let order = self.order.clone();
         let (epoch, block) = (key.epoch, key.block);
         tokio::task::spawn_blocking(move || {
             if let Some(store) = serving.store.get() {
-                let places = serving.device.blocks.places(epoch, block);
+                let places = serving.device.blocks.places(&order, epoch, block);
                 let readable =
                     |(position, sample)| (!targets.unreadable.contains(&position)).then_some(sample);
                 store.record(terms, &frame, places.map(readable));

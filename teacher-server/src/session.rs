@@ -204,7 +204,11 @@ impl Membership {
         let dataset = tokio::task::spawn_blocking(move || retort_data::load(&config, &base, seed))
             .await
             .context("load data set")??;
+        let (samples, labelled) = (dataset.train_len(), dataset.labelled());
+        let shares = job.groups().into_iter().filter(|g| g.share.is_some());
+        let orders = shares.filter_map(|g| Some((g.name.clone(), g.order(seed, samples, labelled)?)));
         Ok(Arc::new(Blocks {
+            orders: orders.collect(),
             order: Order::new_all(seed, dataset.train_len()),
             grid: Grid {
                 positions: u64::from(dataset.train_len()),

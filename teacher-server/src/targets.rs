@@ -34,6 +34,8 @@ pub(crate) struct Targets {
     pub(crate) classes: usize,
     /// Positions whose samples could not be read; their rows are placeholders.
     pub(crate) unreadable: Vec<u64>,
+    /// Encoded, where a layer was asked for; empty otherwise.
+    pub(crate) features: Bytes,
     made: Mutex<Made>,
 }
 
@@ -58,6 +60,7 @@ impl Targets {
             version,
             classes,
             unreadable,
+            features: Bytes::new(),
             made: Mutex::new(Made {
                 logits: Some(logits),
                 keeps_logits,
@@ -66,12 +69,18 @@ impl Targets {
         }
     }
 
+    /// With encoded features beside them.
+    pub(crate) fn with_features(self, features: Bytes) -> Self {
+        Self { features, ..self }
+    }
+
     /// A frame that was made before.
     pub(crate) fn replayed(version: u64, classes: usize, terms: Terms, frame: Bytes) -> Self {
         Self {
             version,
             classes,
             unreadable: Vec::new(),
+            features: Bytes::new(),
             made: Mutex::new(Made {
                 logits: None,
                 keeps_logits: false,
@@ -88,7 +97,8 @@ impl Targets {
     pub(crate) fn bytes(&self) -> usize {
         let made = self.made();
         let logits = made.logits.as_ref().map_or(0, |l| l.len() * size_of::<f32>());
-        logits + made.frames.iter().map(|(_, f)| f.len()).sum::<usize>()
+        let frames = made.frames.iter().map(|(_, f)| f.len()).sum::<usize>();
+        logits + frames + self.features.len()
     }
 
     /// Log-probabilities that have to be made for a frame on these terms; 0: it is here.

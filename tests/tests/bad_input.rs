@@ -229,3 +229,60 @@ fn an_output_folder_that_is_taken() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("taken"));
 }
+
+#[test]
+fn layers_that_are_not_there_or_do_not_fit() {
+    let h = harness();
+    let features = |student: &str, teacher: &str, loss: &str| {
+        format!(
+            "distillation.features={{ loss = \"{loss}\", student_layer = \"{student}\", teacher_layer = \"{teacher}\" }}"
+        )
+    };
+    let cnn = "teachers.0.model={ architecture = \"cnn\", width = 4 }";
+    for (settings, parts) in [
+        (
+            vec![features("hidden1", "hidden2", "hint")],
+            [
+                "distillation.features.teacher_layer = \"hidden2\"",
+                "expected a layer of \"wide\"",
+                "hidden1",
+            ],
+        ),
+        (
+            vec![features("conv1", "hidden1", "hint")],
+            [
+                "distillation.features.student_layer = \"conv1\"",
+                "expected a layer of \"small\"",
+                "hidden1",
+            ],
+        ),
+        (
+            vec![cnn.to_owned(), features("hidden1", "conv1", "attention")],
+            [
+                "distillation.features.student_layer = \"hidden1\"",
+                "has 1 positions",
+                "relational",
+            ],
+        ),
+    ] {
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        refused(&h, JOB, &settings, &parts);
+    }
+    let fine = features("hidden1", "conv1", "relational");
+    let file = h.job("job.toml", JOB);
+    let args = ["check", file.to_str().unwrap(), "--set", cnn, "--set", &fine];
+    assert!(h.ok(&args).contains("fine"));
+}
+
+#[test]
+fn a_share_without_a_sample() {
+    let h = harness();
+    let share = "students.0.share={ part = 999, of = 1000 }";
+    // A thousandth holds one or two of 1,297 samples, and the baseline needs a label.
+    refused(
+        &h,
+        JOB,
+        &[share, "run.baseline=true", "dataset.labelled=10", "run.seed=3"],
+        &["students.0.share = 999 of 1000", "\"small@alone\""],
+    );
+}

@@ -120,3 +120,41 @@ fn a_teacher_learns_from_its_student_while_it_teaches() {
     let samples: u64 = versions.values().map(|v| v.as_u64().unwrap()).sum();
     assert_eq!(samples, 6 * SAMPLES, "{wide}");
 }
+
+#[test]
+fn a_layer_of_the_student_learns_from_one_of_the_teacher() {
+    for (example, teacher_bytes) in [
+        // f16, and 4 bytes for each sample: units, channels at 4 x 4 and 2 x 2 places, 8 tokens.
+        ("digits-hint", 2 * 256 + 4),
+        ("digits-attention", 2 * 32 * 16 + 4),
+        ("digits-cosine", 2 * 32 * 8 + 4),
+        ("digits-relational", 2 * 64 * 4 + 4),
+    ] {
+        let h = harness();
+        let report = run(&h, example, 3, &[]);
+        exactly_once(&h, &h.path("out"), &report, 3 * SAMPLES);
+        let sent = &report["soft_targets"];
+        assert_eq!(sent["samples"], 3 * SAMPLES, "{example}");
+        let bytes = sent["bytes"].as_u64().unwrap() as f64 / (3 * SAMPLES) as f64;
+        let soft = 2.0 * 10.0; // f16
+        assert!(
+            (bytes - soft - f64::from(teacher_bytes)).abs() < 4.0,
+            "{example}: {bytes} bytes a sample"
+        );
+        // What is exported has no projection.
+        let model = h.path("out/students/small");
+        let card: Value = serde_json::from_slice(&std::fs::read(model.join("model.json")).unwrap()).unwrap();
+        let weights = std::fs::read(model.join("model.safetensors")).unwrap();
+        assert!(!String::from_utf8_lossy(&weights[..2_000.min(weights.len())]).contains("projection"));
+        assert!(weights.len() as u64 >= 4 * card["parameters"].as_u64().unwrap());
+        assert!(h.ok(&["evaluate", text(&model)]).contains("accuracy"));
+    }
+}
+
+#[test]
+fn students_with_disjoint_halves_teach_each_other() {
+    let h = harness();
+    let report = run(&h, "digits-halves", 4, &[]);
+    exactly_once(&h, &h.path("out"), &report, 2 * 4 * SAMPLES);
+    assert_eq!(report["soft_targets"]["samples"], 2 * 4 * SAMPLES);
+}

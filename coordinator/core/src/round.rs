@@ -160,6 +160,12 @@ pub struct Sums {
     pub max_staleness: u64,
     /// Samples with soft targets that were 0, 1, 2, 3, and 4 or more versions behind.
     pub staleness: [u64; 5],
+    /// Loss between a layer of the student and one of its teacher over `hinted`, unweighted.
+    #[serde(default, deserialize_with = "null_as_nan")]
+    pub feature_loss: f64,
+    /// Samples with a teacher's features.
+    #[serde(default)]
+    pub hinted: u64,
 }
 
 impl ClosedRound {
@@ -190,6 +196,8 @@ impl Sums {
         self.kl += other.kl;
         self.taught += other.taught;
         self.gradient_share += other.gradient_share;
+        self.feature_loss += other.feature_loss;
+        self.hinted += other.hinted;
         self.step_seconds += other.step_seconds;
         self.frames += other.frames;
         self.frame_bytes += other.frame_bytes;
@@ -262,6 +270,9 @@ pub struct Point {
     pub hard_loss: Option<f64>,
     /// Mean KL at T, nats.
     pub kl: Option<f64>,
+    /// Mean loss between layers, unweighted.
+    #[serde(default)]
+    pub feature_loss: Option<f64>,
     /// Held-out evaluation, where one was due.
     pub held_out: Option<Evaluation>,
     /// Alpha of the round.

@@ -101,3 +101,45 @@ pub enum Error {
         tolerance: f32,
     },
 }
+
+/// Why bytes are no [`Features`](crate::Features). Whoever gets one asks the sender again, or gives up on it.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum FeaturesError {
+    /// Too short for a header, or not as long as the header says.
+    #[error("features hold {found} bytes, expected {expected}")]
+    Length {
+        /// Bytes expected.
+        expected: u64,
+        /// Bytes there.
+        found: usize,
+    },
+    /// No features, or of another version.
+    #[error("features start with {0:02x?}, expected [52, 46, 01, 00]: run the same release on both sides")]
+    Magic([u8; 4]),
+    /// No channels or positions, or more values than a frame may hold.
+    #[error(
+        "features announce {rows} rows of {channels} channels at {positions} positions: expected at least 1 of both and at most {MAX_VALUES} values"
+    )]
+    Size {
+        /// Rows announced.
+        rows: u32,
+        /// Channels announced.
+        channels: u32,
+        /// Positions announced.
+        positions: u32,
+    },
+    /// Damaged on the way.
+    #[error("features have checksum {found:#010x}, expected {expected:#010x}: they were damaged on the way")]
+    Checksum {
+        /// Checksum of what arrived.
+        found: u32,
+        /// Checksum that the sender wrote.
+        expected: u32,
+    },
+    /// A value is NaN or infinite.
+    #[error("features of row {row} are not all finite numbers")]
+    NotFinite {
+        /// Which row.
+        row: usize,
+    },
+}

@@ -44,6 +44,17 @@
 //! `u8` 24 below the row's maximum). All encodings are within [`Encoding::error_bound`] of the normalised row. Rows are
 //! normalised again on decoding, those of `top-K` together with their tail, except for `f32`, which is exact.
 //!
+//! # Features, version 1
+//!
+//! A teacher may send what one of its layers holds beside its soft targets, in [`Features`]:
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 4 | magic and version, `RF`, 1, 0 |
+//! | 4, 4, 4 | rows, channels, positions, u32 each |
+//! | 4 | CRC-32 (IEEE) of the 16 bytes before it and of all that follow it |
+//! | rows x (4 + 2 x channels x positions) | the largest absolute value, f32, and all values in parts of it, f16 |
+//!
 //! This crate is pure: it must never depend on an async runtime, a network stack or a tensor library, and does no I/O.
 
 #![warn(missing_docs)]
@@ -52,12 +63,14 @@ mod dense;
 mod encoding;
 mod error;
 mod exp;
+pub mod features;
 mod frame;
 mod soften;
 mod topk;
 
 pub use encoding::{Encoding, U8_RANGE, UnknownEncoding};
-pub use error::Error;
+pub use error::{Error, FeaturesError};
+pub use features::Features;
 pub use frame::{
     Frame, HEADER_LEN, Header, MAX_VALUES, Targets, VERSION, assemble, check, decode, decode_into, encode,
     encode_rows,

@@ -14,6 +14,7 @@ const ROUNDS: u64 = 8;
 // Domains, so that orders and view seeds of one run share no keys.
 const ORDER: u64 = 1;
 const VIEW: u64 = 2;
+const SHARE: u64 = 3;
 
 /// The order of one training group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,10 +95,37 @@ impl Order {
         }
     }
 
+    /// A number that two orders share only if they are the same.
+    pub fn fingerprint(&self) -> u64 {
+        let ids = match &self.samples {
+            Samples::All => None,
+            Samples::Cycle(ids) => Some(ids.iter().map(|id| u64::from(*id))),
+        };
+        let kind = u64::from(ids.is_some());
+        let words: Vec<u64> = [kind, self.seed, self.len]
+            .into_iter()
+            .chain(ids.into_iter().flatten())
+            .collect();
+        key(&words)
+    }
+
     /// The seed of the view that `position` of `epoch` shows of its sample.
     pub fn view_seed(&self, epoch: u32, position: u64) -> u64 {
         key(&[VIEW, self.seed, u64::from(epoch), position])
     }
+}
+
+/// Part `part` of `of` disjoint shares of `0..samples`, drawn by the seed: all together they are every sample once, and
+/// their sizes differ by one at most. The order has no meaning.
+///
+/// # Panics
+///
+/// If `of` is 0 or `part` is not below it.
+pub fn share(seed: u64, samples: u32, part: u32, of: u32) -> impl Iterator<Item = u32> {
+    assert!(part < of, "part {part} is outside {of} shares");
+    let key = key(&[SHARE, seed]);
+    let places = (part..samples).step_by(of as usize);
+    places.map(move |place| permute(samples.into(), key, place.into()) as u32) // below samples
 }
 
 /// Where `index` goes in the permutation of `0..len` that `key` selects.
@@ -179,6 +207,42 @@ mod tests {
 
     fn epoch_of(order: &Order, epoch: u32) -> Vec<u32> {
         (0..order.len()).map(|p| order.sample(epoch, p)).collect()
+    }
+
+    #[test]
+    fn orders_that_differ_have_different_fingerprints() {
+        let orders = [
+            Order::new_all(1, 10),
+            Order::new_all(2, 10),
+            Order::new_all(1, 11),
+            Order::new_cycle(1, 10, (0..10).collect::<Vec<_>>()),
+            Order::new_cycle(1, 10, (0..9).collect::<Vec<_>>()),
+            Order::new_cycle(1, 10, (1..10).collect::<Vec<_>>()),
+        ];
+        let prints: std::collections::BTreeSet<u64> = orders.iter().map(Order::fingerprint).collect();
+        assert_eq!(prints.len(), orders.len());
+        assert_eq!(orders[0].fingerprint(), Order::new_all(1, 10).fingerprint());
+    }
+
+    #[test]
+    fn shares_are_disjoint_and_together_all() {
+        for (samples, of) in [(0, 3), (1, 2), (10, 3), (1_000, 2), (7, 7), (5, 9)] {
+            let parts: Vec<Vec<u32>> = (0..of)
+                .map(|part| share(4, samples, part, of).collect())
+                .collect();
+            let sizes: Vec<usize> = parts.iter().map(Vec::len).collect();
+            assert!(
+                sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1,
+                "{sizes:?}"
+            );
+            let mut all = parts.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..samples).collect::<Vec<_>>());
+        }
+        assert_ne!(
+            share(1, 100, 0, 2).collect::<Vec<_>>(),
+            share(2, 100, 0, 2).collect::<Vec<_>>()
+        );
     }
 
     proptest! {

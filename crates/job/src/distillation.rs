@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Loss, Schedule};
+use crate::{Features, Loss, Schedule};
 
 /// How students learn from their teachers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,11 @@ pub struct Distillation {
     pub combine: Combine,
     /// How much each of several teachers counts.
     pub weights: Weights,
+    /// What a student makes of the classes that a cut encoding (`top-K`) left out.
+    pub tail: Tail,
+    /// What a layer of the student learns from one of a teacher; unset: nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<Features>,
 }
 
 impl Default for Distillation {
@@ -43,6 +48,8 @@ impl Default for Distillation {
             encoding: Encoding::Auto,
             combine: Combine::Probability,
             weights: Weights::Static,
+            tail: Tail::Bucket,
+            features: None,
         }
     }
 }
@@ -116,6 +123,18 @@ pub enum Weights {
     LabelCrossEntropy,
     /// `w_k ∝ 1 / H_k`, the entropy of the teacher's answer, which needs no label.
     InverseEntropy,
+}
+
+/// What becomes of the probability of the classes that a teacher's `top-K` left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tail {
+    /// One class of its own, compared with the sum of the student's: unbiased for what was kept.
+    Bucket,
+    /// Left out of the loss: the student is free to give it anything, but the kept classes no longer sum to 1.
+    Drop,
+    /// Given to the kept classes in proportion: surer than the teacher is.
+    Renormalise,
 }
 
 /// How soft targets travel: `auto`, or the name of a [`retort_codec::Encoding`].

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Device, Job, Mixture, Model, OnMissing, Schedule, Source, Student, Teacher};
+use crate::{Device, Features, Job, Mixture, Model, OnMissing, Schedule, Share, Source, Student, Teacher};
+use retort_data::order::{self, Order};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -62,9 +63,30 @@ pub struct Group {
     pub device: Device,
     /// Optimizer steps between published versions; 0: at the end of each epoch only.
     pub publish_every: u32,
+    /// What it learns from a layer of one of its teachers, with the stream as the teacher.
+    pub features: Option<Features>,
+    /// The samples that it trains on; `None`: all.
+    pub share: Option<Share>,
 }
 
 impl Group {
+    /// Which sample stands where, of `samples` of which those in `labelled` have a label: the same for whoever trains the
+    /// group and whoever answers it. `None`: there is no sample that it could train on.
+    pub fn order(&self, seed: u64, samples: u32, labelled: &[u32]) -> Option<Order> {
+        let all_labelled = labelled.len() == samples as usize;
+        let labels_only = self.labelled_only() && !all_labelled;
+        let ids: Vec<u32> = match (self.share, labels_only) {
+            (None, false) => return Some(Order::new_all(seed, samples)),
+            (None, true) => labelled.to_vec(),
+            (Some(Share { part, of }), false) => order::share(seed, samples, part, of).collect(),
+            (Some(Share { part, of }), true) => {
+                let has_label = |id: &u32| labelled.binary_search(id).is_ok();
+                order::share(seed, samples, part, of).filter(has_label).collect()
+            }
+        };
+        (!ids.is_empty()).then(|| Order::new_cycle(seed, samples.into(), ids))
+    }
+
     /// A group without teachers sees labels only, so its positions cycle through labelled samples.
     pub fn labelled_only(&self) -> bool {
         self.teachers.is_empty()
@@ -125,6 +147,8 @@ impl Job {
             on_missing: OnMissing::Wait,
             device: t.device.clone(),
             publish_every: *publish_every,
+            features: None,
+            share: None,
         })
     }
 
@@ -152,6 +176,8 @@ impl Job {
             on_missing: s.on_missing,
             device: s.device.clone(),
             publish_every: self.publish_every(&s.name),
+            features: self.features_of(s),
+            share: s.share,
         }
     }
 
@@ -170,7 +196,60 @@ impl Job {
             temperature: self.distillation.temperature.clone(),
             on_missing: OnMissing::Wait,
             publish_every: 0,
+            features: None,
             ..student
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use crate::parse;
+
+    #[test]
+    fn shares_cut_the_samples_of_a_group_and_its_baseline() {
+        let job = r#"
+            [run]
+            name = "t"
+            epochs = 1
+            baseline = true
+            [dataset]
+            name = "digits"
+            [[teachers]]
+            name = "big"
+            source = { kind = "checkpoint", path = "big" }
+            [[students]]
+            name = "half"
+            model = { architecture = "mlp", hidden = [8] }
+            teachers = [{ name = "big" }]
+            share = { part = 1, of = 2 }
+        "#;
+        let job = parse(job, Path::new("j.toml"), &[]).unwrap();
+        let seen = |group: &str, labelled: &[u32]| {
+            let order = job.group(group).unwrap().order(3, 100, labelled)?;
+            assert_eq!(order.len(), 100, "as many steps as the others");
+            Some((0..100).map(|p| order.sample(0, p)).collect::<BTreeSet<u32>>())
+        };
+        let all: Vec<u32> = (0..100).collect();
+        let half = seen("half", &all[..10]).unwrap();
+        assert_eq!(half.len(), 50);
+        assert_eq!(seen("half@alone", &all).unwrap(), half);
+        let few = seen("half@alone", &all[..10]).unwrap();
+        assert!(
+            !few.is_empty() && few.iter().all(|s| *s < 10 && half.contains(s)),
+            "{few:?}"
+        );
+        assert_eq!(seen("half@alone", &[]), None);
+        let big = crate::Group {
+            share: None,
+            ..job.group("half").unwrap()
+        };
+        assert_eq!(
+            big.order(3, 100, &[]),
+            Some(retort_data::order::Order::new_all(3, 100))
+        );
     }
 }

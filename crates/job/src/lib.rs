@@ -5,6 +5,7 @@
 //! It must never depend on a runtime, a wire format or a tensor library: every role reads jobs.
 
 mod distillation;
+mod features;
 mod group;
 mod loss;
 mod model;
@@ -13,7 +14,8 @@ mod sources;
 mod stream;
 mod validate;
 
-pub use distillation::{Combine, Distillation, Encoding, Gate, Pace, Weights};
+pub use distillation::{Combine, Distillation, Encoding, Gate, Pace, Tail, Weights};
+pub use features::{FeatureLoss, Features};
 pub use group::{Group, GroupKind, Optimizer, OptimizerKind};
 pub use loss::Loss;
 pub use model::{Architecture, Exits, Model};
@@ -244,6 +246,20 @@ pub struct Student {
     pub clip_norm: Option<f64>,
     #[serde(default)]
     pub device: Device,
+    /// Trains on one of several disjoint shares of the samples only; unset: on all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Share>,
+}
+
+/// One of `of` disjoint shares of the samples, equal in size but for one sample. Whoever has it goes through it as many
+/// times as makes the positions of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// 0..of.
+    pub part: u32,
+    /// 1..=1000.
+    pub of: u32,
 }
 
 impl Student {

@@ -288,6 +288,34 @@ mod tests {
     }
 
     #[test]
+    fn a_share_and_a_tail_must_mean_something() {
+        for (edit, expected) in [
+            (
+                "students.0.share={ part = 2, of = 2 }",
+                "students.0.share.part = 2: expected a number below share.of = 2",
+            ),
+            ("students.0.share={ part = 0, of = 0 }", "students.0.share.of = 0"),
+            (
+                "students.0.share={ part = 0, of = 5000 }",
+                "students.0.share.of = 5000",
+            ),
+            (
+                "distillation.tail=drop",
+                "distillation.tail = \"drop\": expected \"bucket\", or distillation.encoding",
+            ),
+            ("distillation.tail=cut", "cut"),
+        ] {
+            let text = problems(&[edit]);
+            assert!(text.contains(expected), "{edit}: {text}");
+        }
+        let cut = [
+            "distillation.tail=renormalise".to_owned(),
+            "distillation.encoding=top-4".to_owned(),
+        ];
+        assert!(parse(JOB, Path::new("j.toml"), &cut).is_ok());
+    }
+
+    #[test]
     fn losses_that_can_not_be_computed_are_refused() {
         let dkd = "distillation.loss={ kind = \"dkd\", alpha = 0.0, beta = 0.0 }";
         for (edit, expected) in [

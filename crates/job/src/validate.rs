@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::group::BASELINE_SUFFIX;
 use crate::{
-    Combine, Device, Encoding, Job, Loss, OnMissing, Pace, Problem, Schedule, Source, Strategy, Teacher,
+    Combine, Device, Encoding, Job, Loss, OnMissing, Pace, Problem, Schedule, Share, Source, Strategy, Tail,
+    Teacher,
 };
 
 /// Largest batch of one replica's step.
@@ -123,6 +124,13 @@ impl Job {
                 temperature(out, &key("temperature"), value);
             }
             self.check_mixture(&key("teachers"), &s.name, &s.teachers, out);
+            if let Some(Share { part, of }) = s.share {
+                range(out, &key("share.of"), of, 1, 1_000);
+                if part >= of {
+                    let expected = format!("a number below share.of = {of}");
+                    out.push(Problem::new(key("share.part"), part, expected));
+                }
+            }
             if s.on_missing == OnMissing::Renormalise && s.teachers.len() < 2 {
                 let has = s.teachers.len();
                 out.push(Problem::new(
@@ -203,7 +211,18 @@ impl Job {
                 ));
             }
         }
+        if d.tail != Tail::Bucket && !matches!(d.encoding, Encoding::Fixed(retort_codec::Encoding::TopK(_))) {
+            let value = if d.tail == Tail::Drop {
+                "\"drop\""
+            } else {
+                "\"renormalise\""
+            };
+            let expected =
+                "\"bucket\", or distillation.encoding = \"top-K\": other encodings leave no class out";
+            out.push(Problem::new("distillation.tail", value, expected));
+        }
         self.check_loss(out);
+        self.check_features(out);
         alpha(out, "distillation.alpha", &d.alpha);
         range(out, "distillation.max_staleness", d.max_staleness, 0, 1_000);
         range(out, "sync.every", self.sync.every, 1, 1_000_000);

@@ -309,6 +309,7 @@ pub(super) fn curves(finished: &[Finished]) -> Curves {
         epoch: p.epoch,
         hard_loss: p.hard_loss,
         kl: p.kl,
+        feature_loss: p.feature_loss,
         held_out_loss: p.held_out_loss,
         held_out_accuracy: p.held_out_accuracy,
         alpha: p.alpha,

@@ -30,6 +30,9 @@ pub struct Point {
     pub hard_loss: Option<f64>,
     /// Mean KL(teacher || student) of the step's samples.
     pub kl: Option<f64>,
+    /// Mean loss between a layer of the student and one of its teacher, unweighted.
+    #[serde(default)]
+    pub feature_loss: Option<f64>,
     pub held_out_loss: Option<f64>,
     pub held_out_accuracy: Option<f64>,
     /// The effective weight of the soft loss, gate and schedule included.

@@ -129,7 +129,7 @@ pub enum Command<F> {
         /// Session to contribute in.
         session: Session,
         /// What was done.
-        work: Work,
+        work: Box<Work>,
         /// The plan says that weights are exchanged.
         weights: bool,
     },
@@ -176,6 +176,8 @@ pub struct StepDone {
     pub kl: Option<f64>,
     /// The teacher's share of the gradient.
     pub gradient_share: Option<f64>,
+    /// Mean loss between layers; `None` without a teacher's features.
+    pub feature_loss: Option<f64>,
     /// Time of the step.
     pub seconds: f64,
     /// Bytes of the frames behind it.

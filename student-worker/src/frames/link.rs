@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use retort_client::Backoff;
+use retort_codec::{Features, FeaturesError};
 use retort_proto::pb;
 use retort_runtime::TaskGroup;
 use tokio::sync::mpsc;
@@ -113,11 +114,11 @@ impl Link {
         }
     }
 
-    fn open(&self) -> pb::DistillRequest {
+    pub(super) fn open(&self) -> pb::DistillRequest {
         let t = &self.terms;
         // Room for every block that the machine may want, and one to spare.
         let samples = (t.prefetch + 1) * u64::from(t.grid.block);
-        let frame = t.encoding.frame_len(t.grid.block as usize, t.classes) as u64;
+        let frame = t.frame_len(&self.teacher, t.grid.block.into());
         let open = pb::Open {
             run: t.run.clone(),
             teacher: self.teacher.clone(),
@@ -128,6 +129,10 @@ impl Link {
             credit_bytes: (t.prefetch + 1) * frame,
             reader: t.reader.clone(),
             group: t.group.clone(),
+            layer: t
+                .layer_of(&self.teacher)
+                .map(|l| l.name.clone())
+                .unwrap_or_default(),
         };
         pb::DistillRequest {
             part: Some(pb::distill_request::Part::Open(open)),
@@ -164,7 +169,7 @@ impl Link {
                     let samples = self.terms.samples(want.id);
                     let credit = pb::Credit {
                         samples,
-                        bytes: self.terms.encoding.frame_len(samples as usize, self.terms.classes) as u64,
+                        bytes: self.terms.frame_len(&self.teacher, samples),
                     };
                     let part = Some(pb::distill_request::Part::Credit(credit));
                     requests.send(pb::DistillRequest { part }).await.map_err(|_| gone())?;
@@ -265,6 +270,10 @@ impl Link {
             );
             return refuse(want, "wrong shape", detail);
         }
+        let features = match self.features(rows, &answer.features) {
+            Ok(features) => features,
+            Err((reason, detail)) => return refuse(want, reason, detail),
+        };
         Event::Frame {
             teacher: want.teacher,
             id: want.id,
@@ -273,8 +282,34 @@ impl Link {
             frame: Arc::new(Frame {
                 targets: frame.targets,
                 temperature,
-                bytes: answer.frame.len() as u64,
+                features,
+                bytes: (answer.frame.len() + answer.features.len()) as u64,
             }),
+        }
+    }
+
+    /// Checks the features that came with a frame, if this teacher is to send any.
+    fn features(&self, rows: usize, bytes: &[u8]) -> Result<Option<Features>, (&'static str, String)> {
+        let Some(layer) = self.terms.layer_of(&self.teacher) else {
+            return Ok(None);
+        };
+        let features = Features::decode(bytes).map_err(|e| {
+            let reason = match e {
+                FeaturesError::NotFinite { .. } => "not finite",
+                _ => "corrupt",
+            };
+            (reason, e.to_string())
+        })?;
+        let found = (features.rows, features.channels, features.positions);
+        let expected = (rows, layer.channels, layer.positions);
+        if found == expected {
+            Ok(Some(features))
+        } else {
+            let detail = format!(
+                "features of layer {}: {found:?} instead of {expected:?}",
+                layer.name
+            );
+            Err(("wrong shape", detail))
         }
     }
 }

@@ -1,4 +1,4 @@
-use retort_codec::{Encoding, encode, soften};
+use retort_codec::{Encoding, Features, encode, soften};
 use retort_proto::pb;
 
 use super::*;
@@ -23,6 +23,7 @@ fn link() -> Link {
             },
             classes: CLASSES,
             prefetch: 1,
+            layer: None,
         }),
         teacher: "t".into(),
         address: "http://127.0.0.1:1".into(),
@@ -88,6 +89,67 @@ fn a_frame_of_another_shape_or_temperature_is_refused() {
     assert_eq!(refused(frame(ROWS - 1, CLASSES, TEMPERATURE)), "wrong shape");
     assert_eq!(refused(frame(ROWS, CLASSES + 1, TEMPERATURE)), "wrong shape");
     assert_eq!(refused(frame(ROWS, CLASSES, TEMPERATURE + 1.0)), "wrong shape");
+}
+
+#[test]
+fn features_come_with_a_frame_where_they_were_asked_for_and_fit() {
+    let encoded = |rows, channels, value: f32| {
+        let features = Features {
+            rows,
+            channels,
+            positions: 5,
+            values: vec![value; rows * channels * 5],
+        };
+        let mut bytes = Vec::new();
+        features.encode(&mut bytes);
+        bytes
+    };
+    let receive = |teacher: &str, features: Vec<u8>| {
+        let mut link = link();
+        let layer = Layer {
+            name: "conv1".into(),
+            channels: 2,
+            positions: 5,
+        };
+        Arc::get_mut(&mut link.terms).unwrap().layer = Some((teacher.into(), layer));
+        let asked = link.open();
+        let answer = pb::SoftTargets {
+            frame: frame(ROWS, CLASSES, TEMPERATURE).into(),
+            features: features.into(),
+            ..Default::default()
+        };
+        (link.receive(want(), &answer), asked)
+    };
+    let (taken, asked) = receive("t", encoded(ROWS, 2, 0.5));
+    let Event::Frame { frame: taken, .. } = taken else {
+        panic!("the frame was refused");
+    };
+    assert_eq!(taken.features.as_ref().unwrap().values, [0.5; ROWS * 10]);
+    let bytes = Encoding::F32.frame_len(ROWS, CLASSES) + retort_codec::features::frame_len(ROWS, 2, 5);
+    assert_eq!(taken.bytes, bytes as u64);
+    let Some(pb::distill_request::Part::Open(open)) = asked.part else {
+        panic!("a stream is opened first");
+    };
+    assert_eq!(
+        (open.layer.as_str(), open.credit_bytes),
+        ("conv1", 2 * bytes as u64)
+    );
+    for (features, expected) in [
+        (encoded(ROWS, 3, 0.5), "wrong shape"),
+        (encoded(ROWS - 1, 2, 0.5), "wrong shape"),
+        (encoded(ROWS, 2, f32::NAN), "not finite"),
+        (Vec::new(), "corrupt"),
+    ] {
+        let (Event::FrameRefused { reason, .. }, _) = receive("t", features) else {
+            panic!("{expected} was accepted");
+        };
+        assert_eq!(reason, expected);
+    }
+    let (Event::Frame { frame: taken, .. }, asked) = receive("another", Vec::new()) else {
+        panic!("this teacher was not asked for features");
+    };
+    assert_eq!(taken.features, None);
+    assert!(matches!(asked.part, Some(pb::distill_request::Part::Open(open)) if open.layer.is_empty()));
 }
 
 #[test]

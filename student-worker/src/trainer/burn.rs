@@ -2,13 +2,14 @@
 
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Int, Tensor, TensorData};
+use retort_codec::Features;
 use retort_data::rng::{self, Rng};
-use retort_job::{Loss, Optimizer};
+use retort_job::{FeatureLoss, Loss, Optimizer};
 use retort_losses::{Combined, CrossEntropy, Labels, Objective};
 use retort_models::{Choice, Classifier, Device, Evaluation, Net, Outputs, Spec};
 
 use super::optimizer::{clip, fresh};
-use super::{Batch, Error, Sparse, StepReport, Targets, Trainer, exits};
+use super::{Batch, Error, Hint, Sparse, StepReport, Targets, Trainer, exits};
 
 /// Sets the dropout masks apart from other uses of a seed.
 const DROPOUT: u64 = 0x6472_6f70;
@@ -89,6 +90,9 @@ impl BurnTrainer {
         match &batch.soft {
             Some(soft) => {
                 check_targets(&soft.targets, batch.samples, classes)?;
+                if let Some(hint) = &soft.hint {
+                    self.check_hint(hint, batch.samples)?;
+                }
                 let unlabelled = batch.labels.iter().position(Option::is_none);
                 if let (Loss::Dkd { .. }, Some(sample)) = (soft.loss, unlabelled) {
                     return Err(Error::MissingLabel {
@@ -116,12 +120,45 @@ impl BurnTrainer {
         }
     }
 
+    /// Sizes, by what the loss compares.
+    fn check_hint(&self, hint: &Hint, samples: usize) -> Result<(), Error> {
+        let spec = self.net.spec();
+        let (_, layer) = spec.layer(&hint.layer)?;
+        let projection = spec.projection.as_ref().filter(|p| p.layer == hint.layer);
+        let channels = projection.map_or(layer.channels, |p| p.channels);
+        let teacher = &hint.features;
+        size("features", teacher.rows, samples)?;
+        size(
+            "features",
+            teacher.values.len(),
+            samples * teacher.channels * teacher.positions,
+        )?;
+        if hint.loss.by_channel() {
+            size("channels of the features", teacher.channels, channels)?;
+        }
+        if hint.loss.by_position() {
+            size("positions of the features", teacher.positions, layer.positions)?;
+        }
+        if hint.weight.is_finite() && hint.weight >= 0.0 {
+            Ok(())
+        } else {
+            Err(Error::Range {
+                what: "weight of the features",
+                value: hint.weight,
+                expected: "a finite number, at least 0",
+            })
+        }
+    }
+
     fn outputs(&self, batch: &Batch) -> Result<Outputs, Error> {
         let shape = self.net.spec().input;
         let dims = [batch.samples, shape.channels, shape.height, shape.width];
         let inputs = Tensor::from_data(TensorData::new(batch.inputs.clone(), dims), &self.device);
         let mut noise = Rng::keyed(&[self.seed, DROPOUT, self.steps]);
-        Ok(self.net.forward_all(inputs, Some(&mut noise), None)?)
+        let hint = batch.soft.as_ref().and_then(|soft| soft.hint.as_ref());
+        Ok(self
+            .net
+            .forward_all(inputs, Some(&mut noise), hint.map(|h| h.layer.as_str()))?)
     }
 
     fn targets(&self, targets: &Targets, samples: usize) -> retort_losses::Targets {
@@ -149,6 +186,11 @@ impl BurnTrainer {
         }
     }
 
+    fn features(&self, features: &Features) -> Tensor<3> {
+        let dims = [features.rows, features.channels, features.positions];
+        Tensor::from_data(TensorData::new(features.values.clone(), dims), &self.device)
+    }
+
     /// Covers what a state belongs to as well as its bytes.
     fn checksum(&self, state: &[u8]) -> [u8; CHECKSUM] {
         let owner = format!("{:?} {:?}", self.config.kind, self.net.layout());
@@ -171,7 +213,7 @@ impl Trainer for BurnTrainer {
         let outputs = self.outputs(batch)?;
         let labels = Labels::new(&batch.labels, &self.device);
         let exits = exits::loss(self.net.spec().model.exits.as_ref(), &outputs, &labels);
-        let logits = outputs.logits;
+        let Outputs { logits, features, .. } = outputs;
         let (total, parts) = match &batch.soft {
             Some(soft) => {
                 let combined = Combined {
@@ -181,10 +223,14 @@ impl Trainer for BurnTrainer {
                 };
                 let targets = self.targets(&soft.targets, batch.samples);
                 let loss = combined.forward(logits, &labels, &targets)?;
-                (
-                    loss.total,
-                    vec![loss.hard, loss.soft, loss.teacher_share, loss.objective],
-                )
+                let mut total = loss.total;
+                let mut parts = vec![loss.hard, loss.soft, loss.teacher_share, loss.objective];
+                if let (Some(hint), Some(features)) = (&soft.hint, features) {
+                    let loss = feature_loss(hint.loss).forward(features, self.features(&hint.features));
+                    parts.push(loss.clone().without_autodiff());
+                    total = total + loss * (batch.alpha * hint.weight);
+                }
+                (total, parts)
             }
             None => {
                 let hard = CrossEntropy.forward(logits, &labels);
@@ -263,6 +309,15 @@ impl Trainer for BurnTrainer {
     }
 }
 
+fn feature_loss(loss: FeatureLoss) -> retort_losses::FeatureLoss {
+    match loss {
+        FeatureLoss::Hint => retort_losses::FeatureLoss::Hint,
+        FeatureLoss::Attention => retort_losses::FeatureLoss::Attention,
+        FeatureLoss::Cosine => retort_losses::FeatureLoss::Cosine,
+        FeatureLoss::Relational => retort_losses::FeatureLoss::Relational,
+    }
+}
+
 fn objective(loss: Loss) -> Objective {
     match loss {
         Loss::Kd => Objective::Kd,
@@ -273,9 +328,17 @@ fn objective(loss: Loss) -> Objective {
     }
 }
 
-/// `scalars` are the loss and the parts that it has: hard, then divergence, share and soft loss if there are soft targets.
+/// `scalars` are the loss and the parts that it has: hard, then divergence, share and soft loss if there are soft targets,
+/// then the loss between layers if there is a hint.
 fn report(step: u64, batch: &Batch, scalars: &[f32]) -> Result<StepReport, Error> {
-    const NAMES: [&str; 5] = ["loss", "hard loss", "divergence", "gradient share", "soft loss"];
+    const NAMES: [&str; 6] = [
+        "loss",
+        "hard loss",
+        "divergence",
+        "gradient share",
+        "soft loss",
+        "feature loss",
+    ];
     for (&value, what) in scalars.iter().zip(NAMES) {
         if !value.is_finite() {
             return Err(Error::NonFinite {
@@ -294,6 +357,7 @@ fn report(step: u64, batch: &Batch, scalars: &[f32]) -> Result<StepReport, Error
         labelled,
         gradient_share: scalar(3),
         soft_loss: scalar(4),
+        feature_loss: scalar(5),
     })
 }
 

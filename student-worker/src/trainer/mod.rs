@@ -9,8 +9,8 @@ mod tests;
 pub use self::burn::BurnTrainer;
 pub use retort_models::Evaluation;
 
-use retort_codec::TopK;
-use retort_job::Loss;
+use retort_codec::{Features, TopK};
+use retort_job::{FeatureLoss, Loss};
 use retort_models::{ClassifierError, SpecError, WeightsError, device};
 use thiserror::Error;
 
@@ -38,6 +38,20 @@ pub struct SoftTargets {
     pub temperature: f32,
     /// How the student is compared with them.
     pub loss: Loss,
+    /// What a layer of one of them holds; `None`: only what they answer counts.
+    pub hint: Option<Hint>,
+}
+
+/// What a layer of the student learns from one of a teacher.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hint {
+    /// Of the student, projected if its specification has a projection of it.
+    pub layer: String,
+    pub loss: FeatureLoss,
+    /// Relative to the soft loss.
+    pub weight: f64,
+    /// The teacher's, of every sample of the batch.
+    pub features: Features,
 }
 
 /// Distributions softmax(z / T), of one teacher or of several.
@@ -74,6 +88,8 @@ pub struct StepReport {
     pub labelled: usize,
     /// What share of the gradient at the logits the teacher had; present exactly if soft targets were.
     pub gradient_share: Option<f64>,
+    /// Loss between the layers, before its weight; present exactly if a hint was.
+    pub feature_loss: Option<f64>,
 }
 
 /// Why a step or a state was refused. The trainer is as it was before the call.

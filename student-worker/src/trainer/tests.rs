@@ -6,6 +6,7 @@ use retort_models::{Choice, Classifier, Device, Net, Preprocessing, Spec};
 use super::*;
 
 mod exits;
+mod features;
 
 fn spec(architecture: Architecture) -> Spec {
     let mlp = architecture == Architecture::Mlp;
@@ -70,6 +71,7 @@ fn batch(number: u64) -> Batch {
             targets: Targets::Dense(log_probs),
             temperature: 2.0,
             loss: Loss::Kd,
+            hint: None,
         }),
         alpha: 0.5,
         learning_rate: 0.01,

@@ -14,6 +14,7 @@ fn key() -> Key {
         source: 11,
         version: 5,
         terms: None,
+        layer: None,
     }
 }
 
@@ -60,6 +61,14 @@ fn keys_that_differ_in_one_part_only_are_different_blocks() {
         },
         Key {
             terms: terms(2.0, top(65)),
+            ..key()
+        },
+        Key {
+            layer: Some(1),
+            ..key()
+        },
+        Key {
+            layer: Some(2),
             ..key()
         },
     ];

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use retort_models::{Choice, Classifier, Spec};
 
-use super::{Error, TeacherEngine};
+use super::{Error, Layer, TeacherEngine};
 
 /// A classifier on one device.
 pub struct BurnEngine {
@@ -41,5 +41,21 @@ impl TeacherEngine for BurnEngine {
 
     fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error> {
         Ok(self.classifier.logits(inputs, samples)?)
+    }
+
+    fn layers(&self) -> Vec<Layer> {
+        self.spec().layers()
+    }
+
+    fn features(
+        &mut self,
+        inputs: &[f32],
+        samples: usize,
+        layer: &str,
+    ) -> Result<(Vec<f32>, Vec<f32>), Error> {
+        self.spec()
+            .layer(layer)
+            .map_err(|e| Error::Layer(e.to_string()))?;
+        Ok(self.classifier.features(inputs, samples, layer)?)
     }
 }

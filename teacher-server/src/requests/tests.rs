@@ -22,11 +22,13 @@ fn ask(block: u64, group: &str, reader: u64) -> Ask {
             source: 1,
             version: 0,
             terms: None,
+            layer: None,
         },
         group: group.into(),
         reader,
         samples: 32,
-        inputs: None,
+        inputs: Inputs::Sent([].into()),
+        layer: None,
         within: Duration::ZERO,
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pb::distill_request::Part;
 use pb::item_error::Code as Item;
@@ -16,7 +16,7 @@ use tonic::transport::server::TcpIncoming;
 
 use super::*;
 use crate::blocks::Blocks;
-use crate::engine::{Error, TeacherEngine};
+use crate::engine::{Error, Layer, TeacherEngine};
 use crate::requests::Limits;
 
 const CLASSES: usize = 10;
@@ -50,6 +50,36 @@ impl TeacherEngine for Engine {
         std::thread::sleep(self.pause);
         Ok(inputs.chunks(64).flat_map(|x| row(self.version, x)).collect())
     }
+
+    fn layers(&self) -> Vec<Layer> {
+        let layer = |name: &str, channels, positions| Layer {
+            name: name.into(),
+            channels,
+            positions,
+        };
+        vec![layer("corner", 2, 3), layer("row", 1, 8)]
+    }
+
+    fn features(
+        &mut self,
+        inputs: &[f32],
+        samples: usize,
+        name: &str,
+    ) -> Result<(Vec<f32>, Vec<f32>), Error> {
+        let len = match name {
+            "corner" => 6,
+            "row" => 8,
+            _ => return Err(Error::Layer(format!("no layer {name:?}, expected corner or row"))),
+        };
+        let features = inputs.chunks(64).flat_map(|x| x[..len].to_vec()).collect();
+        Ok((self.logits(inputs, samples)?, features))
+    }
+}
+
+/// Half of the samples.
+fn half(samples: u32) -> Order {
+    let ids: Vec<u32> = retort_data::order::share(5, samples, 1, 2).collect();
+    Order::new_cycle(0, samples.into(), ids)
 }
 
 /// Answers with NaN.
@@ -104,6 +134,7 @@ fn blocks() -> Arc<Blocks> {
         retort_data::load(&config, std::path::Path::new("."), 0).expect("it comes with the program");
     Arc::new(Blocks {
         order: Order::new_all(0, dataset.train_len()),
+        orders: BTreeMap::from([("half".to_owned(), half(dataset.train_len()))]),
         grid: Grid {
             positions: u64::from(dataset.train_len()),
             block: BLOCK,
@@ -173,6 +204,7 @@ impl Server {
             credit_bytes: 0,
             reader: "w".into(),
             group: "a".into(),
+            layer: String::new(),
         }
     }
 
@@ -202,6 +234,16 @@ impl Server {
 
     /// What a frame of this block by this version has to be.
     fn expected(&self, block: u64, version: u64, temperature: f32, encoding: Encoding) -> Vec<u8> {
+        let inputs = self.inputs(block, &self.serving.device.blocks.order);
+        let logits: Vec<f32> = inputs.chunks(64).flat_map(|x| row(version, x)).collect();
+        let mut soft = vec![0f32; logits.len()];
+        retort_codec::soften(&logits, CLASSES, temperature, &mut soft);
+        let mut bytes = Vec::new();
+        retort_codec::encode(&soft, CLASSES, temperature, encoding, &mut bytes);
+        bytes
+    }
+
+    fn inputs(&self, block: u64, order: &Order) -> Vec<f32> {
         let blocks = &self.serving.device.blocks;
         let samples = blocks.samples(block) as usize;
         let mut inputs = vec![0f32; samples * 64];
@@ -209,16 +251,12 @@ impl Server {
             epoch: 0,
             block,
             source: 0,
-            version,
+            version: 0,
             terms: None,
+            layer: None,
         };
-        assert!(blocks.read(&key, &mut inputs).is_empty());
-        let logits: Vec<f32> = inputs.chunks(64).flat_map(|x| row(version, x)).collect();
-        let mut soft = vec![0f32; logits.len()];
-        retort_codec::soften(&logits, CLASSES, temperature, &mut soft);
-        let mut bytes = Vec::new();
-        retort_codec::encode(&soft, CLASSES, temperature, encoding, &mut bytes);
-        bytes
+        assert!(blocks.read(&key, order, &mut inputs).is_empty());
+        inputs
     }
 }
 
@@ -577,8 +615,9 @@ async fn samples_sent_along_are_answered_like_those_named_by_block() {
         source: 0,
         version: 0,
         terms: None,
+        layer: None,
     };
-    blocks.read(&key, &mut inputs);
+    blocks.read(&key, &blocks.order, &mut inputs);
     let values: Vec<u8> = inputs.iter().flat_map(|x| x.to_le_bytes()).collect();
     let inline = pb::Inputs {
         samples: BLOCK,
@@ -668,4 +707,82 @@ async fn overload_is_answered_with_a_time_and_a_reader_that_leaves_frees_its_pla
         more <= 2 * u64::from(BLOCK),
         "{more} samples for a reader that has gone"
     );
+}
+
+#[tokio::test]
+async fn a_layer_comes_with_the_soft_targets_of_the_same_samples() {
+    let server = start(engine(0), limits()).await;
+    let mut plain = server.talk(|_| ()).await.unwrap();
+    let mut corner = server.talk(|o| o.layer = "corner".into()).await.unwrap();
+    let mut again = server
+        .talk(|o| (o.layer, o.group) = ("corner".into(), "b".into()))
+        .await
+        .unwrap();
+    for number in [3, 0] {
+        let soft = server.expected(number, 0, 2.0, Encoding::F32);
+        plain.want(block(number)).await;
+        let answer = plain.hear().await.unwrap();
+        assert_eq!((&answer.frame[..], &answer.features[..]), (&soft[..], &[][..]));
+        let inputs = server.inputs(number, &server.serving.device.blocks.order);
+        for talk in [&mut corner, &mut again] {
+            talk.want(block(number)).await;
+            let answer = talk.hear().await.unwrap();
+            assert_eq!(answer.frame, soft);
+            let features = retort_codec::Features::decode(&answer.features).unwrap();
+            let sizes = (features.rows, features.channels, features.positions);
+            assert_eq!(sizes, (BLOCK as usize, 2, 3));
+            for (found, input) in features.values.chunks(6).zip(inputs.chunks(64)) {
+                for (found, expected) in found.iter().zip(input) {
+                    assert!((found - expected).abs() < 1e-3, "{found} {expected}");
+                }
+            }
+        }
+    }
+    // One pass with the layer and one without it, for each block.
+    let counters = server.serving.device.requests.counters();
+    assert_eq!((counters.misses, counters.hits), (4, 2));
+}
+
+#[tokio::test]
+async fn an_unknown_layer_fails_the_want_with_the_names_of_those_there_are() {
+    let server = start(engine(0), limits()).await;
+    let mut talk = server.talk(|o| o.layer = "logits".into()).await.unwrap();
+    talk.want(block(0)).await;
+    let error = talk.hear().await.unwrap().error.expect("no such layer");
+    assert_eq!(error.code(), Item::Invalid);
+    assert!(error.message.contains("corner or row"), "{}", error.message);
+    assert_eq!(server.serving.device.versions.borrow().unhealthy, "");
+    // Features count as bytes of credit, 20 + 32 (4 + 2 x 6).
+    let frame = Encoding::F32.frame_len(BLOCK as usize, CLASSES) as u64;
+    let mut talk = server
+        .talk(|o| (o.layer, o.credit_bytes) = ("corner".into(), frame + 531))
+        .await
+        .unwrap();
+    talk.want(block(0)).await;
+    assert!(talk.is_silent().await, "one byte is missing");
+    talk.say(Part::Credit(pb::Credit { samples: 0, bytes: 1 })).await;
+    assert_eq!(talk.hear().await.unwrap().error, None);
+}
+
+#[tokio::test]
+async fn a_group_with_a_share_is_answered_in_its_own_order() {
+    let server = start(engine(0), limits()).await;
+    let mut all = server.talk(|_| ()).await.unwrap();
+    let mut half = server.talk(|o| o.group = "half".into()).await.unwrap();
+    let order = server.serving.device.blocks.order_of("half").clone();
+    for number in [0, 40] {
+        all.want(block(number)).await;
+        let whole = all.hear().await.unwrap().frame;
+        assert_eq!(whole, server.expected(number, 0, 2.0, Encoding::F32));
+        half.want(block(number)).await;
+        let found = half.hear().await.unwrap().frame;
+        let inputs = server.inputs(number, &order);
+        let logits: Vec<f32> = inputs.chunks(64).flat_map(|x| row(0, x)).collect();
+        let mut soft = vec![0f32; logits.len()];
+        retort_codec::soften(&logits, CLASSES, 2.0, &mut soft);
+        let mut expected = Vec::new();
+        retort_codec::encode(&soft, CLASSES, 2.0, Encoding::F32, &mut expected);
+        assert_eq!(found, expected);
+        assert_ne!(found, whole);
+    }
 }

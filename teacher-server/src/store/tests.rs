@@ -17,6 +17,7 @@ fn blocks(seed: u64) -> Blocks {
     let dataset = retort_data::load(&config, Path::new("."), 0).expect("digits come with the program");
     Blocks {
         order: Order::new_all(seed, dataset.train_len()),
+        orders: Default::default(),
         grid: Grid {
             positions: u64::from(dataset.train_len()),
             block: 100,
@@ -52,7 +53,9 @@ fn frame(blocks: &Blocks, epoch: u32, block: u64) -> Vec<u8> {
 }
 
 fn samples(blocks: &Blocks, epoch: u32, block: u64) -> impl Iterator<Item = u32> {
-    blocks.places(epoch, block).map(|(_, sample)| sample)
+    blocks
+        .places(&blocks.order, epoch, block)
+        .map(|(_, sample)| sample)
 }
 
 fn record_epoch(store: &Store, blocks: &Blocks, epoch: u32) {

@@ -192,6 +192,7 @@ impl Server {
             credit_bytes: 0,
             reader: group.into(),
             group: group.into(),
+            layer: String::new(),
         }
     }
 
@@ -209,6 +210,7 @@ pub(crate) fn blocks(block: u32) -> anyhow::Result<Blocks> {
     let dataset = retort_data::load(&config, Path::new("."), 0)?;
     Ok(Blocks {
         order: Order::new_all(0, dataset.train_len()),
+        orders: Default::default(),
         grid: Grid {
             // Whole blocks only.
             positions: u64::from(dataset.train_len() / block * block),

@@ -397,9 +397,9 @@ impl World {
                     weights,
                 } => {
                     if weights {
-                        s.jobs.push_back(Job::Export(session, Box::new(work)));
+                        s.jobs.push_back(Job::Export(session, work));
                     } else {
-                        self.call(node, Body::Contribute(session, work, None));
+                        self.call(node, Body::Contribute(session, *work, None));
                     }
                 }
                 Command::Release {
@@ -580,6 +580,7 @@ impl World {
                             labelled: 1,
                             kl: (!batch.frames.is_empty()).then_some(0.5),
                             gradient_share: (!batch.frames.is_empty()).then_some(0.5),
+                            feature_loss: None,
                             seconds: 0.01,
                             frame_bytes: 10,
                         });

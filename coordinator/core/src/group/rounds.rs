@@ -302,6 +302,7 @@ impl Group {
             epoch: self.ledger.epoch(),
             hard_loss: mean(sums.hard_loss, sums.labelled),
             kl: mean(sums.kl, sums.taught),
+            feature_loss: mean(sums.feature_loss, sums.hinted),
             held_out,
             alpha: (!self.spec.teachers.is_empty()).then_some(self.plan.alpha),
             teacher_version: newest.max().copied(),

@@ -2,9 +2,11 @@
 
 use burn::tensor::{Tensor, TensorData};
 use retort_data::Shape;
-use retort_job::Model;
+use retort_job::{Features, Model};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::Layer;
 
 /// What a network does to its inputs first: `(x - mean) / std`, by channel. It is part of the model, so that one view of
 /// a sample means the same to every model.
@@ -87,6 +89,16 @@ pub enum SpecError {
     Layer { name: String, known: String },
     #[error("a projection of layer {0:?} needs at least 1 channel")]
     NoChannels(String),
+    #[error(
+        "layer {student:?} has {found} positions and the teacher's layer {teacher:?} {expected}: this loss compares \
+         position with position, \"relational\" does not"
+    )]
+    Positions {
+        student: String,
+        found: usize,
+        teacher: String,
+        expected: usize,
+    },
     #[error("no exit {exit}: expected one of {known}")]
     Exit { exit: u32, known: String },
 }
@@ -131,6 +143,26 @@ impl Spec {
             }
         }
         Ok(())
+    }
+
+    /// A student's specification for learning from a layer of its teacher's: with a projection where the loss compares
+    /// channel with channel and the two layers have not as many.
+    pub fn learning_from(self, features: &Features, teacher: &Layer) -> Result<Self, SpecError> {
+        let (_, layer) = self.layer(&features.student_layer)?;
+        if features.loss.by_position() && layer.positions != teacher.positions {
+            return Err(SpecError::Positions {
+                student: layer.name,
+                found: layer.positions,
+                teacher: teacher.name.clone(),
+                expected: teacher.positions,
+            });
+        }
+        let projects = features.loss.by_channel() && layer.channels != teacher.channels;
+        let projection = projects.then_some(Projection {
+            layer: layer.name,
+            channels: teacher.channels,
+        });
+        Ok(Self { projection, ..self })
     }
 
     /// Numbers of one input sample.

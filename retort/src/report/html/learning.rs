@@ -37,6 +37,12 @@ pub(super) fn charts(curves: &Curves, cast: &Cast) -> String {
             |p| p.kl,
         ),
         Plot::new(
+            "Feature loss",
+            "Between a layer of the student and one of its teacher, before its weight.",
+            Unit::Plain,
+            |p| p.feature_loss,
+        ),
+        Plot::new(
             "Effective alpha",
             "Weight of the soft loss, schedule and gate included.",
             Unit::Plain,

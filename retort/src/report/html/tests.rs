@@ -32,6 +32,7 @@ fn point(step: u64, seed: u64, kind: &str, best: f64) -> Point {
         epoch: (step / 41) as u32,
         hard_loss: Some((2.3 * (1.0 - 0.93 * learned) + noise).max(0.01)),
         kl: taught.map(|()| (1.4 * (1.0 - 0.85 * learned) + noise).max(0.01)),
+        feature_loss: None,
         held_out_loss: measured.map(|()| 2.3 - 1.6 * learned * best + 0.2 * noise),
         held_out_accuracy: measured.map(|()| 0.1 + (best - 0.1) * learned + 0.2 * noise),
         alpha: taught.map(|()| 0.9 * (4.0 * x).min(0.8)),

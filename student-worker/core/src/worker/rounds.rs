@@ -58,6 +58,7 @@ impl<F: Clone> Worker<F> {
         self.work.steps += 1;
         self.work.trained.insert(batch.positions);
         let taught = if done.kl.is_some() { samples } else { 0 };
+        let hinted = if done.feature_loss.is_some() { samples } else { 0 };
         let frames = if batch.first_of_block {
             batch.frames.len() as u64
         } else {
@@ -77,6 +78,8 @@ impl<F: Clone> Worker<F> {
             frame_bytes: done.frame_bytes,
             max_staleness: staleness,
             staleness: by_staleness,
+            feature_loss: done.feature_loss.unwrap_or(0.0) * hinted as f64,
+            hinted,
         });
         for (teacher, version, _) in batch.frames {
             let versions = self.work.teacher_use.entry(teacher).or_default();
@@ -196,7 +199,7 @@ impl<F: Clone> Worker<F> {
             let weights = self.plan.exchange && !work.joining;
             self.commands.push_back(Command::Contribute {
                 session,
-                work,
+                work: Box::new(work),
                 weights,
             });
         }
