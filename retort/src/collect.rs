@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use retort_data::{Dataset, Part};
 use retort_job::{GroupKind, Versions};
-use retort_models::{Card, Classifier, Export};
+use retort_models::{Card, Classifier, ClassifierError, Export};
 use retort_proto::pb;
 use tonic::transport::Channel;
 
@@ -30,7 +30,18 @@ struct Model {
     kind: Option<GroupKind>,
     export: Export,
     logits: Vec<f32>,
+    /// Of the validation data.
+    validation: Vec<f32>,
     test: Evaluation,
+    exits: Vec<Exit>,
+}
+
+/// The model that ends at an exit.
+struct Exit {
+    at: u32,
+    parameters: usize,
+    flops: u64,
+    accuracy: f64,
 }
 
 /// Inputs and labels of a part of the data, without augmentation.
@@ -117,11 +128,25 @@ fn measure(
     let test = Logits::new(&logits, checked.dataset.classes())
         .and_then(|l| l.evaluate(labels))
         .with_context(|| format!("evaluate {name}"))?;
+    let exits = export.card.model.exits_at().iter().copied();
+    let exits = exits.map(|at| {
+        let cut = export.cut(at)?;
+        let mut model = Classifier::from_parts(&cut.card.spec(), &cut.weights, &device)?;
+        Ok(Exit {
+            at,
+            parameters: cut.card.parameters,
+            flops: cut.card.spec().flops(),
+            accuracy: model.evaluate(inputs, labels)?.accuracy,
+        })
+    });
+    let exits = exits.collect::<Result<Vec<_>, ClassifierError>>();
+    let exits = exits.with_context(|| format!("evaluate the exits of {name}"))?;
     let (inputs, labels) = samples(&checked.dataset, Part::Validation);
+    let validation = model
+        .logits(&inputs, labels.len())
+        .with_context(|| format!("evaluate {name}"))?;
     if !labels.is_empty() {
-        let e = model
-            .evaluate(&inputs, &labels)
-            .with_context(|| format!("evaluate {name}"))?;
+        let e = retort_models::Evaluation::new(&validation, &labels, checked.dataset.classes());
         export
             .card
             .metrics
@@ -135,7 +160,9 @@ fn measure(
         kind,
         export,
         logits,
+        validation,
         test,
+        exits,
     })
 }
 
@@ -185,7 +212,12 @@ pub(crate) fn finish(
     sound(checked, &report, &audit)
 }
 
-/// Writes exports, `report.json` and `report.html`.
+/// What was measured while a run trained, for programs: [`report::Curves`].
+pub(crate) const CURVES: &str = "curves.json";
+/// The class that each model names for each test sample, seed by seed.
+pub(crate) const PREDICTIONS: &str = "predictions.json";
+
+/// Writes exports, `report.json` and `report.html`, and what these leave out: curves and predictions.
 pub(crate) fn write_reports(
     checked: &Checked,
     finished: &[Finished],
@@ -195,11 +227,15 @@ pub(crate) fn write_reports(
     let audit = report::audit(out).context("audit")?;
     let report = compose::report(checked, finished, &audit, wall_s)?;
     write(&out.join("report.json"), report.to_json().as_bytes())?;
-    let page = html::render(
-        &report,
-        &compose::curves(finished),
-        &compose::reliability(finished),
-    );
+    let curves = compose::curves(finished);
+    for (name, value) in [
+        (CURVES, serde_json::to_value(&curves)),
+        (PREDICTIONS, serde_json::to_value(compose::predictions(finished))),
+    ] {
+        let value = value.with_context(|| format!("write {name}"))?;
+        write(&out.join(name), value.to_string().as_bytes())?;
+    }
+    let page = html::render(&report, &curves, &compose::reliability(finished));
     write(&out.join("report.html"), page.as_bytes())?;
     Ok((report, audit))
 }

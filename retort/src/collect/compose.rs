@@ -1,19 +1,20 @@
 //! The report of a run: what was measured of its models and what the coordinator counted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use retort_data::Part;
 use retort_job::{GroupKind, Stream, Versions};
 use retort_proto::pb;
 
-use super::{Finished, Model, samples};
+use super::{Exit, Finished, Model, samples};
 use crate::check::Checked;
 use crate::cost;
 use crate::failure::Failure;
 use crate::report::metrics::{self, Bin, Comparison, Logits, MetricsError, SharedErrors};
 use crate::report::{
-    self, Audit, ClassRow, Cost, Curves, GroupCurve, Inherited, Metric, Point, Report, Verdict,
+    self, Audit, ClassRow, Cost, Curves, ExitRow, GroupCurve, Inherited, LeftOut, Metric, Point, Report,
+    Verdict,
 };
 
 /// What a report is made from.
@@ -116,6 +117,28 @@ fn model_of(checked: &Checked, teacher: &str) -> String {
     }
 }
 
+/// The class that each model names for each test sample, by the model's name, then by seed.
+pub(super) fn predictions(finished: &[Finished]) -> BTreeMap<&str, Vec<Vec<usize>>> {
+    let mut named: BTreeMap<&str, Vec<Vec<usize>>> = BTreeMap::new();
+    for model in finished.iter().flat_map(|f| &f.models) {
+        let classes = model.export.card.classes.max(1);
+        let tops = model.logits.chunks_exact(classes).map(metrics::top_class);
+        named.entry(&model.name).or_default().push(tops.collect());
+    }
+    named
+}
+
+fn exits(models: &[&Model]) -> Vec<ExitRow> {
+    let first = models.first().map_or(&[][..], |m| m.exits.as_slice());
+    let row = |(i, exit): (usize, &Exit)| ExitRow {
+        at: exit.at,
+        parameters: exit.parameters as u64,
+        flops_per_sample: exit.flops,
+        test_accuracy: metric(models, |m| m.exits[i].accuracy),
+    };
+    first.iter().enumerate().map(row).collect()
+}
+
 fn metric(models: &[&Model], value: impl Fn(&Model) -> f64) -> Metric {
     models.iter().map(|m| value(m)).collect::<Vec<_>>().into()
 }
@@ -180,8 +203,35 @@ impl Material<'_> {
             } else {
                 self.cost(first)
             },
+            exits: exits(&models),
+            left_out: self.left_out(&models).context("correct the bias")?,
             per_class: self.classes(&models, &pairs),
         })
+    }
+
+    fn left_out(&self, models: &[&Model]) -> Result<Option<LeftOut>, MetricsError> {
+        let (classes, without) = (
+            self.checked.dataset.classes(),
+            &self.checked.job.dataset.without_classes,
+        );
+        let (_, labels) = samples(&self.checked.dataset, Part::Validation);
+        if without.is_empty() || labels.is_empty() {
+            return Ok(None);
+        }
+        let each = models.iter().map(|model| {
+            let bias = Logits::new(&model.validation, classes)?.best_bias(&labels, without)?;
+            let test = Logits::new(&model.logits, classes)?;
+            let (before, _) = test.accuracy_with_bias(&self.labels, without, 0.0)?;
+            let (after, all) = test.accuracy_with_bias(&self.labels, without, bias)?;
+            Ok((before, after, all, bias))
+        });
+        let each: Vec<_> = each.collect::<Result<_, MetricsError>>()?;
+        Ok(Some(LeftOut {
+            accuracy: Metric::of(each.iter().map(|e| e.0)),
+            corrected: Metric::of(each.iter().map(|e| e.1)),
+            test_accuracy: each.iter().map(|e| e.2).collect::<Vec<_>>().into(),
+            bias: each.iter().map(|e| e.3).collect::<Vec<_>>().into(),
+        }))
     }
 
     fn pair(&self, mine: &Model, theirs: &Model, temperature: f64) -> Result<Pair, MetricsError> {

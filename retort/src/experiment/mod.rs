@@ -6,6 +6,7 @@
 //! that the same command goes on where it was stopped.
 
 mod file;
+mod measured;
 mod outcome;
 mod placeholder;
 mod plan;
@@ -28,6 +29,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Failure, block_on};
 use file::{File, Settings};
+use measured::Measured;
 use outcome::{Finals, Outcome, Row, Searched, Trial};
 use plan::{Cell, Plan, Task};
 use preflight::Counts;
@@ -242,8 +244,8 @@ impl<'a> Work<'a> {
     }
 
     /// Runs what is not there yet; gives the last one's report.
-    async fn run(&mut self, tasks: &[Task]) -> Result<Value, Failure> {
-        let mut last = Value::Null;
+    async fn run(&mut self, tasks: &[Task]) -> Result<Measured, Failure> {
+        let mut last = Measured::default();
         for task in tasks {
             self.interrupted().await?;
             let there = self.store.report(task);
@@ -262,7 +264,7 @@ impl<'a> Work<'a> {
                 }
             };
             if self.seen.insert(task.id.clone()) {
-                self.note(task, &last, reused);
+                self.note(task, &last.report, reused);
             }
         }
         Ok(last)

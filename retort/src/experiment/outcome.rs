@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::file::{Lists, Settings};
+use super::measured::Measured;
 use super::plan::{Cell, Plan};
 use super::quantity::Quantity;
 use crate::report::{Metric, stats};
@@ -90,7 +91,7 @@ pub(super) struct Finals {
     pub(super) chosen: Settings,
     pub(super) tried: Vec<Trial>,
     /// A report for each final seed.
-    pub(super) reports: Vec<Value>,
+    pub(super) reports: Vec<Measured>,
     pub(super) commands: Vec<String>,
 }
 
@@ -109,7 +110,7 @@ impl Row {
         let arm = plan.arm(cell).name.clone();
         let all = |path: &str| {
             let quantity: Quantity = path.parse().map_err(anyhow::Error::msg)?;
-            anyhow::Ok(Metric::of(finals.reports.iter().map(|r| quantity.of(r))))
+            anyhow::Ok(quantity.over(&finals.reports))
         };
         let metric = all(&e.metric)?;
         let metric =
@@ -124,7 +125,7 @@ impl Row {
             metric,
             difference: None,
             columns: columns.collect::<anyhow::Result<_>>()?,
-            wall_s: finals.reports.iter().map(wall_s).sum(),
+            wall_s: finals.reports.iter().map(|r| wall_s(&r.report)).sum(),
             chosen: finals.chosen,
             tried: finals.tried,
             commands: finals.commands,

@@ -7,7 +7,9 @@ use std::time::Instant;
 use anyhow::Context;
 use serde_json::Value;
 
+use super::measured::Measured;
 use super::plan::Task;
+use crate::collect::{CURVES, PREDICTIONS};
 use crate::failure::Failure;
 use crate::run::Local;
 use crate::{check, collect, submit};
@@ -57,17 +59,29 @@ impl Store {
     }
 
     /// The report of a run that is finished, with its models where they are needed.
-    pub(super) fn report(&self, task: &Task) -> Option<Value> {
+    pub(super) fn report(&self, task: &Task) -> Option<Measured> {
         let folder = self.folder(&task.id);
         let text = std::fs::read_to_string(folder.join(REPORT)).ok()?;
         if task.keeps_models && !MODELS.iter().any(|models| folder.join(models).is_dir()) {
             return None;
         }
-        serde_json::from_str(&text).ok()
+        self.measured(task, serde_json::from_str(&text).ok()?).ok()
+    }
+
+    fn measured(&self, task: &Task, report: Value) -> anyhow::Result<Measured> {
+        let read = |name: &str| {
+            let path = self.folder(&task.id).join(name);
+            std::fs::read(&path).with_context(|| format!("read {}", path.display()))
+        };
+        Ok(Measured {
+            report,
+            curves: serde_json::from_slice(&read(CURVES)?)?,
+            predictions: serde_json::from_slice(&read(PREDICTIONS)?)?,
+        })
     }
 
     /// Runs a task over a fleet of its own, and keeps its report, its job, and what others need.
-    pub(super) async fn run(&self, task: &Task) -> Result<Value, Failure> {
+    pub(super) async fn run(&self, task: &Task) -> Result<Measured, Failure> {
         let began = Instant::now();
         let folder = self.folder(&task.id);
         let out = folder.join(UNFINISHED);
@@ -103,10 +117,13 @@ impl Store {
                 keep(models)?;
             }
         }
+        keep(CURVES)?;
+        keep(PREDICTIONS)?;
         // Last and at once: where a report is, the run is finished.
         keep(REPORT)?;
         std::fs::remove_dir_all(&out).with_context(|| format!("remove {}", out.display()))?;
-        Ok(serde_json::to_value(&report).map_err(anyhow::Error::from)?)
+        let report = serde_json::to_value(&report).map_err(anyhow::Error::from)?;
+        Ok(self.measured(task, report)?)
     }
 }
 
@@ -117,5 +134,7 @@ impl Store {
         let folder = self.folder(&task.id);
         std::fs::create_dir_all(folder.join(MODELS[0])).unwrap();
         std::fs::write(folder.join(REPORT), report.to_string()).unwrap();
+        std::fs::write(folder.join(CURVES), r#"{ "groups": [] }"#).unwrap();
+        std::fs::write(folder.join(PREDICTIONS), "{}").unwrap();
     }
 }

@@ -379,7 +379,7 @@ fn harm_and_nothing_are_said_like_help() {
         tried: Vec::new(),
         reports: values
             .iter()
-            .map(|v| json!({ "students": [{ "test_accuracy": v }] }))
+            .map(|v| json!({ "students": [{ "test_accuracy": v }] }).into())
             .collect(),
         commands: Vec::new(),
     };

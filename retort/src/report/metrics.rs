@@ -3,6 +3,7 @@
 //! Logits are row-major, one row per sample, as a model gives them at temperature 1. The top class
 //! of a row is the first of its greatest logits. Everything is computed in f64.
 
+mod bias;
 mod errors;
 #[cfg(test)]
 mod tests;

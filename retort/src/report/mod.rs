@@ -123,7 +123,34 @@ pub struct Student {
     pub churn: Option<f64>,
     /// Null of a baseline, which costs what its student does.
     pub cost: Option<Cost>,
+    /// The smaller models that end at an exit; none of a model without exits.
+    pub exits: Vec<ExitRow>,
+    /// Null where no class was left out of training, or there is no validation data.
+    pub left_out: Option<LeftOut>,
     pub per_class: Vec<ClassRow>,
+}
+
+/// The model that ends at one exit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExitRow {
+    /// Where it is, as in the job.
+    pub at: u32,
+    pub parameters: u64,
+    pub flops_per_sample: u64,
+    pub test_accuracy: Metric,
+}
+
+/// Test samples of the classes that training went without (`dataset.without_classes`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Share of them put right; null without any.
+    pub accuracy: Option<Metric>,
+    /// The same once `bias` is added to the logits of these classes.
+    pub corrected: Option<Metric>,
+    /// Accuracy on all test samples with that bias.
+    pub test_accuracy: Metric,
+    /// Chosen on the validation data, which has these classes: the one with which most of it is put right.
+    pub bias: Metric,
 }
 
 /// Mistakes on the test data that the teacher makes as well; [`metrics::SharedErrors`] has the formula.

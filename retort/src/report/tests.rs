@@ -39,6 +39,18 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         validation_accuracy: Some(metric(|a| a * 0.99)),
         churn: (accuracies.len() > 1).then_some(0.08),
         cost: Some(cost(parameters)),
+        exits: vec![ExitRow {
+            at: 1,
+            parameters: parameters / 2,
+            flops_per_sample: parameters,
+            test_accuracy: metric(|a| a * 0.8),
+        }],
+        left_out: Some(LeftOut {
+            accuracy: Some(metric(|a| a * 0.5)),
+            corrected: Some(metric(|a| a * 0.9)),
+            test_accuracy: metric(|a| a * 1.01),
+            bias: metric(|_| 2.5),
+        }),
         per_class: (0..10).map(row).collect(),
     }
 }

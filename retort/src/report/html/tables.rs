@@ -1,7 +1,7 @@
 //! The tables of the page, and how numbers are written in them.
 
 use super::super::svg::{Unit, escape, in_points};
-use super::super::{ClassRow, Metric, Report, Student};
+use super::super::{ClassRow, ExitRow, Metric, Report, Student};
 
 /// Every model on the test data.
 pub(super) fn results(report: &Report) -> String {
@@ -20,7 +20,8 @@ pub(super) fn results(report: &Report) -> String {
     });
     let students = report.students.iter().map(|s| {
         let alone = report.baseline_of(&s.name).map(|alone| model(alone, "alone"));
-        format!("{}{}", model(s, "student"), alone.unwrap_or_default())
+        let exits: String = s.exits.iter().map(|exit| exit_row(s, exit)).collect();
+        format!("{}{exits}{}", model(s, "student"), alone.unwrap_or_default())
     });
     let heads = [
         "model",
@@ -42,8 +43,51 @@ pub(super) fn results(report: &Report) -> String {
         temperatures(report)
     );
     format!(
+        "{}<p class=\"note\">{note}</p>\n{}",
+        table("Results on test data", &heads, &rows),
+        left_out(report)
+    )
+}
+
+/// The smaller model that ends at an exit.
+fn exit_row(student: &Student, exit: &ExitRow) -> String {
+    let cells = [
+        "exit".to_owned(),
+        percent(&exit.test_accuracy),
+        NONE.to_owned(),
+        NONE.to_owned(),
+        NONE.to_owned(),
+        NONE.to_owned(),
+        NONE.to_owned(),
+        count(exit.parameters),
+    ];
+    let name = format!("{} up to {}", student.name, exit.at);
+    row(&name, cells.each_ref().map(String::as_str))
+}
+
+/// The classes that training went without; nothing where there are none.
+fn left_out(report: &Report) -> String {
+    let models = report.students.iter().chain(&report.baselines);
+    let rows = models.filter_map(|s| {
+        let out = s.left_out.as_ref()?;
+        let cells = [
+            optional(out.accuracy.as_ref().map(percent)),
+            optional(out.corrected.as_ref().map(percent)),
+            percent(&out.test_accuracy),
+            decimal(&out.bias),
+        ];
+        Some(row(&s.name, cells.each_ref().map(String::as_str)))
+    });
+    let rows: String = rows.collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let heads = ["model", "accuracy", "with a bias", "all classes, with it", "bias"];
+    let note = "Test samples of the classes that training went without. The bias is added to the logits of these classes; it \
+                is the one with which most of the validation data is put right.";
+    format!(
         "{}<p class=\"note\">{note}</p>\n",
-        table("Results on test data", &heads, &rows)
+        table("Classes left out of training", &heads, &rows)
     )
 }
 
