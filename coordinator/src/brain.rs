@@ -1,7 +1,7 @@
 //! The one owner of all runs. Services send it closures; it applies them one at a time, carries out
 //! what the core decided, writes what must survive, and only then lets anybody know.
 
-mod entry;
+pub(crate) mod entry;
 mod restore;
 
 use std::collections::VecDeque;

@@ -82,7 +82,11 @@ fn group_spec(group: &Group, job: &Job, positions: u64) -> GroupSpec {
         _ if group.publish_every > 0 => job.sync.every.min(group.publish_every),
         _ => job.sync.every,
     };
-    let steps = positions.div_ceil(u64::from(job.run.batch_size)) * u64::from(group.epochs);
+    let steps = positions.div_ceil(u64::from(group.batch_size)) * u64::from(group.epochs);
+    let together = group.replicas > 1 && job.sync.strategy != Strategy::None;
+    let by_step = together && job.sync.strategy == Strategy::Step;
+    // Each takes its share of every batch.
+    let round_steps = if by_step { 1 } else { round_steps };
     GroupSpec {
         name: group.name.clone(),
         kind,
@@ -91,7 +95,9 @@ fn group_spec(group: &Group, job: &Job, positions: u64) -> GroupSpec {
         teachers: group.teachers.iter().map(|m| m.name.clone()).collect(),
         alpha: group.alpha.clone(),
         round_steps,
-        exchange: group.replicas > 1 && job.sync.strategy == Strategy::LocalSgd,
+        exchange: together,
+        hands_over: together && job.sync.strategy != Strategy::LocalSgd,
+        shared_batches: by_step.then_some(group.replicas),
         publish_every: group.publish_every,
         evaluate_every: (steps / EVALUATIONS).max(u64::from(round_steps)),
     }

@@ -141,6 +141,8 @@ impl From<&RoundPlan> for pb::RoundPlan {
             publish: p.publish,
             evaluate: p.evaluate,
             exchange: p.exchange,
+            hand_over: p.hand_over,
+            positions: p.positions,
         }
     }
 }
@@ -169,6 +171,8 @@ impl TryFrom<pb::RoundPlan> for RoundPlan {
             publish: p.publish,
             evaluate: p.evaluate,
             exchange: p.exchange,
+            hand_over: p.hand_over,
+            positions: p.positions,
         })
     }
 }
@@ -504,6 +508,7 @@ impl From<(&Session, &Work)> for pb::Contribution {
             sums: Some((&w.sums).into()),
             held_out: w.held_out.map(Into::into),
             teacher_use: teacher_use(&w.teacher_use),
+            state_hash: String::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ mod compose;
 use std::path::Path;
 
 use anyhow::Context;
+use retort_coordinator_core::manifest::Manifest;
 use retort_data::{Dataset, Part};
 use retort_job::{GroupKind, Versions};
 use retort_models::{Card, Classifier, ClassifierError, Export};
@@ -184,7 +185,8 @@ pub(crate) async fn mirror(coordinator: &str, status: &pb::RunStatus, out: &Path
             if Some(version.version) != newest {
                 continue;
             }
-            for file in ["model.safetensors", "model.json", "optimizer.bin"] {
+            let manifest: Manifest = serde_json::from_str(&version.manifest_json).context("manifest")?;
+            for file in manifest.files.keys() {
                 let at = (status.run.as_str(), group.name.as_str());
                 let fetched = retort_client::fetch(&mut client, at, newest, file)
                     .await

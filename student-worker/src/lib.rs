@@ -5,6 +5,7 @@
 //! thread (`thread`), which makes one teacher of several (`mixture`). burn is named in [`trainer`] only.
 
 mod config;
+mod exchange;
 mod frames;
 mod membership;
 mod mixture;

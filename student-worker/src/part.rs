@@ -7,7 +7,7 @@ use anyhow::Context;
 use retort_codec::Encoding;
 use retort_data::order::{Grid, Order};
 use retort_data::{Dataset, Part as Split};
-use retort_job::{Combine, FeatureLoss, Features, Group, GroupKind, Job, Loss, Model, Tail, Weights};
+use retort_job::{Combine, FeatureLoss, Features, Group, GroupKind, Job, Loss, Model, Sync, Tail, Weights};
 use retort_models::{Card, DatasetReference, Layer, Preprocessing, Spec};
 
 /// Held-out samples of one evaluation during training: enough for the gate, cheap enough to repeat.
@@ -78,6 +78,8 @@ pub(crate) struct Part {
     pub(crate) combine: Combine,
     pub(crate) weights: Weights,
     pub(crate) tail: Tail,
+    /// How the group's replicas stay one model; `None`: there is one.
+    pub(crate) sync: Option<Sync>,
     /// The layer of a teacher that the group learns from.
     pub(crate) hinted: Option<Hinted>,
 }
@@ -140,6 +142,7 @@ impl Part {
             combine: distillation.combine,
             weights: distillation.weights,
             tail: distillation.tail,
+            sync: (group.replicas > 1).then(|| loaded.job.sync.clone()),
             hinted,
             group,
             dataset,
@@ -150,9 +153,13 @@ impl Part {
 
     /// At a place in the order of all epochs.
     pub(crate) fn learning_rate(&self, epoch: u32, position: u64) -> f64 {
-        let (all, epochs) = (self.order.len(), u64::from(self.group.epochs));
-        let place = u64::from(epoch) * all + position;
-        let progress = place as f64 / (all * epochs).max(1) as f64;
+        self.learning_rate_at(u64::from(epoch) * self.order.len() + position)
+    }
+
+    /// After so many positions of all epochs.
+    pub(crate) fn learning_rate_at(&self, place: u64) -> f64 {
+        let all = self.order.len() * u64::from(self.group.epochs);
+        let progress = place as f64 / all.max(1) as f64;
         self.group.optimizer.learning_rate.at(progress)
     }
 

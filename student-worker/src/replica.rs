@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::config::SHUTDOWN_GRACE;
+use crate::exchange::Outgoing;
 use crate::frames::{Frames, Terms, Want};
 use crate::part::{Loaded, Part};
 use crate::rpc::{self, Channels, Failed, Joined, Published};
@@ -61,7 +62,7 @@ pub(crate) enum Event {
         reason: &'static str,
     },
     Trainer(TrainerEvent),
-    Merged(ids::Session, RoundPlan, Bytes),
+    Merged(ids::Session, RoundPlan, rpc::Merge),
     Published(ids::Session, Published),
     Control(ids::Session, pb::control_down::Command),
     /// A heartbeat that was sent then was answered.
@@ -69,6 +70,30 @@ pub(crate) enum Event {
     Failed(ids::Session, Failed),
     /// Registering again is no use: start over.
     Unwanted(String),
+}
+
+/// A merge on its way to the trainer.
+struct Arrived {
+    merge: rpc::Merge,
+    /// Positions merged before the round that it closes.
+    positions: u64,
+}
+
+impl Arrived {
+    /// `None`: nothing was exchanged.
+    fn command(self) -> Option<TrainerCommand> {
+        match self.merge {
+            rpc::Merge::Update(merged) if merged.is_empty() => None,
+            rpc::Merge::Update(merged) => Some(TrainerCommand::Import {
+                merged,
+                positions: self.positions,
+            }),
+            rpc::Merge::State(state) => {
+                info!(bytes = state.len(), "another replica handed its state over");
+                Some(TrainerCommand::TakeOver(state))
+            }
+        }
+    }
 }
 
 /// Why a replica ended.
@@ -103,7 +128,7 @@ pub(crate) struct Replica {
     /// Contributions whose weights the trainer is exporting.
     exporting: VecDeque<(ids::Session, Work)>,
     /// Weights of a merge that the machine has not taken over yet.
-    arrived: Option<Bytes>,
+    arrived: Option<Arrived>,
     /// The snapshot to publish, until it is durable or not wanted any more.
     snapshot: Option<(Option<Evaluation>, Snapshot)>,
     /// The trainer has a state of its own.
@@ -140,7 +165,7 @@ impl Replica {
             part: part.group.name.clone(),
             grid: loaded.grid(),
             order: part.order.clone(),
-            batch: loaded.job.run.batch_size,
+            batch: part.group.batch_size,
             prefetch: prefetch as usize,
             teachers: part.group.teachers.iter().map(|m| m.name.clone()).collect(),
             on_missing: match part.group.on_missing {
@@ -292,10 +317,11 @@ impl Replica {
                 self.worker.frame_failed(&teacher, id);
             }
             Event::Trainer(event) => self.apply_trainer(event).await,
-            Event::Merged(session, plan, weights) => {
+            Event::Merged(session, plan, merge) => {
                 failpoint::hit("worker.merged");
+                let positions = self.worker.plan().positions;
                 if self.worker.merged(&session, plan) {
-                    self.arrived = Some(weights);
+                    self.arrived = Some(Arrived { merge, positions });
                 }
             }
             Event::Published(session, Published::Version(version)) => {
@@ -321,6 +347,11 @@ impl Replica {
                     warn!("session lost: {reason}");
                 }
                 self.worker.lost(&session);
+            }
+            Event::Failed(session, Failed::Diverged(reason)) => {
+                error!("{reason}");
+                rpc::leave(self.channels.control.clone(), &session).await;
+                self.left = Some(Left::Lost(reason));
             }
             Event::Failed(session, Failed::Broken(reason)) => self.fail(&session, reason).await,
             Event::Unwanted(reason) => self.left = Some(Left::Lost(reason)),
@@ -426,8 +457,9 @@ impl Replica {
                     self.command_trainer(TrainerCommand::Train { batch, alpha }).await;
                 }
                 Command::Adopt => {
-                    if let Some(weights) = self.arrived.take().filter(|w| !w.is_empty()) {
-                        self.command_trainer(TrainerCommand::Import(weights)).await;
+                    let command = self.arrived.take().and_then(Arrived::command);
+                    if let Some(command) = command {
+                        self.command_trainer(command).await;
                     }
                 }
                 Command::Publish {
@@ -441,9 +473,12 @@ impl Replica {
                     weights: true,
                 } => {
                     self.exporting.push_back((session, *work));
-                    self.command_trainer(TrainerCommand::Export).await;
+                    let hand_over = self.worker.plan().hand_over;
+                    self.command_trainer(TrainerCommand::Export { hand_over }).await;
                 }
-                Command::Contribute { session, work, .. } => self.contribute(session, *work, Bytes::new()),
+                Command::Contribute { session, work, .. } => {
+                    self.contribute(session, *work, Outgoing::nothing());
+                }
                 Command::Release {
                     session,
                     number,
@@ -508,25 +543,28 @@ impl Replica {
             }
         };
         self.trained = true;
+        let diloco = |s: &retort_job::Sync| s.strategy == retort_job::Strategy::Diloco;
+        let with_outer = self.part.sync.as_ref().is_some_and(diloco);
         let fetch = rpc::state(
             self.channels.data.clone(),
             (&self.run, &self.part.group.name),
             version,
-            with_weights,
+            (with_weights, with_outer),
         );
         let fetched = tokio::select! {
             fetched = fetch => fetched,
             () = self.process.cancelled() => return,
         };
         match fetched {
-            Ok((weights, optimizer)) => {
-                let Some((steps, state)) = optimizer.split_first_chunk::<8>() else {
+            Ok(state) => {
+                let Some((steps, optimizer)) = state.optimizer.split_first_chunk::<8>() else {
                     self.left = Some(Left::Lost(format!("{OPTIMIZER_FILE} is cut short")));
                     return;
                 };
                 let restore = TrainerCommand::Restore {
-                    weights,
-                    optimizer: Some(Bytes::copy_from_slice(state)),
+                    optimizer: Some(Bytes::copy_from_slice(optimizer)),
+                    weights: state.weights,
+                    outer: state.outer,
                     steps: u64::from_le_bytes(*steps),
                 };
                 info!(version, "restored");
@@ -557,11 +595,11 @@ impl Replica {
         });
     }
 
-    fn contribute(&self, session: ids::Session, work: Work, weights: Bytes) {
+    fn contribute(&self, session: ids::Session, work: Work, outgoing: Outgoing) {
         failpoint::hit("worker.contribute");
         let channel = self.channels.data.clone();
         self.call("contribute", async move {
-            match rpc::contribute(channel, &session, (work, weights)).await {
+            match rpc::contribute(channel, &session, (work, &outgoing)).await {
                 Ok((plan, merged)) => Event::Merged(session, plan, merged),
                 Err(failed) => Event::Failed(session, failed),
             }

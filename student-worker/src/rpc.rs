@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use crate::exchange::{OUTER_FILE, Outgoing};
 use crate::thread::{OPTIMIZER_FILE, Snapshot};
 
 /// How long one question for work is held open.
@@ -30,6 +31,8 @@ pub(crate) enum Failed {
     Lost(String),
     /// A bug of either side; nothing to retry.
     Broken(String),
+    /// The replica's state is not the group's: it starts over without it.
+    Diverged(String),
 }
 
 /// What a status means to a caller; `Err`: try again.
@@ -42,6 +45,7 @@ pub(crate) fn judge(status: &Status) -> Result<Failed, ()> {
         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::ResourceExhausted | Code::DataLoss => {
             Err(())
         }
+        Code::OutOfRange => Ok(Failed::Diverged(status.message().to_owned())),
         _ => Ok(Failed::Broken(status.message().to_owned())),
     }
 }
@@ -208,21 +212,36 @@ pub(crate) async fn reject(
     .await
 }
 
-/// Contributes and waits for the merged state; the weights are empty where none are exchanged.
+/// What a contribution is answered with, besides the next plan.
+#[derive(Debug, Clone)]
+pub(crate) enum Merge {
+    /// The merge of the round's contributions; empty where nothing was exchanged.
+    Update(Bytes),
+    /// The state of the plan's round, handed over by another replica.
+    State(Bytes),
+}
+
+/// Contributes and waits for the merge; what is sent is empty where nothing is exchanged.
 pub(crate) async fn contribute(
     channel: Channel,
     session: &Session,
-    (work, weights): (Work, Bytes),
-) -> Result<(RoundPlan, Bytes), Failed> {
+    (work, outgoing): (Work, &Outgoing),
+) -> Result<(RoundPlan, Merge), Failed> {
     retry(session, || async {
         use pb::contribute_request::Part;
         let message = |part| pb::ContributeRequest { part: Some(part) };
-        let mut parts = vec![message(Part::Header((session, &work).into()))];
-        for start in (0..weights.len()).step_by(CHUNK) {
-            parts.push(message(Part::Weights(
-                weights.slice(start..weights.len().min(start + CHUNK)),
-            )));
-        }
+        let header = pb::Contribution {
+            state_hash: outgoing.hash.clone(),
+            ..(session, &work).into()
+        };
+        let chunks = |bytes: &Bytes| {
+            let bytes = bytes.clone();
+            let starts = (0..bytes.len()).step_by(CHUNK);
+            starts.map(move |start| bytes.slice(start..bytes.len().min(start + CHUNK)))
+        };
+        let mut parts = vec![message(Part::Header(header))];
+        parts.extend(chunks(&outgoing.update).map(|chunk| message(Part::Weights(chunk))));
+        parts.extend(chunks(&outgoing.state).map(|chunk| message(Part::State(chunk))));
         let mut client = retort_client::reduce(channel.clone());
         let mut replies = client.contribute(tokio_stream::iter(parts)).await?.into_inner();
         let first = replies.message().await?.and_then(|m| m.part);
@@ -230,16 +249,24 @@ pub(crate) async fn contribute(
             return Err(Status::internal("the reply has no header"));
         };
         let mut merged = BytesMut::new();
+        let mut is_state = false;
         while let Some(message) = replies.message().await? {
-            if let Some(pb::contribute_reply::Part::Weights(chunk)) = message.part {
-                merged.extend_from_slice(&chunk);
+            use pb::contribute_reply::Part;
+            if let Some(Part::Weights(chunk) | Part::State(chunk)) = &message.part {
+                merged.extend_from_slice(chunk);
             }
+            is_state |= matches!(message.part, Some(Part::State(_)));
         }
         let merged = merged.freeze();
         if !header.hash.is_empty() && blake3::hash(&merged).to_hex().as_str() != header.hash {
-            return Err(Status::aborted("merged weights arrived with another hash"));
+            return Err(Status::aborted("the merge arrived with another hash"));
         }
-        Ok((required(header.plan, "plan")?, merged))
+        let merge = if is_state {
+            Merge::State(merged)
+        } else {
+            Merge::Update(merged)
+        };
+        Ok((required(header.plan, "plan")?, merge))
     })
     .await
 }
@@ -272,13 +299,21 @@ pub(crate) async fn publish(
     .await
 }
 
-/// Fetches a version's weights (if asked for) and optimizer, for as long as the coordinator is away.
+/// A version's files, as a trainer needs them.
+pub(crate) struct State {
+    pub(crate) weights: Option<Bytes>,
+    pub(crate) optimizer: Bytes,
+    pub(crate) outer: Option<Bytes>,
+}
+
+/// Fetches a version's weights (if asked for, with the outer momentum if there is one) and optimizer, for as long as the
+/// coordinator is away.
 pub(crate) async fn state(
     channel: Channel,
     at: (&str, &str),
     version: u64,
-    with_weights: bool,
-) -> Result<(Option<Bytes>, Bytes), String> {
+    (with_weights, with_outer): (bool, bool),
+) -> Result<State, String> {
     let mut client = retort_client::versions(channel);
     let mut backoff = Backoff::new(version);
     loop {
@@ -294,7 +329,17 @@ pub(crate) async fn state(
             } else {
                 None
             };
-            Ok::<_, retort_client::FileError>((weights, optimizer.bytes))
+            let outer = if with_weights && with_outer {
+                let outer = retort_client::fetch(&mut client, at, Some(version), OUTER_FILE);
+                Some(outer.await?.bytes)
+            } else {
+                None
+            };
+            Ok::<_, retort_client::FileError>(State {
+                weights,
+                optimizer: optimizer.bytes,
+                outer,
+            })
         };
         match fetched.await {
             Ok(state) => return Ok(state),

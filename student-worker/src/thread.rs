@@ -11,6 +11,7 @@ use retort_runtime::failpoint;
 use retort_student_worker_core::{Batch as Positions, StepDone};
 use tokio::sync::mpsc;
 
+use crate::exchange::{Exchange, Outgoing};
 use crate::mixture::{self, Rule, Voice};
 use crate::part::Part;
 use crate::replica::Event;
@@ -39,14 +40,18 @@ pub(crate) enum TrainerCommand {
         batch: Positions<Arc<Frame>>,
         alpha: f64,
     },
-    /// The weights, to contribute.
-    Export,
-    /// Merged weights; little-endian f32.
-    Import(Bytes),
+    /// What the round came to, to contribute; with the state at its start for a replica that joins.
+    Export { hand_over: bool },
+    /// The merge of a round that began after so many positions.
+    Import { merged: Bytes, positions: u64 },
+    /// The state that another replica handed over.
+    TakeOver(Bytes),
     /// A published state.
     Restore {
         weights: Option<Bytes>,
         optimizer: Option<Bytes>,
+        /// Outer momentum.
+        outer: Option<Bytes>,
         steps: u64,
     },
     /// The initial state again.
@@ -64,7 +69,7 @@ pub(crate) enum TrainerEvent {
         position: u64,
         reason: String,
     },
-    Exported(Bytes),
+    Exported(Outgoing),
     Imported,
     Restored,
     /// The group can't go on.
@@ -112,6 +117,7 @@ pub(crate) fn start(
 struct Owner {
     part: Part,
     trainer: Box<dyn Trainer>,
+    exchange: Option<Exchange>,
     held_out: (Vec<f32>, Vec<u32>),
 }
 
@@ -123,9 +129,11 @@ fn new_trainer(part: &Part) -> Result<Box<dyn Trainer>, Error> {
 
 impl Owner {
     fn new(part: Part) -> Result<Self, Error> {
+        let trainer = new_trainer(&part)?;
         Ok(Self {
             held_out: part.held_out(),
-            trainer: new_trainer(&part)?,
+            exchange: part.sync.as_ref().and_then(|sync| Exchange::new(sync, &*trainer)),
+            trainer,
             part,
         })
     }
@@ -139,30 +147,32 @@ impl Owner {
             TrainerCommand::Train { batch, alpha } => self.train(&batch, alpha)?,
             TrainerCommand::Reset => {
                 self.trainer = new_trainer(&self.part)?;
+                let sync = self.part.sync.as_ref();
+                self.exchange = sync.and_then(|sync| Exchange::new(sync, &*self.trainer));
                 TrainerEvent::Restored
             }
-            TrainerCommand::Export => {
-                let flat = self.trainer.flat();
-                TrainerEvent::Exported(
-                    flat.iter()
-                        .flat_map(|v| v.to_le_bytes())
-                        .collect::<Vec<u8>>()
-                        .into(),
-                )
+            TrainerCommand::Export { hand_over } => {
+                let exchange = self.exchange.as_mut().ok_or(Error::Alone)?;
+                TrainerEvent::Exported(exchange.export(&mut *self.trainer, hand_over)?)
             }
-            TrainerCommand::Import(bytes) => {
-                let chunks = bytes.chunks_exact(4);
-                let flat: Vec<f32> = chunks
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                    .collect();
-                self.trainer.set_flat(&flat)?;
+            TrainerCommand::Import { merged, positions } => {
+                let exchange = self.exchange.as_mut().ok_or(Error::Alone)?;
+                let learning_rate = self.part.learning_rate_at(positions);
+                exchange.import(&mut *self.trainer, &merged, learning_rate)?;
+                TrainerEvent::Imported
+            }
+            TrainerCommand::TakeOver(state) => {
+                let exchange = self.exchange.as_mut().ok_or(Error::Alone)?;
+                exchange.take_over(&mut *self.trainer, &state)?;
                 TrainerEvent::Imported
             }
             TrainerCommand::Restore {
                 weights,
                 optimizer,
+                outer,
                 steps,
             } => {
+                let whole = weights.is_some();
                 if let Some(weights) = weights {
                     self.trainer.load_weights(&weights)?;
                 }
@@ -170,6 +180,9 @@ impl Owner {
                     self.trainer.load_optimizer_state(&optimizer)?;
                 }
                 self.trainer.set_steps(steps);
+                if let Some(exchange) = self.exchange.as_mut().filter(|_| whole) {
+                    exchange.restored(&mut *self.trainer, outer.as_deref())?;
+                }
                 TrainerEvent::Restored
             }
         })
@@ -192,13 +205,13 @@ impl Owner {
         let card = self.part.card_json(self.trainer.flat().len());
         let mut optimizer = self.trainer.steps().to_le_bytes().to_vec();
         optimizer.extend(self.trainer.optimizer_state()?);
-        Ok(Snapshot {
-            files: vec![
-                ("model.safetensors".into(), self.trainer.weights().into()),
-                ("model.json".into(), card.into()),
-                (OPTIMIZER_FILE.into(), optimizer.into()),
-            ],
-        })
+        let mut files = vec![
+            ("model.safetensors".into(), self.trainer.weights().into()),
+            ("model.json".into(), card.into()),
+            (OPTIMIZER_FILE.into(), optimizer.into()),
+        ];
+        files.extend(self.exchange.as_ref().and_then(Exchange::file));
+        Ok(Snapshot { files })
     }
 
     fn train(&mut self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<TrainerEvent, Error> {
@@ -211,7 +224,10 @@ impl Owner {
             Ok(soft) => soft,
             Err(e) => return Ok(TrainerEvent::Failed(format!("mix the teachers: {e}"))),
         };
-        let report = self.trainer.step(&batch)?;
+        let report = match &self.exchange {
+            Some(exchange) if exchange.accumulates() => self.trainer.accumulate(&batch)?,
+            _ => self.trainer.step(&batch)?,
+        };
         let frames = positions.frames.iter().filter(|_| positions.first_of_block);
         Ok(TrainerEvent::Trained(StepDone {
             samples: batch.samples as u64,

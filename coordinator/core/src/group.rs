@@ -82,6 +82,8 @@ impl Group {
             publish: false,
             evaluate: true,
             exchange: spec.exchange,
+            hand_over: false,
+            positions: 0,
         };
         Self {
             spec,

@@ -14,7 +14,7 @@ pub struct RoundPlan {
     pub generation: u64,
     /// Counts merges, from 0.
     pub round: u64,
-    /// Optimizer steps before a contribution is due.
+    /// Batches before a contribution is due.
     pub steps: u32,
     /// Share of the soft loss after schedule and gate.
     pub alpha: f64,
@@ -26,6 +26,12 @@ pub struct RoundPlan {
     pub evaluate: bool,
     /// Contributions carry weights.
     pub exchange: bool,
+    /// The contribution also carries the state at the start of this round, for a replica that joined.
+    #[serde(default)]
+    pub hand_over: bool,
+    /// Positions merged before this round.
+    #[serde(default)]
+    pub positions: u64,
 }
 
 /// The teacher's measured lead, from held-out hard losses (nats).
@@ -182,6 +188,7 @@ impl ClosedRound {
         RoundPlan {
             steps: self.steps_of(member).unwrap_or(self.plan.steps),
             publish: self.publisher.as_deref() == Some(member),
+            hand_over: self.giver.as_deref() == Some(member),
             ..self.plan.clone()
         }
     }
@@ -217,6 +224,8 @@ pub struct Member {
     pub samples: u64,
     /// Its steps in the next round, by measured rate; `None`: what the plan says.
     pub steps: Option<u32>,
+    /// It came with nothing, and gets its first state.
+    pub joined: bool,
 }
 
 /// A merge that the shell carries out: average, then answer every parked contribution.
@@ -230,6 +239,8 @@ pub struct ClosedRound {
     pub members: Vec<Member>,
     /// Member that publishes the merged state, if one shall.
     pub publisher: Option<String>,
+    /// Member that hands the merged state over to those who joined, where the merge alone is no state.
+    pub giver: Option<String>,
     /// What everybody does next, but for the steps and `publish`, which differ by member.
     pub plan: RoundPlan,
 }

@@ -85,6 +85,11 @@ pub struct GroupSpec {
     pub round_steps: u32,
     /// Whether contributions carry weights.
     pub exchange: bool,
+    /// Whether a merge is no state by itself, so that a replica that joins must be handed one by another.
+    pub hands_over: bool,
+    /// Batches of a whole round, shared by all replicas that take part; `None`: each has `round_steps`, or fewer if it is
+    /// slower than others.
+    pub shared_batches: Option<u32>,
     /// Steps between published versions; 0: epoch ends and `checkpoint_every` only.
     pub publish_every: u32,
     /// Steps of the group between two held-out evaluations.

@@ -1,6 +1,7 @@
 //! One run with what the shell keeps for it: parked questions, control streams, the newest merges.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use bytes::Bytes;
 use retort_coordinator_core::group::Contributed;
@@ -10,20 +11,39 @@ use retort_coordinator_core::manifest::{Cut, FORMAT, Manifest};
 use retort_coordinator_core::round::{ClosedRound, Evaluation, RoundPlan, Ticket, Work};
 use retort_coordinator_core::run::{Average, Command, Message, Run};
 use retort_coordinator_core::spec::{GroupKind, Source};
+use retort_job::{Strategy, Sync};
 use retort_proto::pb;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 use tracing::{debug, warn};
 
 use super::{Effect, KEEP_EXTRA, Submission};
-use crate::average::{Weighted, average, blend};
+use crate::average::{Merge, blend};
 use crate::services::refusal;
 use crate::store::{CARD, Staged, Store, WEIGHTS};
 
 /// A merge that may still be computed.
 pub(crate) type Merging = watch::Receiver<Option<Result<Bytes, Status>>>;
 /// What a contribution is answered with.
-pub(crate) type Merged = Result<(RoundPlan, Merging), Status>;
+pub(crate) type Merged = Result<Answered, Status>;
+
+/// The next plan, and what comes with it.
+pub(crate) struct Answered {
+    pub(crate) plan: RoundPlan,
+    pub(crate) merging: Merging,
+    /// It is the state of the plan's round, for a replica that joined, and not the merge.
+    pub(crate) is_state: bool,
+}
+
+/// What comes with a contribution.
+pub(crate) struct Brought {
+    /// As the job's `sync.wire` has it; empty where nothing is exchanged.
+    pub(crate) update: Bytes,
+    /// The state at the round's start, where the plan asked for it.
+    pub(crate) state: Bytes,
+    /// Of the weights at the round's start.
+    pub(crate) hash: String,
+}
 
 /// One run.
 pub(crate) struct Entry {
@@ -39,14 +59,42 @@ pub(crate) struct Entry {
     control: BTreeMap<String, mpsc::Sender<pb::ControlDown>>,
     /// The newest merge of each group, for a replica whose answer was lost.
     merges: BTreeMap<String, (ClosedRound, Merging)>,
+    /// How replicas exchange what they learned.
+    sync: Sync,
+    /// States on their way to replicas that joined, by group.
+    handovers: BTreeMap<String, Handover>,
+    /// By group: generation and round, the hash of the weights at its start, and who said so first.
+    hashes: BTreeMap<String, (u64, u64, String, String)>,
     seen: u64,
     /// Sessions that had ended when contributions were last looked through.
     departures: u64,
 }
 
+/// A state that one replica hands to those who joined when it did contribute to the round that the state begins.
+struct Handover {
+    giver: Session,
+    round: (u64, u64),
+    done: watch::Sender<Option<Result<Bytes, Status>>>,
+}
+
+impl Handover {
+    /// Nobody has the state any more: who waits for it registers again.
+    fn fail(&self) {
+        self.done.send_if_modified(|state| {
+            let open = state.is_none();
+            if open {
+                *state = Some(Err(Status::aborted(
+                    "the state was not handed over: register again",
+                )));
+            }
+            open
+        });
+    }
+}
+
 struct Parked {
     session: Session,
-    weights: Bytes,
+    update: Bytes,
     reply: oneshot::Sender<Merged>,
 }
 
@@ -59,6 +107,9 @@ struct ParkedLease {
 
 impl Entry {
     pub(super) fn new(run: Run, submission: Submission) -> Self {
+        // A job that can't be read was refused when it was submitted.
+        let job = retort_job::parse(&submission.job_toml, Path::new("job"), &[]);
+        let sync = job.map(|job| job.sync).unwrap_or_default();
         Self {
             run,
             submission,
@@ -67,6 +118,9 @@ impl Entry {
             leases: BTreeMap::new(),
             control: BTreeMap::new(),
             merges: BTreeMap::new(),
+            sync,
+            handovers: BTreeMap::new(),
+            hashes: BTreeMap::new(),
             seen: 0,
             departures: 0,
         }
@@ -151,16 +205,26 @@ impl Entry {
     pub(crate) fn contribute(
         &mut self,
         (session, work): (Session, Work),
-        weights: Bytes,
+        brought: Brought,
         now: Millis,
         reply: oneshot::Sender<Merged>,
     ) -> Option<Effect> {
         let worker = session.worker.clone();
+        let group = self
+            .run
+            .member(&worker)
+            .map(|m| m.part.clone())
+            .unwrap_or_default();
+        let round = (work.generation, work.round);
+        if let Err(status) = self.same_bits(&group, (round, &brought.hash), &worker) {
+            return Some(refuse(reply, status));
+        }
         match self.run.contribute(&session, work, now) {
             Ok(Contributed::Waiting) => {
+                self.hand_over((&group, round), &session, brought.state);
                 let parked = Parked {
                     session,
-                    weights,
+                    update: brought.update,
                     reply,
                 };
                 self.parked.insert(worker, parked);
@@ -168,6 +232,48 @@ impl Entry {
             }
             Ok(Contributed::Again) => Some(self.merged_again(&session, reply)),
             Err(refused) => Some(refuse(reply, refusal(refused))),
+        }
+    }
+
+    /// Replicas must begin a round with the same weights, bit for bit: whoever differs from the first does not count.
+    fn same_bits(
+        &mut self,
+        group: &str,
+        (round, hash): ((u64, u64), &str),
+        worker: &str,
+    ) -> Result<(), Status> {
+        if hash.is_empty() {
+            return Ok(());
+        }
+        match self.hashes.get(group) {
+            Some((generation, number, known, first)) if (*generation, *number) == round && known != hash => {
+                let text = format!(
+                    "{worker} began round {number} of {group} with other weights ({hash}) than {first} ({known})"
+                );
+                warn!("{text}");
+                Err(Status::out_of_range(text))
+            }
+            Some((generation, number, ..)) if (*generation, *number) == round => Ok(()),
+            _ => {
+                let first = (round.0, round.1, hash.to_owned(), worker.to_owned());
+                self.hashes.insert(group.to_owned(), first);
+                Ok(())
+            }
+        }
+    }
+
+    /// The state that who joined waits for may have come with this contribution, or will not come any more.
+    fn hand_over(&mut self, (group, round): (&str, (u64, u64)), session: &Session, state: Bytes) {
+        let Some(handover) = self.handovers.get(group) else {
+            return;
+        };
+        if handover.giver.worker != session.worker {
+            return;
+        }
+        if handover.round == round && !state.is_empty() {
+            handover.done.send_replace(Some(Ok(state)));
+        } else {
+            handover.fail();
         }
     }
 
@@ -182,9 +288,18 @@ impl Entry {
             return refuse(reply, refusal(lost));
         };
         let plan = closed.plan_of(&session.worker);
-        let merging = merging.clone();
+        let joined = closed
+            .members
+            .iter()
+            .any(|m| m.joined && m.worker == session.worker);
+        let handover = self.handovers.get(&closed.group).filter(|_| joined);
+        let answered = Answered {
+            plan,
+            merging: handover.map_or_else(|| merging.clone(), |h| h.done.subscribe()),
+            is_state: handover.is_some(),
+        };
         Box::new(move || {
-            let _ = reply.send(Ok((plan, merging)));
+            let _ = reply.send(Ok(answered));
         })
     }
 
@@ -247,21 +362,41 @@ impl Entry {
     }
 
     fn close_round(&mut self, closed: ClosedRound, effects: &mut Vec<Effect>) {
+        if let Some(before) = self.handovers.remove(&closed.group) {
+            before.fail();
+        }
+        let giver = closed.giver.as_ref().and_then(|name| self.parked.get(name));
+        if let Some(giver) = giver {
+            let handover = Handover {
+                giver: giver.session.clone(),
+                round: (closed.plan.generation, closed.plan.round),
+                done: watch::channel(None).0,
+            };
+            self.handovers.insert(closed.group.clone(), handover);
+        }
+        let handover = self.handovers.get(&closed.group);
+        let (done, merging) = watch::channel(None);
         let mut replies = Vec::new();
         let mut parts = Vec::new();
         for member in &closed.members {
             let Some(parked) = self.parked.remove(&member.worker) else {
                 continue;
             };
-            parts.push(Weighted {
-                samples: member.samples,
-                weights: parked.weights,
-            });
-            replies.push((parked.reply, closed.plan_of(&member.worker)));
+            parts.push((member.samples, parked.update));
+            let handed = handover.filter(|_| member.joined);
+            let answered = Answered {
+                plan: closed.plan_of(&member.worker),
+                merging: handed.map_or_else(|| merging.clone(), |h| h.done.subscribe()),
+                is_state: handed.is_some(),
+            };
+            replies.push((parked.reply, answered));
         }
-        let (done, merging) = watch::channel(None);
+        let how = Merge {
+            wire: self.sync.wire(),
+            of_weights: self.sync.strategy == Strategy::LocalSgd,
+        };
         let merge = move || {
-            let merged = average(&parts).map_err(|e| Status::internal(e.to_string()));
+            let merged = how.merge(&parts).map_err(|e| Status::internal(e.to_string()));
             let _ = done.send(Some(merged));
         };
         if closed.plan.exchange {
@@ -273,8 +408,8 @@ impl Entry {
         let again = (closed.clone(), merging.clone());
         self.merges.insert(closed.group, again);
         effects.push(Box::new(move || {
-            for (reply, plan) in replies {
-                let _ = reply.send(Ok((plan, merging.clone())));
+            for (reply, answered) in replies {
+                let _ = reply.send(Ok(answered));
             }
         }));
     }
@@ -291,6 +426,8 @@ impl Entry {
     /// Answers parked contributions whose session has ended.
     fn drop_orphans(&mut self, effects: &mut Vec<Effect>) {
         let run = &self.run;
+        let left = |h: &&Handover| !run.is_replica(&h.giver);
+        self.handovers.values().filter(left).for_each(Handover::fail);
         let orphans: Vec<String> = self
             .parked
             .iter()

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::brain::Handle;
+use crate::brain::entry::{Answered, Brought};
 
 /// Bytes of one message of weights.
 const CHUNK: usize = 1 << 20;
@@ -32,32 +33,37 @@ impl pb::reduce_server::Reduce for ReduceService {
         let Some(Part::Header(header)) = first else {
             return Err(Status::invalid_argument("the first message must be the header"));
         };
+        let hash = header.state_hash.clone();
         let (session, work) = <(Session, Work)>::try_from(header)?;
-        let mut weights = BytesMut::new();
+        let (mut update, mut state) = (BytesMut::new(), BytesMut::new());
         while let Some(message) = parts.message().await? {
-            let Some(Part::Weights(chunk)) = message.part else {
-                return Err(Status::invalid_argument("only weights may follow the header"));
+            let (to, chunk) = match message.part {
+                Some(Part::Weights(chunk)) => (&mut update, chunk),
+                Some(Part::State(chunk)) => (&mut state, chunk),
+                _ => {
+                    return Err(Status::invalid_argument(
+                        "only weights and state may follow the header",
+                    ));
+                }
             };
-            if weights.len() + chunk.len() > MAX_WEIGHTS {
+            if to.len() + chunk.len() > MAX_WEIGHTS {
                 return Err(Status::invalid_argument(format!(
                     "more than {MAX_WEIGHTS} bytes of weights"
                 )));
             }
-            weights.extend_from_slice(&chunk);
-        }
-        if !weights.len().is_multiple_of(4) {
-            return Err(Status::invalid_argument(format!(
-                "{} bytes of weights are no f32 values",
-                weights.len()
-            )));
+            to.extend_from_slice(&chunk);
         }
         let (reply, merged) = oneshot::channel();
-        let weights = weights.freeze();
+        let brought = Brought {
+            update: update.freeze(),
+            state: state.freeze(),
+            hash,
+        };
         self.brain
             .tell(move |brain| {
                 let now = brain.now();
                 let effect = match brain.entry(&session.run) {
-                    Ok(entry) => entry.contribute((session, work), weights, now, reply),
+                    Ok(entry) => entry.contribute((session, work), brought, now, reply),
                     Err(status) => {
                         let _ = reply.send(Err(status));
                         None
@@ -69,7 +75,11 @@ impl pb::reduce_server::Reduce for ReduceService {
             })
             .await?;
         let gone = || Status::unavailable("the coordinator is shutting down");
-        let (plan, mut merging) = merged.await.map_err(|_| gone())??;
+        let Answered {
+            plan,
+            mut merging,
+            is_state,
+        } = merged.await.map_err(|_| gone())??;
         let merged = merging
             .wait_for(Option::is_some)
             .await
@@ -89,7 +99,11 @@ impl pb::reduce_server::Reduce for ReduceService {
         let mut replies: Replies = vec![message(pb::contribute_reply::Part::Header(header))];
         for start in (0..weights.len()).step_by(CHUNK) {
             let chunk = weights.slice(start..weights.len().min(start + CHUNK));
-            replies.push(message(pb::contribute_reply::Part::Weights(chunk)));
+            replies.push(message(if is_state {
+                pb::contribute_reply::Part::State(chunk)
+            } else {
+                pb::contribute_reply::Part::Weights(chunk)
+            }));
         }
         Ok(Response::new(tokio_stream::iter(replies)))
     }

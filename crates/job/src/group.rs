@@ -52,6 +52,8 @@ pub struct Group {
     pub model: Model,
     pub optimizer: Optimizer,
     pub replicas: u32,
+    /// Samples of one batch of one replica.
+    pub batch_size: u32,
     pub epochs: u32,
     /// The streams that it learns from.
     pub teachers: Vec<Mixture>,
@@ -140,6 +142,7 @@ impl Job {
                 clip_norm: *clip_norm,
             },
             replicas: 1,
+            batch_size: self.run.batch_size,
             epochs: epochs.unwrap_or(self.run.epochs),
             teachers: self.by_stream(teachers),
             alpha: alpha.clone(),
@@ -166,6 +169,7 @@ impl Job {
                 clip_norm: s.clip_norm,
             },
             replicas: s.replicas,
+            batch_size: self.run.batch_size / self.sync.parts(s.replicas),
             epochs: self.run.epochs,
             teachers: self.by_stream(&s.teachers),
             alpha: distillation.alpha.clone(),

@@ -21,6 +21,7 @@ pub use loss::Loss;
 pub use model::{Architecture, Exits, Model};
 pub use parse::{Error, Problem, parse, read};
 pub use retort_data::schedule::Schedule;
+pub use retort_sync::{Outer, Wire};
 pub use stream::{Stream, Versions};
 
 use std::path::PathBuf;
@@ -302,8 +303,33 @@ impl Mixture {
 #[serde(default, deny_unknown_fields)]
 pub struct Sync {
     pub strategy: Strategy,
-    /// Optimizer steps of each replica between two rounds (at least 1).
+    /// Optimizer steps of each replica between two rounds (at least 1); `step` has a round every step.
     pub every: u32,
+    /// How numbers travel; unset: `bf16` for `diloco`, else `f32`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wire: Option<Wire>,
+    /// The outer step of `diloco`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outer: Option<Outer>,
+}
+
+impl Sync {
+    /// How numbers travel.
+    pub fn wire(&self) -> Wire {
+        self.wire.unwrap_or(match self.strategy {
+            Strategy::Diloco => Wire::Bf16,
+            Strategy::Step | Strategy::LocalSgd | Strategy::None => Wire::F32,
+        })
+    }
+
+    /// Batches of a replica's own in one global batch of `step`; 1 of the others.
+    fn parts(&self, replicas: u32) -> u32 {
+        if self.strategy == Strategy::Step {
+            replicas.max(1)
+        } else {
+            1
+        }
+    }
 }
 
 impl Default for Sync {
@@ -311,6 +337,8 @@ impl Default for Sync {
         Self {
             strategy: Strategy::LocalSgd,
             every: 16,
+            wire: None,
+            outer: None,
         }
     }
 }
@@ -318,8 +346,12 @@ impl Default for Sync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
+    /// Every step: the mean of the replicas' gradients by samples, each replica on its share of the batch.
+    Step,
     /// Each replica steps on its own; every round averages weights by samples.
     LocalSgd,
+    /// Each replica steps on its own; every round is a step with momentum along the mean of how far they came.
+    Diloco,
     /// No exchange: allowed for one replica only.
     None,
 }

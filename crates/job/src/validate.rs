@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::group::BASELINE_SUFFIX;
 use crate::{
-    Combine, Device, Encoding, Job, Loss, OnMissing, Pace, Problem, Schedule, Share, Source, Strategy, Tail,
-    Teacher,
+    Combine, Device, Encoding, Job, Loss, OnMissing, Outer, Pace, Problem, Schedule, Share, Source, Strategy,
+    Tail, Teacher,
 };
 
 /// Largest batch of one replica's step.
@@ -109,7 +109,18 @@ impl Job {
                 out.push(Problem::new(
                     key("replicas"),
                     s.replicas,
-                    "1 with sync.strategy = \"none\"; several replicas need \"local-sgd\"",
+                    "1 with sync.strategy = \"none\"; several replicas need \"step\", \"local-sgd\" or \"diloco\"",
+                ));
+            }
+            if self.sync.strategy == Strategy::Step && !self.run.batch_size.is_multiple_of(s.replicas.max(1))
+            {
+                out.push(Problem::new(
+                    key("replicas"),
+                    s.replicas,
+                    format!(
+                        "a divisor of run.batch_size = {} with sync.strategy = \"step\", which shares each batch",
+                        self.run.batch_size
+                    ),
                 ));
             }
             learning_rate(out, &key("learning_rate"), &s.learning_rate);
@@ -226,6 +237,7 @@ impl Job {
         alpha(out, "distillation.alpha", &d.alpha);
         range(out, "distillation.max_staleness", d.max_staleness, 0, 1_000);
         range(out, "sync.every", self.sync.every, 1, 1_000_000);
+        self.check_sync(out);
         let trained = |t: &&Teacher| matches!(t.source, Source::Trained { .. });
         if d.pace == Pace::Lockstep && self.teachers.iter().filter(trained).count() > 1 {
             out.push(Problem::new(
@@ -233,6 +245,33 @@ impl Job {
                 "\"lockstep\"",
                 "at most one teacher with source \"trained\"",
             ));
+        }
+    }
+
+    fn check_sync(&self, out: &mut Vec<Problem>) {
+        let Some(Outer {
+            learning_rate,
+            momentum,
+        }) = self.sync.outer
+        else {
+            return;
+        };
+        if self.sync.strategy != Strategy::Diloco {
+            out.push(Problem::new(
+                "sync.outer",
+                "set",
+                "nothing, or sync.strategy = \"diloco\", which alone has an outer step",
+            ));
+        }
+        if !(learning_rate.is_finite() && learning_rate > 0.0) {
+            out.push(Problem::new(
+                "sync.outer.learning_rate",
+                learning_rate,
+                "a finite number > 0",
+            ));
+        }
+        if !(0.0..1.0).contains(&momentum) {
+            out.push(Problem::new("sync.outer.momentum", momentum, "0 <= momentum < 1"));
         }
     }
 

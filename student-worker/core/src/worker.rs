@@ -262,6 +262,8 @@ impl<F: Clone> Worker<F> {
             publish: false,
             evaluate: false,
             exchange: false,
+            hand_over: false,
+            positions: 0,
         };
         Self {
             queue: Queue::new(setup.grid, setup.batch),

@@ -8,6 +8,7 @@ use retort_job::{FeatureLoss, Loss, Optimizer};
 use retort_losses::{Combined, CrossEntropy, Labels, Objective};
 use retort_models::{Choice, Classifier, Device, Evaluation, Net, Outputs, Spec};
 
+use super::gradient;
 use super::optimizer::{clip, fresh};
 use super::{Batch, Error, Hint, Sparse, StepReport, Targets, Trainer, exits};
 
@@ -28,6 +29,8 @@ pub struct BurnTrainer {
     device: Device,
     seed: u64,
     steps: u64,
+    /// Gradients since the last step of all replicas, times their samples, and how many samples those are.
+    accumulated: (Vec<f32>, u64),
 }
 
 impl BurnTrainer {
@@ -41,6 +44,7 @@ impl BurnTrainer {
             device,
             seed,
             steps: 0,
+            accumulated: (Vec::new(), 0),
         })
     }
 
@@ -207,8 +211,9 @@ impl BurnTrainer {
     }
 }
 
-impl Trainer for BurnTrainer {
-    fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
+impl BurnTrainer {
+    /// The gradient of a batch. Nothing of the trainer changes.
+    fn gradients(&self, batch: &Batch) -> Result<(GradientsParams, StepReport), Error> {
         self.check(batch)?;
         let outputs = self.outputs(batch)?;
         let labels = Labels::new(&batch.labels, &self.device);
@@ -245,15 +250,54 @@ impl Trainer for BurnTrainer {
         let scalars = Tensor::cat(scalars, 0).try_into_vec_as::<f32>();
         let scalars = scalars.map_err(|e| device_error("read the loss", e))?;
         let report = report(self.steps, batch, &scalars)?;
+        Ok((gradients, report))
+    }
+
+    fn descend(&mut self, gradients: GradientsParams, learning_rate: f64) {
         let gradients = match self.config.clip_norm {
             Some(most) => clip(gradients, &self.net, most),
             None => gradients,
         };
-        self.net = self
-            .optimizer
-            .step(batch.learning_rate, self.net.clone(), gradients);
+        self.net = self.optimizer.step(learning_rate, self.net.clone(), gradients);
         self.steps += 1;
+    }
+}
+
+impl Trainer for BurnTrainer {
+    fn step(&mut self, batch: &Batch) -> Result<StepReport, Error> {
+        let (gradients, report) = self.gradients(batch)?;
+        self.descend(gradients, batch.learning_rate);
         Ok(report)
+    }
+
+    fn accumulate(&mut self, batch: &Batch) -> Result<StepReport, Error> {
+        let (gradients, report) = self.gradients(batch)?;
+        let flat = gradient::flat(&gradients, &self.net);
+        let (sum, samples) = &mut self.accumulated;
+        sum.resize(flat.len(), 0.0);
+        for (sum, value) in sum.iter_mut().zip(flat) {
+            *sum += batch.samples as f32 * value;
+        }
+        *samples += batch.samples as u64;
+        Ok(report)
+    }
+
+    fn gradient(&self) -> Vec<f32> {
+        let (mut sum, samples) = self.accumulated.clone();
+        sum.resize(self.net.parameters(), 0.0);
+        sum.iter_mut().for_each(|value| *value /= samples.max(1) as f32);
+        sum
+    }
+
+    fn forget_gradient(&mut self) {
+        self.accumulated = (Vec::new(), 0);
+    }
+
+    fn apply(&mut self, gradient: &[f32], learning_rate: f64) -> Result<(), Error> {
+        let gradients = gradient::unflat(gradient, &self.net)?;
+        self.forget_gradient();
+        self.descend(gradients, learning_rate);
+        Ok(())
     }
 
     fn evaluate(&mut self, inputs: &[f32], labels: &[u32]) -> Result<Evaluation, Error> {

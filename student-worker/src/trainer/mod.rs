@@ -2,6 +2,7 @@
 
 mod burn;
 mod exits;
+mod gradient;
 mod optimizer;
 #[cfg(test)]
 mod tests;
@@ -133,6 +134,10 @@ pub enum Error {
     },
     #[error("not the optimizer state of this model and optimizer")]
     OptimizerState,
+    #[error("a group with one replica exchanges nothing")]
+    Alone,
+    #[error(transparent)]
+    Wire(#[from] retort_sync::WireError),
     #[error(transparent)]
     CutTargets(#[from] retort_losses::CutTargets),
     #[error(transparent)]
@@ -156,6 +161,18 @@ pub enum Error {
 pub trait Trainer: Send {
     /// One optimizer step. With soft targets the report has a finite divergence, whatever alpha is, or the step fails.
     fn step(&mut self, batch: &Batch) -> Result<StepReport, Error>;
+
+    /// The gradient of a batch, added to those since the last [`Trainer::apply`]; no step is taken.
+    fn accumulate(&mut self, batch: &Batch) -> Result<StepReport, Error>;
+
+    /// The mean of the accumulated gradients by samples, in the order of [`Trainer::flat`]; 0 if there are none.
+    fn gradient(&self) -> Vec<f32>;
+
+    /// Begins to accumulate anew.
+    fn forget_gradient(&mut self);
+
+    /// One optimizer step with a gradient in the order of [`Trainer::flat`]; what was accumulated is forgotten.
+    fn apply(&mut self, gradient: &[f32], learning_rate: f64) -> Result<(), Error>;
 
     /// Loss and accuracy of the present weights, without dropout.
     fn evaluate(&mut self, inputs: &[f32], labels: &[u32]) -> Result<Evaluation, Error>;

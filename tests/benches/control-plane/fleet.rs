@@ -57,6 +57,8 @@ pub(crate) fn spec(workers: u32, samples: u64, round_steps: u32) -> RunSpec {
             teachers: Vec::new(),
             round_steps,
             exchange: true,
+            hands_over: false,
+            shared_batches: None,
             alpha: 0.0.into(),
             publish_every: 0,
             evaluate_every: u64::MAX / 2,

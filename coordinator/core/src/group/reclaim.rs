@@ -124,6 +124,7 @@ impl Group {
         let (steps, positions) = self.durable.map_or((0, 0), |d| (d.steps, d.positions));
         self.steps = steps;
         self.positions = positions;
+        self.plan.positions = positions;
         self.forget_merges();
     }
 

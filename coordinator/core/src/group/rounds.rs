@@ -191,6 +191,7 @@ impl Group {
                 worker: worker.clone(),
                 samples: work.sums.samples,
                 steps: None,
+                joined: work.joining,
             });
             if !work.trained.is_empty() {
                 merge.contributions.push(self.merge(worker, incarnation, work));
@@ -237,6 +238,7 @@ impl Group {
     fn plan_next(&mut self, next: NextRound, now: Millis, mut members: Vec<Member>) -> ClosedRound {
         let round = self.plan.round;
         self.plan.round += 1;
+        self.plan.positions = self.positions;
         self.plan.alpha = next.alpha;
         self.plan.gate = next.gate;
         self.plan.evaluate = self
@@ -250,7 +252,10 @@ impl Group {
             self.publishing = Some((worker.clone(), self.plan.round));
         }
         self.share_steps(&mut members);
+        let joined = self.spec.hands_over && members.iter().any(|m| m.joined);
+        let keeper = members.iter().find(|m| !m.joined && joined);
         ClosedRound {
+            giver: keeper.map(|m| m.worker.clone()),
             group: self.spec.name.clone(),
             round,
             members,
@@ -264,21 +269,30 @@ impl Group {
     /// slowest.
     fn share_steps(&self, members: &mut [Member]) {
         let fastest = self.fastest();
-        if !self.spec.exchange || fastest == 0.0 {
-            return;
-        }
         let measured = self
             .holders
             .keepers()
             .map(|(_, h)| h.service)
             .filter(|s| *s > 0.0);
         let slowest = measured.fold(fastest, f64::min);
-        let most = f64::from(self.spec.round_steps);
-        for member in members {
-            member.steps = self.holders.get(&member.worker).map(|h| {
-                let service = if h.service > 0.0 { h.service } else { slowest };
-                (most * service / fastest).round().max(1.0) as u32
-            });
+        let service = |member: &Member| {
+            let known = self.holders.get(&member.worker).map_or(0.0, |h| h.service);
+            match (known > 0.0, fastest > 0.0) {
+                (true, _) => known,
+                (false, true) => slowest,
+                (false, false) => 1.0,
+            }
+        };
+        if let Some(batches) = self.spec.shared_batches {
+            let rates: Vec<f64> = members.iter().map(service).collect();
+            for (member, share) in members.iter_mut().zip(shares(batches, &rates)) {
+                member.steps = Some(share);
+            }
+        } else if self.spec.exchange && fastest > 0.0 {
+            let most = f64::from(self.spec.round_steps);
+            for member in members {
+                member.steps = Some((most * service(member) / fastest).round().max(1.0) as u32);
+            }
         }
     }
 
@@ -311,6 +325,42 @@ impl Group {
         };
         for round in self.curve.add(self.plan.round, point, self.plan.evaluate) {
             self.dirty.insert(Key::Point(self.spec.name.clone(), round));
+        }
+    }
+}
+
+/// So many batches in shares by rate, each at least 1: all together `batches`, or one each if there are more to share them.
+fn shares(batches: u32, rates: &[f64]) -> Vec<u32> {
+    let total: f64 = rates.iter().sum();
+    let spare = batches.saturating_sub(rates.len() as u32);
+    let exact: Vec<f64> = rates.iter().map(|r| f64::from(spare) * r / total).collect();
+    let mut shares: Vec<u32> = exact.iter().map(|e| 1 + e.floor() as u32).collect();
+    let mut rest = spare.saturating_sub(shares.iter().map(|s| s - 1).sum());
+    let mut by_rest: Vec<usize> = (0..rates.len()).collect();
+    by_rest.sort_by(|a, b| exact[*b].fract().total_cmp(&exact[*a].fract()));
+    for i in by_rest {
+        if rest > 0 {
+            shares[i] += 1;
+            rest -= 1;
+        }
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shares;
+
+    #[test]
+    fn a_global_batch_is_shared_whole_whoever_is_there() {
+        assert_eq!(shares(4, &[1.0; 4]), [1, 1, 1, 1]);
+        assert_eq!(shares(4, &[1.0; 3]), [2, 1, 1]);
+        assert_eq!(shares(4, &[1.0; 1]), [4]);
+        assert_eq!(shares(4, &[1.0; 6]), [1; 6], "nobody has nothing to do");
+        assert_eq!(shares(8, &[30.0, 10.0, 10.0]), [4, 2, 2]);
+        for members in 1..9 {
+            let rates: Vec<f64> = (0..members).map(|i| 1.0 + i as f64 * 3.7).collect();
+            assert_eq!(shares(32, &rates).iter().sum::<u32>(), 32);
         }
     }
 }

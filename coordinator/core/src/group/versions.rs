@@ -224,6 +224,7 @@ impl Group {
         });
         self.steps = m.steps;
         self.positions = m.positions;
+        self.plan.positions = m.positions;
         self.done = false;
         self.plan.round = self.plan.round.max(m.round);
         self.forget_merges();

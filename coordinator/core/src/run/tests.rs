@@ -25,6 +25,8 @@ fn group(name: &str, kind: GroupKind, replicas: u32) -> GroupSpec {
         alpha: 0.8.into(),
         round_steps: 2,
         exchange: replicas > 1,
+        hands_over: false,
+        shared_batches: None,
         publish_every: if kind == GroupKind::Teacher { 2 } else { 0 },
         evaluate_every: 1,
     }

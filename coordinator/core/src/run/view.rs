@@ -46,6 +46,11 @@ impl Run {
         group.is_some_and(|g| g.has_replica(&session.worker))
     }
 
+    /// A live member.
+    pub fn member(&self, worker: &str) -> Option<&Member> {
+        self.members.get(worker)
+    }
+
     /// Live members.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.members.values()

@@ -14,6 +14,8 @@ fn plan(round: u64, steps: u32) -> RoundPlan {
         publish: false,
         evaluate: false,
         exchange: false,
+        hand_over: false,
+        positions: 0,
     }
 }
 

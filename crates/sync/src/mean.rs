@@ -1,0 +1,80 @@
+//! The merge of a round.
+
+use crate::wire::{Wire, WireError, decode_each};
+
+/// What one replica brought.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// Its weight in the mean; a part without samples, or without bytes, does not count.
+    pub samples: u64,
+    /// Numbers as they travelled.
+    pub bytes: &'a [u8],
+}
+
+/// Parts that have no mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PartError {
+    /// Replicas of one group sent models of different sizes.
+    #[error("contributions of {0} and {1} bytes are not of one model")]
+    Sizes(usize, usize),
+    /// Bytes that are no numbers.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+/// The mean weighted by samples, accumulated in f32 in the order given. Empty where no part counts.
+pub fn mean<'a>(parts: impl IntoIterator<Item = Part<'a>>, wire: Wire) -> Result<Vec<f32>, PartError> {
+    let parts: Vec<Part<'_>> = parts
+        .into_iter()
+        .filter(|p| p.samples > 0 && !p.bytes.is_empty())
+        .collect();
+    let total: u64 = parts.iter().map(|p| p.samples).sum();
+    let Some(first) = parts.first() else {
+        return Ok(Vec::new());
+    };
+    let len = first.bytes.len();
+    if let Some(other) = parts.iter().find(|p| p.bytes.len() != len) {
+        return Err(PartError::Sizes(len, other.bytes.len()));
+    }
+    let mut sum = vec![0.0; len / wire.bytes()];
+    for part in &parts {
+        let share = (part.samples as f64 / total as f64) as f32;
+        decode_each(part.bytes, wire, &mut sum, |sum, number| *sum += share * number)?;
+    }
+    Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode;
+
+    #[test]
+    fn parts_count_by_samples() {
+        let (a, b) = (encode(&[1.0, 0.0], Wire::F32), encode(&[5.0, 8.0], Wire::F32));
+        let part = |samples, bytes| Part { samples, bytes };
+        assert_eq!(
+            mean([part(1, &a[..]), part(3, &b)], Wire::F32).unwrap(),
+            [4.0, 6.0]
+        );
+        assert_eq!(
+            mean([part(0, &a[..]), part(3, &b), part(4, &[])], Wire::F32).unwrap(),
+            [5.0, 8.0]
+        );
+        assert!(mean([part(0, &a[..])], Wire::F32).unwrap().is_empty());
+        let narrow = encode(&[5.0, 8.0], Wire::Bf16);
+        assert_eq!(mean([part(2, &narrow[..])], Wire::Bf16).unwrap(), [5.0, 8.0]);
+    }
+
+    #[test]
+    fn parts_of_different_models_are_refused() {
+        let (a, b) = (encode(&[1.0], Wire::F32), encode(&[5.0, 8.0], Wire::F32));
+        let parts = [(1, &a), (1, &b)].map(|(samples, bytes)| Part { samples, bytes });
+        assert_eq!(mean(parts, Wire::F32), Err(PartError::Sizes(4, 8)));
+        let odd = [Part {
+            samples: 1,
+            bytes: &[0; 5],
+        }];
+        assert!(matches!(mean(odd, Wire::F32), Err(PartError::Wire(_))));
+    }
+}

@@ -1,0 +1,94 @@
+//! Replicas of one student, by each strategy, with members that come and go.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails, fails its scenario")]
+
+use std::path::Path;
+
+use retort_tests::online::{LIMIT, exactly_once, text};
+use retort_tests::{Harness, eventually, processes, signal};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const SAMPLES: u64 = 1297;
+
+fn harness() -> Harness {
+    Harness::new(env!("CARGO_BIN_EXE_retort-harness"))
+}
+
+fn example(name: &str) -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+    std::fs::read_to_string(format!("{path}/{name}.toml")).unwrap()
+}
+
+/// What all processes said.
+fn logs(out: &Path) -> String {
+    let files = std::fs::read_dir(out.join("logs")).unwrap();
+    files
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap_or_default())
+        .collect()
+}
+
+fn student(report: &Value) -> f64 {
+    report["students"][0]["test_accuracy"]["mean"].as_f64().unwrap()
+}
+
+#[test]
+fn replicas_by_each_strategy_train_each_sample_once() {
+    for (name, epochs) in [("digits-step", 4), ("digits-diloco", 12)] {
+        let h = harness();
+        let file = h.job("job.toml", &example(name));
+        let epochs_set = format!("run.epochs={epochs}");
+        let report = h.ok(&["run", text(&file), "--out", "out", "--json", "--set", &epochs_set]);
+        let report: Value = serde_json::from_str(&report).unwrap();
+        exactly_once(&h, &h.path("out"), &report, epochs * SAMPLES);
+        assert!(student(&report) > 0.5, "{name}: {}", student(&report));
+        assert!(!logs(&h.path("out")).contains("with other weights"), "{name}");
+    }
+}
+
+/// A replica that is killed comes back in the middle of a round: the others hand it their state, bit for bit the same.
+#[test]
+fn replicas_that_come_and_go_keep_the_same_bits() {
+    for (name, epochs) in [("digits-step", 30), ("digits-diloco", 90)] {
+        let h = harness();
+        let file = h.job("job.toml", &example(name));
+        let epochs_set = format!("run.epochs={epochs}");
+        let out = h.path("out");
+        let running = h.start(&[
+            "run",
+            text(&file),
+            "--out",
+            text(&out),
+            "--json",
+            "--set",
+            &epochs_set,
+        ]);
+        eventually("training", LIMIT, || {
+            let (_, _, address) = processes(&out, "coordinator").into_iter().next()?;
+            let output = h.call(&["status", "--json", "--coordinator", &address]);
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let groups = status["groups"].as_array()?;
+            let student = groups.iter().find(|g| g["kind"] == "student")?;
+            (student["round"].as_u64()? > 3 && student["workers"].as_array()?.len() == 4).then_some(())
+        })
+        .unwrap();
+        for victim in 0..3 {
+            std::thread::sleep(std::time::Duration::from_millis(700));
+            let workers = processes(&out, "student-worker");
+            if let Some((_, pid, _)) = workers.get(victim) {
+                let _ = signal(*pid, Signal::KILL); // it may have ended
+            }
+        }
+        let (code, stdout) = running.end(LIMIT).expect("the run ends");
+        assert_eq!(code, 0, "{name}: {stdout}");
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        exactly_once(&h, &out, &report, epochs * SAMPLES);
+        let said = logs(&out);
+        assert!(
+            said.contains("handed its state over"),
+            "{name}: nobody joined a round"
+        );
+        assert!(!said.contains("with other weights"), "{name}");
+        assert!(student(&report) > 0.5, "{name}: {}", student(&report));
+    }
+}
