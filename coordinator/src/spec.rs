@@ -1,6 +1,8 @@
 //! From a job to what the core knows of it.
 
-use retort_coordinator_core::spec::{GroupKind, GroupSpec, Pace, RunSpec, Source, TeacherSpec, Which};
+use retort_coordinator_core::spec::{
+    GroupKind, GroupSpec, Pace, RunSpec, Shared, Source, TeacherSpec, Which,
+};
 use retort_job::{Group, Job, Strategy, Stream, Versions};
 
 /// Held-out evaluations over a run, about; each costs a pass over a few hundred samples.
@@ -97,7 +99,10 @@ fn group_spec(group: &Group, job: &Job, positions: u64) -> GroupSpec {
         round_steps,
         exchange: together,
         hands_over: together && job.sync.strategy != Strategy::LocalSgd,
-        shared_batches: by_step.then_some(group.replicas),
+        shared: by_step.then_some(Shared {
+            batches: group.replicas,
+            samples: group.batch_size,
+        }),
         publish_every: group.publish_every,
         evaluate_every: (steps / EVALUATIONS).max(u64::from(round_steps)),
     }

@@ -124,6 +124,15 @@ fn to_text(s: &pb::RunStatus) -> String {
             g.kind, g.name, g.phase, (g.epoch + 1).min(g.epochs), g.epochs, g.round, g.steps,
             l.available, l.leased, l.acked, l.committed, l.quarantined
         ));
+        let totals = g.totals.clone().unwrap_or_default();
+        if totals.exchanged_bytes > 0 {
+            lines.push(format!(
+                "    {} rounds exchanged {:.1} MB, {:.1} s from contributions to merges",
+                g.round,
+                totals.exchanged_bytes as f64 / 1e6,
+                totals.sync_seconds
+            ));
+        }
         for w in &g.workers {
             lines.push(format!(
                 "    {:20} {:>8.0} samples/s  silent for {} ms",

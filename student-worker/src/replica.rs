@@ -129,6 +129,9 @@ pub(crate) struct Replica {
     exporting: VecDeque<(ids::Session, Work)>,
     /// Weights of a merge that the machine has not taken over yet.
     arrived: Option<Arrived>,
+    /// Bytes and seconds of the newest merge, until a contribution counts them; when the newest was sent.
+    synced: (u64, f64),
+    contributed: Option<Instant>,
     /// The snapshot to publish, until it is durable or not wanted any more.
     snapshot: Option<(Option<Evaluation>, Snapshot)>,
     /// The trainer has a state of its own.
@@ -194,6 +197,8 @@ impl Replica {
             look: Duration::from_secs(1),
             exporting: VecDeque::new(),
             arrived: None,
+            synced: (0, 0.0),
+            contributed: None,
             snapshot: None,
             trained: false,
             rate: 0.0,
@@ -321,6 +326,11 @@ impl Replica {
                 failpoint::hit("worker.merged");
                 let positions = self.worker.plan().positions;
                 if self.worker.merged(&session, plan) {
+                    let seconds = self
+                        .contributed
+                        .take()
+                        .map_or(0.0, |at| at.elapsed().as_secs_f64());
+                    self.synced = (merge.bytes(), seconds);
                     self.arrived = Some(Arrived { merge, positions });
                 }
             }
@@ -595,7 +605,12 @@ impl Replica {
         });
     }
 
-    fn contribute(&self, session: ids::Session, work: Work, outgoing: Outgoing) {
+    fn contribute(&mut self, session: ids::Session, mut work: Work, outgoing: Outgoing) {
+        if !work.joining {
+            work.sums.exchanged_bytes = self.synced.0 + (outgoing.update.len() + outgoing.state.len()) as u64;
+            work.sums.sync_seconds = self.synced.1;
+        }
+        self.contributed.get_or_insert_with(Instant::now);
         failpoint::hit("worker.contribute");
         let channel = self.channels.data.clone();
         self.call("contribute", async move {

@@ -221,6 +221,13 @@ pub(crate) enum Merge {
     State(Bytes),
 }
 
+impl Merge {
+    pub(crate) fn bytes(&self) -> u64 {
+        let (Self::Update(bytes) | Self::State(bytes)) = self;
+        bytes.len() as u64
+    }
+}
+
 /// Contributes and waits for the merge; what is sent is empty where nothing is exchanged.
 pub(crate) async fn contribute(
     channel: Channel,

@@ -172,6 +172,12 @@ pub struct Sums {
     /// Samples with a teacher's features.
     #[serde(default)]
     pub hinted: u64,
+    /// Bytes exchanged with the other replicas, both ways.
+    #[serde(default)]
+    pub exchanged_bytes: u64,
+    /// Seconds from contributions to their merges.
+    #[serde(default)]
+    pub sync_seconds: f64,
 }
 
 impl ClosedRound {
@@ -205,6 +211,8 @@ impl Sums {
         self.gradient_share += other.gradient_share;
         self.feature_loss += other.feature_loss;
         self.hinted += other.hinted;
+        self.exchanged_bytes += other.exchanged_bytes;
+        self.sync_seconds += other.sync_seconds;
         self.step_seconds += other.step_seconds;
         self.frames += other.frames;
         self.frame_bytes += other.frame_bytes;

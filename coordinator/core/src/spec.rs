@@ -87,13 +87,22 @@ pub struct GroupSpec {
     pub exchange: bool,
     /// Whether a merge is no state by itself, so that a replica that joins must be handed one by another.
     pub hands_over: bool,
-    /// Batches of a whole round, shared by all replicas that take part; `None`: each has `round_steps`, or fewer if it is
-    /// slower than others.
-    pub shared_batches: Option<u32>,
+    /// What all replicas that take part share in a round; `None`: each has `round_steps`, or fewer if it is slower than
+    /// others.
+    pub shared: Option<Shared>,
     /// Steps between published versions; 0: epoch ends and `checkpoint_every` only.
     pub publish_every: u32,
     /// Steps of the group between two held-out evaluations.
     pub evaluate_every: u64,
+}
+
+/// One batch of several replicas together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shared {
+    /// Parts that it has.
+    pub batches: u32,
+    /// Samples of a part.
+    pub samples: u32,
 }
 
 /// One teacher.

@@ -84,6 +84,7 @@ pub(super) fn report(
             ledgers().map(|l| l.redelivered).sum(),
             ledgers().map(|l| l.rolled_back).sum(),
         ),
+        sync: sync(finished),
         throughput: report::Throughput {
             samples_per_s: (train_s > 0.0 && trained > 0).then(|| trained as f64 / train_s),
         },
@@ -349,6 +350,15 @@ fn soft_targets(checked: &Checked, finished: &[Finished]) -> report::SoftTargets
         rejected: student_groups(finished)
             .flat_map(|g| g.rejected_frames.values())
             .sum(),
+    }
+}
+
+fn sync(finished: &[Finished]) -> report::Sync {
+    let totals = || student_groups(finished).filter_map(|g| g.totals.as_ref());
+    report::Sync {
+        rounds: student_groups(finished).map(|g| g.round).sum(),
+        bytes: totals().map(|t| t.exchanged_bytes).sum(),
+        seconds: totals().map(|t| t.sync_seconds).sum(),
     }
 }
 

@@ -33,6 +33,7 @@ pub struct Report {
     pub baselines: Vec<Student>,
     pub soft_targets: SoftTargets,
     pub ledger: Ledger,
+    pub sync: Sync,
     pub throughput: Throughput,
     /// Where every `cost` was measured.
     pub machine: Machine,
@@ -252,6 +253,17 @@ pub struct Ledger {
 pub struct Throughput {
     /// Samples that student groups trained on, by the seconds they took.
     pub samples_per_s: Option<f64>,
+}
+
+/// How replicas stayed one model, summed over seeds and student groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sync {
+    /// Merges, of groups with one replica too.
+    pub rounds: u64,
+    /// Of weights and states, up and down.
+    pub bytes: u64,
+    /// From contributions to their merges, of all replicas together.
+    pub seconds: f64,
 }
 
 /// Did the teacher help?

@@ -146,6 +146,11 @@ pub(super) fn report(seeds: u64) -> Report {
             redelivered: 64,
             ..Ledger::default()
         },
+        sync: Sync {
+            rounds: 40,
+            bytes: 1_234_567,
+            seconds: 3.5,
+        },
         throughput: Throughput {
             samples_per_s: Some(18_345.6),
         },
@@ -164,6 +169,11 @@ fn teacher_only() -> Report {
         baselines: Vec::new(),
         soft_targets: SoftTargets::default(),
         ledger: Ledger::default(),
+        sync: Sync {
+            rounds: 40,
+            bytes: 1_234_567,
+            seconds: 3.5,
+        },
         throughput: Throughput { samples_per_s: None },
         ..report(1)
     }

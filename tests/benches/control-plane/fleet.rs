@@ -58,7 +58,7 @@ pub(crate) fn spec(workers: u32, samples: u64, round_steps: u32) -> RunSpec {
             round_steps,
             exchange: true,
             hands_over: false,
-            shared_batches: None,
+            shared: None,
             alpha: 0.0.into(),
             publish_every: 0,
             evaluate_every: u64::MAX / 2,

@@ -105,7 +105,7 @@ impl Setting {
                 round_steps: random.within(1..6) as u32,
                 exchange: replicas > 1,
                 hands_over: false,
-                shared_batches: None,
+                shared: None,
                 publish_every: if kind == GroupKind::Teacher {
                     random.within(2..8) as u32
                 } else {

@@ -7,6 +7,7 @@ use crate::manifest::{Contribution, Cut, Merge};
 use crate::record::Key;
 use crate::round::{ClosedRound, Evaluation, Gate, Member, Point, Sums, Work};
 use crate::run::Message;
+use crate::spec::Shared;
 
 /// A replica is overdue when it takes this many times as long as the first one to contribute.
 const OVERDUE: u64 = 4;
@@ -283,9 +284,16 @@ impl Group {
                 (false, false) => 1.0,
             }
         };
-        if let Some(batches) = self.spec.shared_batches {
+        if let Some(Shared { batches, samples }) = self.spec.shared {
             let rates: Vec<f64> = members.iter().map(service).collect();
-            for (member, share) in members.iter_mut().zip(shares(batches, &rates)) {
+            // What a replica has or may get: where the epoch's rest is with some, these take the others' parts.
+            let [available, ..] = self.ledger.counts();
+            let free = available.div_ceil(samples.max(1).into());
+            let most = members
+                .iter()
+                .map(|m| self.ledger.held_by(&m.worker).div_ceil(samples.max(1).into()) + free);
+            let most: Vec<u32> = most.map(|m| u32::try_from(m).unwrap_or(u32::MAX)).collect();
+            for (member, share) in members.iter_mut().zip(shares(batches, &rates, &most)) {
                 member.steps = Some(share);
             }
         } else if self.spec.exchange && fastest > 0.0 {
@@ -329,19 +337,26 @@ impl Group {
     }
 }
 
-/// So many batches in shares by rate, each at least 1: all together `batches`, or one each if there are more to share them.
-fn shares(batches: u32, rates: &[f64]) -> Vec<u32> {
-    let total: f64 = rates.iter().sum();
-    let spare = batches.saturating_sub(rates.len() as u32);
-    let exact: Vec<f64> = rates.iter().map(|r| f64::from(spare) * r / total).collect();
-    let mut shares: Vec<u32> = exact.iter().map(|e| 1 + e.floor() as u32).collect();
-    let mut rest = spare.saturating_sub(shares.iter().map(|s| s - 1).sum());
-    let mut by_rest: Vec<usize> = (0..rates.len()).collect();
-    by_rest.sort_by(|a, b| exact[*b].fract().total_cmp(&exact[*a].fract()));
-    for i in by_rest {
-        if rest > 0 {
-            shares[i] += 1;
-            rest -= 1;
+/// So many batches in shares by rate, none larger than its `most` and each at least 1: all together `batches`, unless that is
+/// more than they may have, or less than there are to share it.
+fn shares(batches: u32, rates: &[f64], most: &[u32]) -> Vec<u32> {
+    let mut shares = vec![1; rates.len()];
+    for _ in rates.len()..batches as usize {
+        // The one that would end first with one more.
+        let ends = |i: usize| f64::from(shares[i] + 1) / rates[i];
+        let open = (0..rates.len()).filter(|i| shares[*i] < most[*i]);
+        match open.min_by(|a, b| ends(*a).total_cmp(&ends(*b))) {
+            Some(next) => shares[next] += 1,
+            None => break,
+        }
+    }
+    // Who has nothing gives its 1 to somebody who has.
+    let idle = most.iter().filter(|m| **m == 0).count();
+    for _ in 0..idle {
+        let ends = |i: usize| f64::from(shares[i] + 1) / rates[i];
+        let open = (0..rates.len()).filter(|i| shares[*i] < most[*i]);
+        if let Some(next) = open.min_by(|a, b| ends(*a).total_cmp(&ends(*b))) {
+            shares[next] += 1;
         }
     }
     shares
@@ -353,14 +368,24 @@ mod tests {
 
     #[test]
     fn a_global_batch_is_shared_whole_whoever_is_there() {
-        assert_eq!(shares(4, &[1.0; 4]), [1, 1, 1, 1]);
-        assert_eq!(shares(4, &[1.0; 3]), [2, 1, 1]);
-        assert_eq!(shares(4, &[1.0; 1]), [4]);
-        assert_eq!(shares(4, &[1.0; 6]), [1; 6], "nobody has nothing to do");
-        assert_eq!(shares(8, &[30.0, 10.0, 10.0]), [4, 2, 2]);
+        let all = |batches, rates: &[f64]| shares(batches, rates, &vec![100; rates.len()]);
+        assert_eq!(all(4, &[1.0; 4]), [1, 1, 1, 1]);
+        assert_eq!(all(4, &[1.0; 3]), [2, 1, 1]);
+        assert_eq!(all(4, &[1.0; 1]), [4]);
+        assert_eq!(all(4, &[1.0; 6]), [1; 6], "nobody has nothing to do");
+        assert_eq!(all(8, &[30.0, 10.0, 10.0]), [4, 2, 2]);
         for members in 1..9 {
-            let rates: Vec<f64> = (0..members).map(|i| 1.0 + i as f64 * 3.7).collect();
-            assert_eq!(shares(32, &rates).iter().sum::<u32>(), 32);
+            let rates: Vec<f64> = (0..members).map(|i| 1.0 + f64::from(i) * 3.7).collect();
+            assert_eq!(all(32, &rates).iter().sum::<u32>(), 32);
         }
+    }
+
+    #[test]
+    fn those_who_have_the_rest_of_an_epoch_take_the_others_parts() {
+        // The plan of who has nothing says 1, which it contributes without.
+        assert_eq!(shares(4, &[1.0; 4], &[9, 0, 0, 9]), [2, 1, 1, 2]);
+        assert_eq!(shares(4, &[1.0; 4], &[9, 1, 0, 0]), [3, 1, 1, 1]);
+        assert_eq!(shares(4, &[1.0; 2], &[1, 1]), [1, 1], "the last batch is smaller");
+        assert_eq!(shares(4, &[1.0; 2], &[0, 2]), [1, 2]);
     }
 }

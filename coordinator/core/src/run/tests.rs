@@ -26,7 +26,7 @@ fn group(name: &str, kind: GroupKind, replicas: u32) -> GroupSpec {
         round_steps: 2,
         exchange: replicas > 1,
         hands_over: false,
-        shared_batches: None,
+        shared: None,
         publish_every: if kind == GroupKind::Teacher { 2 } else { 0 },
         evaluate_every: 1,
     }

@@ -216,6 +216,23 @@ pub(super) fn soft_targets(report: &Report) -> String {
     )
 }
 
+/// How replicas stayed one model; nothing where there was one of each.
+pub(super) fn sync(report: &Report) -> String {
+    let sync = &report.sync;
+    if sync.bytes == 0 {
+        return String::new();
+    }
+    let facts = [
+        ("Rounds", count(sync.rounds)),
+        ("Exchanged", bytes(sync.bytes)),
+        (
+            "From contributions to merges, all replicas",
+            duration(sync.seconds),
+        ),
+    ];
+    pairs("Replicas", facts.map(|(k, v)| (k.to_owned(), v)).into_iter())
+}
+
 /// `0: 1,200, 1: 97`; what has none is left out.
 fn by_staleness(samples: &[u64]) -> String {
     let behind = ["0", "1", "2", "3", "4 or more"];

@@ -80,6 +80,7 @@ impl<F: Clone> Worker<F> {
             staleness: by_staleness,
             feature_loss: done.feature_loss.unwrap_or(0.0) * hinted as f64,
             hinted,
+            ..Sums::default()
         });
         for (teacher, version, _) in batch.frames {
             let versions = self.work.teacher_use.entry(teacher).or_default();
