@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails, fails its scenario")]
 
 use std::path::Path;
+use std::time::Duration;
 
+use retort_proto::{PROTOCOL, pb};
 use retort_tests::online::{LIMIT, exactly_once, text};
+use retort_tests::standing::Standing;
 use retort_tests::{Harness, eventually, processes, signal};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -62,10 +65,11 @@ fn replicas_by_each_strategy_train_each_sample_once() {
 /// A replica that is killed comes back in the middle of a round: the others hand it their state, bit for bit the same.
 #[test]
 fn replicas_that_come_and_go_keep_the_same_bits() {
-    for (name, epochs) in [("digits-step", 30), ("digits-diloco", 90)] {
+    for (name, epochs) in [("digits-step", 40), ("digits-diloco", 120)] {
         let h = harness();
         let file = h.job("job.toml", &example(name));
         let epochs_set = format!("run.epochs={epochs}");
+        let lease = "fleet={ lease = \"1s\", heartbeat = \"100ms\" }";
         let out = h.path("out");
         let running = h.start(&[
             "run",
@@ -75,6 +79,8 @@ fn replicas_that_come_and_go_keep_the_same_bits() {
             "--json",
             "--set",
             &epochs_set,
+            "--set",
+            lease,
         ]);
         eventually("training", LIMIT, || {
             let (_, _, address) = processes(&out, "coordinator").into_iter().next()?;
@@ -86,11 +92,17 @@ fn replicas_that_come_and_go_keep_the_same_bits() {
         })
         .unwrap();
         for victim in 0..3 {
-            std::thread::sleep(std::time::Duration::from_millis(700));
+            std::thread::sleep(Duration::from_millis(700));
             let workers = processes(&out, "student-worker");
             if let Some((_, pid, _)) = workers.get(victim) {
                 let _ = signal(*pid, Signal::KILL); // it may have ended
             }
+        }
+        // One that stands still for longer than its lease comes too late, and starts from what the others have.
+        if let Some((_, pid, _)) = processes(&out, "student-worker").first() {
+            let _ = signal(*pid, Signal::STOP);
+            std::thread::sleep(Duration::from_millis(1_500));
+            let _ = signal(*pid, Signal::CONT);
         }
         let (code, stdout) = running.end(LIMIT).expect("the run ends");
         assert_eq!(code, 0, "{name}: {stdout}");
@@ -104,4 +116,82 @@ fn replicas_that_come_and_go_keep_the_same_bits() {
         assert!(!said.contains("with other weights"), "{name}");
         assert!(student(&report) > 0.5, "{name}: {}", student(&report));
     }
+}
+
+/// A replica whose weights are other bits than those of the others is named and sent away; the round goes on.
+#[test]
+fn a_replica_that_differs_by_a_bit_is_sent_away() {
+    let fleet = Standing::new(harness(), 0, 0);
+    let job = example("digits-diloco")
+        .replace("[[teachers]]", "[ignored]")
+        .replace("replicas = 4", "replicas = 2");
+    // Students alone, so that nobody else needs to be there.
+    let start = job.find("[ignored]").unwrap();
+    let end = job.find("[[students]]").unwrap();
+    let job = format!("{}{}", &job[..start], &job[end..])
+        .replace("teachers = [{ name = \"wide\" }]", "teachers = []");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let channel = retort_client::connect(&fleet.coordinator).unwrap();
+        let digest = "0".repeat(64);
+        let request = pb::SubmitRequest {
+            job_toml: job,
+            seed: 1,
+            positions: 1_000,
+            dataset_digest: digest.clone(),
+            run: String::new(),
+        };
+        let run = retort_client::runs(channel.clone())
+            .submit(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .run;
+        let mut sessions = Vec::new();
+        for (worker, process) in [("good", 1), ("bad", 2)] {
+            let request = pb::RegisterRequest {
+                protocol: PROTOCOL,
+                run: run.clone(),
+                role: pb::Role::StudentWorker.into(),
+                worker: worker.into(),
+                dataset_digest: digest.clone(),
+                process,
+                attempt: 1,
+                ..Default::default()
+            };
+            let reply = retort_client::fleet(channel.clone())
+                .register(request)
+                .await
+                .unwrap()
+                .into_inner();
+            sessions.push((reply.session, reply.start.unwrap().plan.unwrap()));
+        }
+        let contribute = |index: usize, hash: &str| {
+            let (session, plan) = sessions[index].clone();
+            let header = pb::Contribution {
+                session,
+                generation: plan.generation,
+                round: plan.round,
+                sums: Some(pb::TrainingSums::default()),
+                state_hash: hash.into(),
+                ..Default::default()
+            };
+            let part = Some(pb::contribute_request::Part::Header(header));
+            let messages = tokio_stream::iter([pb::ContributeRequest { part }]);
+            let mut client = retort_client::reduce(channel.clone());
+            async move { client.contribute(messages).await.map(drop) }
+        };
+        let good = tokio::spawn(contribute(0, "aa"));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let refused = contribute(1, "ab").await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::OutOfRange);
+        for part in ["bad began round 0 of small", "(ab)", "than good", "(aa)"] {
+            assert!(refused.message().contains(part), "{}", refused.message());
+        }
+        // It leaves, and the other's contribution closes the round.
+        let session = sessions[1].0.clone();
+        let leave = pb::LeaveRequest { session };
+        retort_client::fleet(channel.clone()).leave(leave).await.unwrap();
+        good.await.unwrap().unwrap();
+    });
 }

@@ -11,6 +11,8 @@ use tonic::transport::Channel;
 /// Positions of an epoch: enough that no bench ends one.
 const POSITIONS: u64 = 1_000_000_000;
 const LIMIT: Duration = Duration::from_secs(30);
+/// Bytes of a message of weights, as the student worker's.
+const CHUNK: usize = 1 << 20;
 
 pub(crate) struct Coordinator {
     pub(crate) address: String,
@@ -144,6 +146,17 @@ impl Worker {
 
     /// Reports what was trained, and takes the next round's plan.
     pub(crate) async fn contribute(&mut self, epoch: u32, trained: Vec<pb::Positions>) -> anyhow::Result<()> {
+        self.exchange(epoch, trained, &bytes::Bytes::new()).await?;
+        Ok(())
+    }
+
+    /// As [`Worker::contribute`] does, with weights; how many bytes came back.
+    pub(crate) async fn exchange(
+        &mut self,
+        epoch: u32,
+        trained: Vec<pb::Positions>,
+        weights: &bytes::Bytes,
+    ) -> anyhow::Result<usize> {
         use pb::contribute_request::Part;
         let samples = trained.iter().map(|p| p.end - p.begin).sum();
         let header = pb::Contribution {
@@ -159,9 +172,13 @@ impl Worker {
             }),
             ..pb::Contribution::default()
         };
-        let messages = tokio_stream::iter([pb::ContributeRequest {
-            part: Some(Part::Header(header)),
-        }]);
+        let message = |part| pb::ContributeRequest { part: Some(part) };
+        let mut messages = vec![message(Part::Header(header))];
+        for start in (0..weights.len()).step_by(CHUNK) {
+            let chunk = weights.slice(start..weights.len().min(start + CHUNK));
+            messages.push(message(Part::Weights(chunk)));
+        }
+        let messages = tokio_stream::iter(messages);
         let mut replies = reduce(self.channel.clone())
             .contribute(messages)
             .await?
@@ -171,7 +188,13 @@ impl Worker {
             anyhow::bail!("{first:?}: expected the merge's header");
         };
         self.plan = merged.plan.context("a plan")?;
-        Ok(())
+        let mut received = 0;
+        while let Some(message) = replies.message().await? {
+            if let Some(pb::contribute_reply::Part::Weights(chunk)) = message.part {
+                received += chunk.len();
+            }
+        }
+        Ok(received)
     }
 
     /// Publishes the state at the round's start, if the plan asks for it.

@@ -1,6 +1,8 @@
 //! The run and the fleet of one history, by its seed.
 
-use retort_coordinator_core::spec::{GroupKind, GroupSpec, Pace, RunSpec, Source, TeacherSpec, Which};
+use retort_coordinator_core::spec::{
+    GroupKind, GroupSpec, Pace, RunSpec, Shared, Source, TeacherSpec, Which,
+};
 use retort_data::schedule::{Ramp, Schedule, Shape};
 
 use crate::random::Random;
@@ -27,6 +29,22 @@ pub(crate) struct Setting {
 
 /// Histories from this seed on also have students that teach: their averages, their earlier states, each other.
 const SOURCES_FROM: u64 = 10_000_000;
+
+/// Histories from this seed on also have replicas that share every batch.
+const SHARED_FROM: u64 = 20_000_000;
+
+/// Makes the rounds of replicated groups those of `sync.strategy = "step"`.
+fn share_batches(spec: &mut RunSpec, random: &mut Random) {
+    let samples = spec.batch;
+    for group in spec.groups.iter_mut().filter(|g| g.exchange) {
+        group.round_steps = 1;
+        group.hands_over = true;
+        group.shared = Some(Shared {
+            batches: random.within(1..9) as u32,
+            samples,
+        });
+    }
+}
 
 /// Adds a few teachers that follow "small" or "tiny".
 fn more_sources(groups: &mut [GroupSpec], teachers: &mut Vec<TeacherSpec>, random: &mut Random) {
@@ -165,7 +183,7 @@ impl Setting {
         for group in groups.iter_mut().filter(|g| g.publish_every > 0) {
             group.round_steps = group.publish_every;
         }
-        let spec = RunSpec {
+        let mut spec = RunSpec {
             id: "run".into(),
             dataset_digest: "d".into(),
             positions,
@@ -180,6 +198,9 @@ impl Setting {
             max_staleness: random.within(0..4),
             pace,
         };
+        if seed >= SHARED_FROM {
+            share_batches(&mut spec, random);
+        }
         let rough = random.chance(850);
         let level = |random: &mut Random, most: u64| if rough { random.within(0..most) } else { 0 };
         Self {
