@@ -216,7 +216,10 @@ impl Entry {
             .map(|m| m.part.clone())
             .unwrap_or_default();
         let round = (work.generation, work.round);
-        if let Err(status) = self.same_bits(&group, (round, &brought.hash), &worker) {
+        // Who has no valid session says nothing of the weights.
+        if self.run.is_replica(&session)
+            && let Err(status) = self.same_bits(&group, (round, &brought.hash), &worker)
+        {
             return Some(refuse(reply, status));
         }
         match self.run.contribute(&session, work, now) {
@@ -253,7 +256,8 @@ impl Entry {
                 warn!("{text}");
                 Err(Status::out_of_range(text))
             }
-            Some((generation, number, ..)) if (*generation, *number) == round => Ok(()),
+            // The same bits, or a contribution that was sent again after its round had closed.
+            Some((generation, number, ..)) if (*generation, *number) >= round => Ok(()),
             _ => {
                 let first = (round.0, round.1, hash.to_owned(), worker.to_owned());
                 self.hashes.insert(group.to_owned(), first);

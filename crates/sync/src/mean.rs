@@ -22,6 +22,9 @@ pub enum PartError {
     Wire(#[from] WireError),
 }
 
+/// Numbers whose sums are made at a time.
+const BLOCK: usize = 2048;
+
 /// The mean weighted by samples, accumulated in f32 in the order given. Empty where no part counts.
 pub fn mean<'a>(parts: impl IntoIterator<Item = Part<'a>>, wire: Wire) -> Result<Vec<f32>, PartError> {
     let parts: Vec<Part<'_>> = parts
@@ -36,12 +39,24 @@ pub fn mean<'a>(parts: impl IntoIterator<Item = Part<'a>>, wire: Wire) -> Result
     if let Some(other) = parts.iter().find(|p| p.bytes.len() != len) {
         return Err(PartError::Sizes(len, other.bytes.len()));
     }
-    let mut sum = vec![0.0; len / wire.bytes()];
-    for part in &parts {
-        let share = (part.samples as f64 / total as f64) as f32;
-        decode_each(part.bytes, wire, &mut sum, |sum, number| *sum += share * number)?;
+    if !len.is_multiple_of(wire.bytes()) {
+        return Err(WireError { bytes: len, wire }.into());
     }
-    Ok(sum)
+    let mut out = Vec::with_capacity(len / wire.bytes());
+    // All parts of a block before the next block: the sums stay in the nearest cache.
+    for start in (0..len).step_by(BLOCK * wire.bytes()) {
+        let range = start..len.min(start + BLOCK * wire.bytes());
+        let mut sum = [0.0; BLOCK];
+        let sum = &mut sum[..range.len() / wire.bytes()];
+        for part in &parts {
+            let share = (part.samples as f64 / total as f64) as f32;
+            decode_each(&part.bytes[range.clone()], wire, sum, |sum, number| {
+                *sum += share * number
+            })?;
+        }
+        out.extend_from_slice(sum);
+    }
+    Ok(out)
 }
 
 #[cfg(test)]
@@ -64,6 +79,17 @@ mod tests {
         assert!(mean([part(0, &a[..])], Wire::F32).unwrap().is_empty());
         let narrow = encode(&[5.0, 8.0], Wire::Bf16);
         assert_eq!(mean([part(2, &narrow[..])], Wire::Bf16).unwrap(), [5.0, 8.0]);
+    }
+
+    #[test]
+    fn blocks_are_put_together_in_order() {
+        let numbers: Vec<f32> = (0..3 * BLOCK + 5).map(|i| i as f32).collect();
+        let bytes = encode(&numbers, Wire::F32);
+        let parts = [1, 3].map(|samples| Part {
+            samples,
+            bytes: &bytes,
+        });
+        assert_eq!(mean(parts, Wire::F32).unwrap(), numbers);
     }
 
     #[test]
