@@ -181,8 +181,9 @@ fn a_replica_that_differs_by_a_bit_is_sent_away() {
             let mut client = retort_client::reduce(channel.clone());
             async move { client.contribute(messages).await.map(drop) }
         };
-        let good = tokio::spawn(contribute(0, "aa"));
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let mut good = std::pin::pin!(contribute(0, "aa"));
+        let waits = tokio::time::timeout(Duration::from_millis(300), &mut good).await;
+        assert!(waits.is_err(), "it waits for the other replica");
         let refused = contribute(1, "ab").await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::OutOfRange);
         for part in ["bad began round 0 of small", "(ab)", "than good", "(aa)"] {
@@ -192,6 +193,6 @@ fn a_replica_that_differs_by_a_bit_is_sent_away() {
         let session = sessions[1].0.clone();
         let leave = pb::LeaveRequest { session };
         retort_client::fleet(channel.clone()).leave(leave).await.unwrap();
-        good.await.unwrap().unwrap();
+        good.await.unwrap();
     });
 }
