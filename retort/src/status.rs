@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use retort_coordinator_core::round::Activity;
 use retort_proto::{DESCRIPTORS, pb};
 
 use crate::failure::{Failure, block_on};
@@ -132,6 +133,14 @@ fn to_text(s: &pb::RunStatus) -> String {
                 totals.exchanged_bytes as f64 / 1e6,
                 totals.sync_seconds
             ));
+        }
+        let all: f64 = totals.spent.iter().sum();
+        if all > 0.0 {
+            let share = |(activity, seconds): (&Activity, &f64)| {
+                format!("{} {:.0} %", activity.name(), 100.0 * seconds / all)
+            };
+            let shares: Vec<String> = Activity::ALL.iter().zip(&totals.spent).map(share).collect();
+            lines.push(format!("    time: {}", shares.join(", ")));
         }
         for w in &g.workers {
             lines.push(format!(

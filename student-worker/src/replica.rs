@@ -10,7 +10,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use retort_coordinator_core::ids;
 use retort_coordinator_core::lease::Answer;
-use retort_coordinator_core::round::{Evaluation, RoundPlan, Start, Work};
+use retort_coordinator_core::round::{Activity, Evaluation, RoundPlan, Start, Work};
 use retort_coordinator_core::run::{Endpoints, Heartbeat};
 use retort_proto::pb;
 use retort_runtime::{OnError, TaskGroup, failpoint};
@@ -70,6 +70,45 @@ pub(crate) enum Event {
     Failed(ids::Session, Failed),
     /// Registering again is no use: start over.
     Unwanted(String),
+}
+
+/// Where a replica's time goes.
+struct Spent {
+    seconds: [f64; Activity::ALL.len()],
+    activity: Activity,
+    since: Instant,
+}
+
+impl Spent {
+    fn new() -> Self {
+        Self {
+            seconds: Default::default(),
+            activity: Activity::Lease,
+            since: Instant::now(),
+        }
+    }
+
+    /// From now on it is at this.
+    fn turn(&mut self, activity: Activity) {
+        let now = Instant::now();
+        self.seconds[self.activity as usize] += now.duration_since(self.since).as_secs_f64();
+        (self.activity, self.since) = (activity, now);
+    }
+
+    /// So much of the time of a step went into reading its samples.
+    fn input(&mut self, seconds: f64) {
+        self.turn(self.activity);
+        let compute = &mut self.seconds[Activity::Compute as usize];
+        let part = seconds.min(*compute);
+        *compute -= part;
+        self.seconds[Activity::Input as usize] += part;
+    }
+
+    /// What there is since it was taken last.
+    fn take(&mut self) -> [f64; Activity::ALL.len()] {
+        self.turn(self.activity);
+        std::mem::take(&mut self.seconds)
+    }
 }
 
 /// A merge on its way to the trainer.
@@ -132,6 +171,7 @@ pub(crate) struct Replica {
     /// Bytes and seconds of the newest merge, until a contribution counts them; when the newest was sent.
     synced: (u64, f64),
     contributed: Option<Instant>,
+    spent: Spent,
     /// The snapshot to publish, until it is durable or not wanted any more.
     snapshot: Option<(Option<Evaluation>, Snapshot)>,
     /// The trainer has a state of its own.
@@ -199,6 +239,7 @@ impl Replica {
             arrived: None,
             synced: (0, 0.0),
             contributed: None,
+            spent: Spent::new(),
             snapshot: None,
             trained: false,
             rate: 0.0,
@@ -222,6 +263,7 @@ impl Replica {
             }
             self.look_at_clock();
             self.carry_out().await;
+            self.spent.turn(self.worker.activity());
         }
         let left = self.left.unwrap_or(Left::Shutdown);
         if !matches!(left, Left::Lost(_))
@@ -609,6 +651,7 @@ impl Replica {
         if !work.joining {
             work.sums.exchanged_bytes = self.synced.0 + (outgoing.update.len() + outgoing.state.len()) as u64;
             work.sums.sync_seconds = self.synced.1;
+            work.sums.spent = self.spent.take();
         }
         self.contributed.get_or_insert_with(Instant::now);
         failpoint::hit("worker.contribute");
@@ -679,6 +722,7 @@ impl Replica {
 
     /// Samples per second of the trainer while it works: what the fleet is balanced by.
     fn measure(&mut self, done: &StepDone) {
+        self.spent.input(done.input_seconds);
         if done.seconds <= 0.0 {
             return;
         }

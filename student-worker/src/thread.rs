@@ -216,7 +216,9 @@ impl Owner {
 
     fn train(&mut self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<TrainerEvent, Error> {
         let began = Instant::now();
-        let mut batch = match self.batch(positions, alpha) {
+        let read = self.batch(positions, alpha);
+        let input = began.elapsed().as_secs_f64();
+        let mut batch = match read {
             Ok(batch) => batch,
             Err((position, reason)) => return Ok(TrainerEvent::Unreadable { position, reason }),
         };
@@ -237,6 +239,7 @@ impl Owner {
             gradient_share: report.gradient_share,
             feature_loss: report.feature_loss,
             seconds: began.elapsed().as_secs_f64(),
+            input_seconds: input,
             frame_bytes: frames.map(|(_, _, f)| f.bytes).sum(),
         }))
     }

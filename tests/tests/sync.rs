@@ -47,6 +47,14 @@ fn replicas_by_each_strategy_train_each_sample_once() {
         exactly_once(&h, &h.path("out"), &report, epochs * SAMPLES);
         assert!(student(&report) > 0.5, "{name}: {}", student(&report));
         assert!(!logs(&h.path("out")).contains("with other weights"), "{name}");
+        let time = report["students"][0]["time"].as_object().unwrap();
+        let shares: Vec<f64> = time.values().map(|share| share.as_f64().unwrap()).collect();
+        assert!(shares.iter().all(|share| *share >= 0.0), "{time:?}");
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{time:?}");
+        assert!(
+            time["compute"].as_f64().unwrap() > 0.0 && time["sync"].as_f64().unwrap() > 0.0,
+            "{time:?}"
+        );
         let bytes = report["sync"]["bytes"].as_u64().unwrap();
         bytes_a_sample.push(bytes as f64 / (epochs * SAMPLES) as f64);
     }

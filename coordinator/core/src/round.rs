@@ -178,6 +178,50 @@ pub struct Sums {
     /// Seconds from contributions to their merges.
     #[serde(default)]
     pub sync_seconds: f64,
+    /// Where the replicas' seconds went, by [`Activity`].
+    #[serde(default)]
+    pub spent: [f64; Activity::ALL.len()],
+}
+
+/// What a replica does, or waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Steps.
+    Compute,
+    /// Reads samples.
+    Input,
+    /// Waits for soft targets.
+    Teacher,
+    /// Waits for work.
+    Lease,
+    /// Waits for the other replicas and the merge.
+    Sync,
+    /// Evaluates, takes a snapshot, publishes it.
+    Checkpoint,
+}
+
+impl Activity {
+    /// In the order of [`Sums::spent`].
+    pub const ALL: [Self; 6] = [
+        Self::Compute,
+        Self::Input,
+        Self::Teacher,
+        Self::Lease,
+        Self::Sync,
+        Self::Checkpoint,
+    ];
+
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Compute => "compute",
+            Self::Input => "input",
+            Self::Teacher => "teacher",
+            Self::Lease => "lease",
+            Self::Sync => "sync",
+            Self::Checkpoint => "checkpoint",
+        }
+    }
 }
 
 impl ClosedRound {
@@ -213,6 +257,9 @@ impl Sums {
         self.hinted += other.hinted;
         self.exchanged_bytes += other.exchanged_bytes;
         self.sync_seconds += other.sync_seconds;
+        for (sum, more) in self.spent.iter_mut().zip(other.spent) {
+            *sum += more;
+        }
         self.step_seconds += other.step_seconds;
         self.frames += other.frames;
         self.frame_bytes += other.frame_bytes;

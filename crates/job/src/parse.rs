@@ -288,6 +288,45 @@ mod tests {
     }
 
     #[test]
+    fn replicas_synchronise_by_rules_that_work() {
+        for (edit, expected) in [
+            (
+                &["sync.wire=bf16"][..],
+                "sync.wire = \"bf16\": expected \"f32\" with sync.strategy = \"local-sgd\"",
+            ),
+            (
+                &["sync.outer={ momentum = 0.5 }"],
+                "sync.outer = set: expected nothing, or sync.strategy = \"diloco\"",
+            ),
+            (
+                &["sync.strategy=diloco", "sync.outer={ momentum = 1.0 }"],
+                "sync.outer.momentum = 1: expected 0 <= momentum < 1",
+            ),
+            (
+                &["sync.strategy=diloco", "sync.outer={ learning_rate = 0.0 }"],
+                "sync.outer.learning_rate = 0: expected a finite number > 0",
+            ),
+            (
+                &["sync.strategy=step", "students.0.replicas=3", "run.batch_size=64"],
+                "students.0.replicas = 3: expected a divisor of run.batch_size = 64",
+            ),
+            (&["sync.strategy=ring"], "ring"),
+        ] {
+            let text = problems(edit);
+            assert!(text.contains(expected), "{edit:?}: {text}");
+        }
+        let edits = [
+            "sync.strategy=step",
+            "students.0.replicas=4",
+            "run.batch_size=64",
+            "sync.wire=bf16",
+        ];
+        let edits: Vec<String> = edits.iter().map(|e| (*e).to_owned()).collect();
+        let job = parse(JOB, Path::new("j.toml"), &edits).unwrap();
+        assert_eq!(job.groups().iter().map(|g| g.batch_size).min(), Some(16));
+    }
+
+    #[test]
     fn a_share_and_a_tail_must_mean_something() {
         for (edit, expected) in [
             (

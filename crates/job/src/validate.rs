@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::group::BASELINE_SUFFIX;
 use crate::{
     Combine, Device, Encoding, Job, Loss, OnMissing, Outer, Pace, Problem, Schedule, Share, Source, Strategy,
-    Tail, Teacher,
+    Tail, Teacher, Wire,
 };
 
 /// Largest batch of one replica's step.
@@ -249,6 +249,14 @@ impl Job {
     }
 
     fn check_sync(&self, out: &mut Vec<Problem>) {
+        if self.sync.strategy == Strategy::LocalSgd && self.sync.wire() == Wire::Bf16 {
+            out.push(Problem::new(
+                "sync.wire",
+                "\"bf16\"",
+                "\"f32\" with sync.strategy = \"local-sgd\", which sends the weights themselves: with 8 bits they would forget \
+                 small steps; \"diloco\" with outer = { learning_rate = 1.0, momentum = 0.0 } sends how far they came",
+            ));
+        }
         let Some(Outer {
             learning_rate,
             momentum,

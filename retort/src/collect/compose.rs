@@ -129,6 +129,21 @@ pub(super) fn predictions(finished: &[Finished]) -> BTreeMap<&str, Vec<Vec<usize
     named
 }
 
+/// Where the time of a group's replicas went, over all seeds.
+fn time(finished: &[Finished], group: &str) -> Option<report::Time> {
+    let groups = finished.iter().flat_map(|f| &f.status.groups);
+    let totals = groups
+        .filter(|g| g.name == group)
+        .filter_map(|g| g.totals.as_ref());
+    let mut seconds = [0.0; 6];
+    for total in totals {
+        for (sum, more) in seconds.iter_mut().zip(&total.spent) {
+            *sum += more;
+        }
+    }
+    report::Time::of(seconds)
+}
+
 fn exits(models: &[&Model]) -> Vec<ExitRow> {
     let first = models.first().map_or(&[][..], |m| m.exits.as_slice());
     let row = |(i, exit): (usize, &Exit)| ExitRow {
@@ -204,6 +219,7 @@ impl Material<'_> {
             } else {
                 self.cost(first)
             },
+            time: time(self.finished, name),
             exits: exits(&models),
             left_out: self.left_out(&models).context("correct the bias")?,
             per_class: self.classes(&models, &pairs),

@@ -27,6 +27,7 @@ pub fn render(report: &Report, curves: &Curves, reliability: &[(String, Vec<Bin>
         section("Mistakes", &figures(&mistakes(report, &cast))),
         section("What it costs", &costs::section(report, &cast)),
         section("Soft targets", &tables::soft_targets(report)),
+        section("Time", &tables::time(report)),
         section("Replicas", &tables::sync(report)),
         section("Samples", &tables::ledger(report)),
         section("Repeat this run", &tables::origin(report)),

@@ -124,11 +124,46 @@ pub struct Student {
     pub churn: Option<f64>,
     /// Null of a baseline, which costs what its student does.
     pub cost: Option<Cost>,
+    /// Where its replicas' time went, over all seeds; null of what was not measured.
+    pub time: Option<Time>,
     /// The smaller models that end at an exit; none of a model without exits.
     pub exits: Vec<ExitRow>,
     /// Null where no class was left out of training, or there is no validation data.
     pub left_out: Option<LeftOut>,
     pub per_class: Vec<ClassRow>,
+}
+
+/// Shares of the time of a group's replicas; they sum to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Time {
+    /// Steps.
+    pub compute: f64,
+    /// Reading samples.
+    pub input: f64,
+    /// Waiting for soft targets.
+    pub teacher: f64,
+    /// Waiting for work: the pace, an epoch's end, the coordinator.
+    pub lease: f64,
+    /// Waiting for the other replicas and the merge.
+    pub sync: f64,
+    /// Evaluating, and publishing versions.
+    pub checkpoint: f64,
+}
+
+impl Time {
+    /// Of seconds in the order of the coordinator's activities; none of no time.
+    pub fn of(seconds: [f64; 6]) -> Option<Self> {
+        let all: f64 = seconds.iter().sum();
+        let [compute, input, teacher, lease, sync, checkpoint] = seconds.map(|s| s / all);
+        (all > 0.0).then_some(Self {
+            compute,
+            input,
+            teacher,
+            lease,
+            sync,
+            checkpoint,
+        })
+    }
 }
 
 /// The model that ends at one exit.

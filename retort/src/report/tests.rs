@@ -39,6 +39,7 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         validation_accuracy: Some(metric(|a| a * 0.99)),
         churn: (accuracies.len() > 1).then_some(0.08),
         cost: Some(cost(parameters)),
+        time: Time::of([50.0, 2.0, 20.0, 8.0, 15.0, 5.0]),
         exits: vec![ExitRow {
             at: 1,
             parameters: parameters / 2,

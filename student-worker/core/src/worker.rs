@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use retort_coordinator_core::ids::Session;
 use retort_coordinator_core::lease::{Answer, Reason};
-use retort_coordinator_core::round::{Claim, RoundPlan, Start, Work};
+use retort_coordinator_core::round::{Activity, Claim, RoundPlan, Start, Work};
 use retort_coordinator_core::run::Endpoints;
 use retort_data::order::{Grid, Order};
 use retort_data::ranges::RangeSet;
@@ -178,8 +178,10 @@ pub struct StepDone {
     pub gradient_share: Option<f64>,
     /// Mean loss between layers; `None` without a teacher's features.
     pub feature_loss: Option<f64>,
-    /// Time of the step.
+    /// Time of the step, and of reading its samples.
     pub seconds: f64,
+    /// The latter alone.
+    pub input_seconds: f64,
     /// Bytes of the frames behind it.
     pub frame_bytes: u64,
 }
@@ -311,6 +313,21 @@ impl<F: Clone> Worker<F> {
     /// The round's plan.
     pub fn plan(&self) -> &RoundPlan {
         &self.plan
+    }
+
+    /// What it is at. Reading samples is part of a step here.
+    pub fn activity(&self) -> Activity {
+        if !self.in_flight.is_empty() {
+            Activity::Compute
+        } else if self.contributing.is_some() {
+            Activity::Sync
+        } else if self.beginning || self.snapshot != Snapshot::No {
+            Activity::Checkpoint
+        } else if self.queue.is_empty() {
+            Activity::Lease
+        } else {
+            Activity::Teacher
+        }
     }
 
     /// The session it is in.

@@ -580,9 +580,9 @@ impl World {
                             labelled: 1,
                             kl: (!batch.frames.is_empty()).then_some(0.5),
                             gradient_share: (!batch.frames.is_empty()).then_some(0.5),
-                            feature_loss: None,
                             seconds: 0.01,
                             frame_bytes: 10,
+                            ..StepDone::default()
                         });
                     }
                 }

@@ -216,6 +216,36 @@ pub(super) fn soft_targets(report: &Report) -> String {
     )
 }
 
+/// Where the time of each group's replicas went; nothing where none was measured.
+pub(super) fn time(report: &Report) -> String {
+    let share = |value: f64| Unit::Percent.value(value);
+    let groups = report.students.iter().chain(&report.baselines);
+    let rows = groups.filter_map(|s| {
+        let t = s.time?;
+        let cells = [t.compute, t.input, t.teacher, t.lease, t.sync, t.checkpoint].map(share);
+        Some(row(&s.name, cells.each_ref().map(String::as_str)))
+    });
+    let rows: String = rows.collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let heads = [
+        "model",
+        "steps",
+        "reading samples",
+        "soft targets",
+        "work",
+        "other replicas",
+        "versions",
+    ];
+    let note = "Shares of the time of all replicas and seeds: what they did, or waited for. Work is waited for at the ends of \
+                epochs, and where the pace ties student and teacher.";
+    format!(
+        "{}<p class=\"note\">{note}</p>\n",
+        table("Where the time went", &heads, &rows)
+    )
+}
+
 /// How replicas stayed one model; nothing where there was one of each.
 pub(super) fn sync(report: &Report) -> String {
     let sync = &report.sync;

@@ -639,3 +639,27 @@ fn nothing_is_trained_before_all_floors_of_an_admission_have_risen() {
     w.frame("b", id, 3, 1).unwrap();
     assert_eq!(trained_positions(&commands(&mut w)), [0..2, 2..4]);
 }
+
+#[test]
+fn a_worker_says_what_it_waits_for() {
+    let mut w = worker(&["t"]);
+    commands(&mut w);
+    assert_eq!(w.activity(), Activity::Lease);
+    answer(&mut w, granted(0..4));
+    commands(&mut w);
+    assert_eq!(w.activity(), Activity::Teacher);
+    let id = BlockId { epoch: 0, block: 0 };
+    w.frame("t", id, 3, 1).unwrap();
+    assert_eq!(w.activity(), Activity::Compute);
+    w.trained(&StepDone::default());
+    w.trained(&StepDone::default());
+    commands(&mut w);
+    answer(&mut w, Answer::Idle(Reason::Contribute));
+    assert_eq!(w.activity(), Activity::Sync);
+    let publish = RoundPlan {
+        publish: true,
+        ..plan(1, 4)
+    };
+    w.merged(&session(1), publish);
+    assert_eq!(w.activity(), Activity::Checkpoint);
+}
