@@ -70,7 +70,7 @@ pub(crate) struct Entry {
     departures: u64,
 }
 
-/// A state that one replica hands to those who joined when it did contribute to the round that the state begins.
+/// The state at a round's start, which one replica sends with its contribution to that round for those who joined.
 struct Handover {
     giver: Session,
     round: (u64, u64),

@@ -373,7 +373,11 @@ mod tests {
         assert_eq!(all(4, &[1.0; 3]), [2, 1, 1]);
         assert_eq!(all(4, &[1.0; 1]), [4]);
         assert_eq!(all(4, &[1.0; 6]), [1; 6], "nobody has nothing to do");
-        assert_eq!(all(8, &[30.0, 10.0, 10.0]), [4, 2, 2]);
+        assert_eq!(
+            all(8, &[30.0, 10.0, 10.0]),
+            [6, 1, 1],
+            "all end after a fifth of a second"
+        );
         for members in 1..9 {
             let rates: Vec<f64> = (0..members).map(|i| 1.0 + f64::from(i) * 3.7).collect();
             assert_eq!(all(32, &rates).iter().sum::<u32>(), 32);
