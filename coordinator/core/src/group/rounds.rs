@@ -248,7 +248,10 @@ impl Group {
         if self.plan.evaluate {
             self.evaluated_at = Some(self.steps);
         }
-        let publisher = self.publish_due(&next, now).then(|| self.elect()).flatten();
+        // Who must be handed the state first would make others wait for the version, and they may be who has it.
+        let has_state = |m: &&Member| !(m.joined && self.spec.hands_over);
+        let elect = || members.iter().find(has_state).map(|m| m.worker.clone());
+        let publisher = self.publish_due(&next, now).then(elect).flatten();
         if let Some(worker) = &publisher {
             self.publishing = Some((worker.clone(), self.plan.round));
         }

@@ -40,11 +40,6 @@ impl Group {
         self.durable.is_none() || !self.pending.is_empty() || self.ledger.all_durable() && !self.done
     }
 
-    /// The first replica that holds the state.
-    pub(super) fn elect(&self) -> Option<String> {
-        self.holders.keepers().next().map(|(name, _)| name.to_owned())
-    }
-
     /// Asks `worker` to publish if a manifest is due and nobody is at it (its publisher was lost).
     pub fn take_over_publishing(&mut self, worker: &str, now: Millis) -> bool {
         let holds = self
