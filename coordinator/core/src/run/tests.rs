@@ -790,3 +790,44 @@ fn a_server_that_its_students_find_slow_is_named_until_it_recovers() {
     assert_eq!(beat([400.0; 4], 40).len(), 1, "said once");
     assert!(beat([900.0; 4], 50)[1].contains("server gray has recovered"));
 }
+
+#[test]
+fn who_is_handed_the_state_does_not_publish_it() {
+    let mut spec = group("s", GroupKind::Baseline, 2);
+    (spec.hands_over, spec.publish_every) = (true, 1);
+    let mut r = run(vec![spec]);
+    let close = |r: &mut Run| {
+        let closed = commands(r).into_iter().find_map(|c| match c {
+            Command::CloseRound(closed) => Some(closed),
+            _ => None,
+        });
+        closed.expect("the round closes")
+    };
+    let z = join(&mut r, Role::StudentWorker, "z", 0).unwrap();
+    let plan = z.start.as_ref().unwrap().1.clone();
+    publish(&mut r, &z.session, &plan);
+    r.lease(&z.session, (1, 0), Millis(0)).unwrap();
+    r.contribute(&z.session, work(&plan, 0, 0..4), Millis(1)).unwrap();
+    let closed = close(&mut r);
+    assert_eq!((closed.publisher.as_deref(), closed.giver), (Some("z"), None));
+    let plan = closed.plan.clone();
+    // The first by name comes while the merge is not durable, and waits for a state of its own.
+    let a = join(&mut r, Role::StudentWorker, "a", 2).unwrap();
+    assert!(matches!(a.start, Some((Start::Join(_), _))), "{:?}", a.start);
+    let joins = Work {
+        joining: true,
+        ..Work::default()
+    };
+    r.contribute(&a.session, joins, Millis(2)).unwrap();
+    publish(&mut r, &z.session, &plan);
+    r.contribute(&z.session, work(&plan, 0, 4..8), Millis(3)).unwrap();
+    let closed = close(&mut r);
+    assert_eq!(
+        (closed.publisher.as_deref(), closed.giver.as_deref()),
+        (Some("z"), Some("z"))
+    );
+    let asked = ["a", "z"]
+        .map(|name| closed.plan_of(name))
+        .map(|p| (p.publish, p.hand_over));
+    assert_eq!(asked, [(false, false), (true, true)]);
+}
