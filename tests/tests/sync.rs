@@ -108,6 +108,7 @@ fn replicas_that_come_and_go_keep_the_same_bits() {
             if kill >= 3 && handed_over() {
                 break;
             }
+            // The pauses are the fault itself: time to come back before the next one dies.
             std::thread::sleep(Duration::from_millis(700));
             let workers = processes(&out, "student-worker");
             if let Some((_, pid, _)) = workers.get(kill % 5) {
