@@ -13,8 +13,9 @@ pub(crate) struct Merge {
 }
 
 impl Merge {
-    /// The mean by samples of what replicas brought, in the order given. What only one brought passes untouched.
-    pub(crate) fn merge(self, parts: &[(u64, Bytes)]) -> Result<Bytes, PartError> {
+    /// The mean by samples of what replicas brought, in the order given. What only one brought passes untouched. `used` is
+    /// an earlier merge, whose memory is taken if nobody reads it any more.
+    pub(crate) fn merge(self, parts: &[(u64, Bytes)], used: Option<Bytes>) -> Result<Bytes, PartError> {
         let brought: Vec<&(u64, Bytes)> = parts.iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
         if let Some(((_, first), (_, other))) = brought
             .first()
@@ -31,8 +32,8 @@ impl Merge {
                     samples: *samples,
                     bytes,
                 });
-                let mean = retort_sync::mean(parts, self.wire)?;
-                Ok(retort_sync::encode(&mean, self.wire).into())
+                let memory = used.filter(Bytes::is_unique).map(Vec::from).unwrap_or_default();
+                Ok(retort_sync::mean(parts, self.wire, memory)?.into())
             }
         }
     }
@@ -129,7 +130,10 @@ mod tests {
     #[test]
     fn contributions_count_by_samples() {
         let mean = WEIGHTS
-            .merge(&[part(1, &[1.0, 0.0]), part(3, &[5.0, 8.0])])
+            .merge(
+                &[part(1, &[1.0, 0.0]), part(3, &[5.0, 8.0])],
+                Some(part(0, &[9.0]).1),
+            )
             .unwrap();
         assert_eq!(mean, part(0, &[4.0, 6.0]).1);
     }
@@ -138,22 +142,25 @@ mod tests {
     fn what_only_one_replica_brought_passes_untouched() {
         let odd = part(7, &[0.1, -1e-30]);
         let merged = WEIGHTS
-            .merge(&[part(0, &[9.0, 9.0]), odd.clone(), part(0, &[])])
+            .merge(&[part(0, &[9.0, 9.0]), odd.clone(), part(0, &[])], None)
             .unwrap();
         assert_eq!(merged, odd.1);
-        assert_eq!(WEIGHTS.merge(&[part(0, &[2.0])]).unwrap(), part(0, &[2.0]).1);
-        assert!(WEIGHTS.merge(&[]).unwrap().is_empty());
+        assert_eq!(
+            WEIGHTS.merge(&[part(0, &[2.0])], None).unwrap(),
+            part(0, &[2.0]).1
+        );
+        assert!(WEIGHTS.merge(&[], None).unwrap().is_empty());
         // Who came nowhere moves nobody, though an outer momentum would.
         let displacement = Merge {
             of_weights: false,
             ..WEIGHTS
         };
-        assert!(displacement.merge(&[part(0, &[0.0])]).unwrap().is_empty());
+        assert!(displacement.merge(&[part(0, &[0.0])], None).unwrap().is_empty());
     }
 
     #[test]
     fn different_models_are_refused() {
         let parts = [part(1, &[1.0]), part(1, &[1.0, 2.0])];
-        assert_eq!(WEIGHTS.merge(&parts), Err(PartError::Sizes(4, 8)));
+        assert_eq!(WEIGHTS.merge(&parts, None), Err(PartError::Sizes(4, 8)));
     }
 }

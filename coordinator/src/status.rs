@@ -77,10 +77,11 @@ fn group_status(run: &Run, group: &Group, curves: bool, now: Millis) -> pb::Grou
             .map(|m| pb::WorkerStatus {
                 worker: m.session.worker.clone(),
                 incarnation: m.session.incarnation,
-                device: m.device.clone(),
+                device: m.heartbeat.device.clone(),
                 samples_per_s: m.heartbeat.rate,
                 silent_ms: now.since(m.last_seen),
                 leased: group.ledger.held_by(&m.session.worker),
+                merged: group.brought(&m.session.worker),
             })
             .collect(),
         version: group.version(),
@@ -113,6 +114,8 @@ fn point(p: &Point) -> pb::CurvePoint {
         teacher_version: p.teacher_version,
         gradient_share: p.gradient_share,
         samples_per_s: p.samples_per_s,
+        replicas: p.replicas,
+        staleness: p.staleness,
     }
 }
 
@@ -122,7 +125,7 @@ fn teacher_status(run: &Run, teacher: &Teacher, now: Millis) -> pb::TeacherStatu
         Some(pb::ServerStatus {
             worker: m.session.worker.clone(),
             address: s.address.clone(),
-            device: m.device.clone(),
+            device: m.heartbeat.device.clone(),
             samples_per_s: m.heartbeat.rate,
             queued_samples: m.heartbeat.queued,
             active: s.active,

@@ -340,6 +340,7 @@ impl From<(&Session, &Heartbeat)> for pb::ControlUp {
             unhealthy: h.unhealthy.clone(),
             counters: h.counters.clone(),
             answers: h.answers.iter().map(|(a, r)| (a.clone(), *r)).collect(),
+            device: h.device.clone(),
         }
     }
 }
@@ -364,6 +365,7 @@ impl TryFrom<pb::ControlUp> for (Session, Heartbeat) {
             unhealthy: up.unhealthy,
             counters: up.counters,
             answers: up.answers.into_iter().collect(),
+            device: up.device,
         };
         Ok((required(up.session, "session")?, heartbeat))
     }

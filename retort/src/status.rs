@@ -108,8 +108,8 @@ fn to_text(s: &pb::RunStatus) -> String {
             };
             let rate = server.samples_per_s;
             lines.push(format!(
-                "    {:20} {rate:>8.0} samples/s  {}  {state}",
-                server.worker, server.address
+                "    {:20} {rate:>8.0} samples/s  {}  {}  {state}",
+                server.worker, server.device, server.address
             ));
             let counters = server.counters.iter().filter(|(_, count)| **count > 0);
             let counters: Vec<String> = counters.map(|(name, count)| format!("{count} {name}")).collect();
@@ -134,6 +134,15 @@ fn to_text(s: &pb::RunStatus) -> String {
                 totals.sync_seconds
             ));
         }
+        let behind: u64 = totals.staleness.iter().zip(0..).map(|(n, by)| n * by).sum();
+        let taught: u64 = totals.staleness.iter().sum();
+        if taught > 0 {
+            lines.push(format!(
+                "    soft targets were {:.2} versions behind in the mean, {} at most",
+                behind as f64 / taught as f64,
+                totals.max_staleness
+            ));
+        }
         let all: f64 = totals.spent.iter().sum();
         if all > 0.0 {
             let share = |(activity, seconds): (&Activity, &f64)| {
@@ -144,8 +153,8 @@ fn to_text(s: &pb::RunStatus) -> String {
         }
         for w in &g.workers {
             lines.push(format!(
-                "    {:20} {:>8.0} samples/s  silent for {} ms",
-                w.worker, w.samples_per_s, w.silent_ms
+                "    {:20} {:>8.0} samples/s  {}  {} in the last merge  silent for {} ms",
+                w.worker, w.samples_per_s, w.device, w.merged, w.silent_ms
             ));
         }
         for (reason, count) in &g.rejected_frames {

@@ -12,6 +12,7 @@ use retort_coordinator_core::ids;
 use retort_coordinator_core::lease::Answer;
 use retort_coordinator_core::round::{Activity, Evaluation, RoundPlan, Start, Work};
 use retort_coordinator_core::run::{Endpoints, Heartbeat};
+use retort_models::Choice;
 use retort_proto::pb;
 use retort_runtime::{OnError, TaskGroup, failpoint};
 use retort_student_worker_core::{BlockId, Command, OnMissing, Setup, StepDone, Worker};
@@ -217,6 +218,11 @@ impl Replica {
                 retort_job::OnMissing::Hard => OnMissing::Hard,
             },
         };
+        let device: Choice = part.group.device.0.parse()?;
+        let heartbeat = Heartbeat {
+            device: device.resolve().to_string(),
+            ..Heartbeat::default()
+        };
         Ok(Self {
             run: loaded.run.clone(),
             dataset_digest: loaded.dataset.digest().to_owned(),
@@ -231,7 +237,7 @@ impl Replica {
             stream: tasks.token().child_token(),
             tasks,
             channels,
-            heartbeat: watch::channel(Heartbeat::default()).0,
+            heartbeat: watch::channel(heartbeat).0,
             heard: Instant::now(),
             lease: Duration::from_secs(1),
             look: Duration::from_secs(1),
@@ -655,6 +661,9 @@ impl Replica {
         }
         self.contributed.get_or_insert_with(Instant::now);
         failpoint::hit("worker.contribute");
+        if !outgoing.state.is_empty() {
+            failpoint::hit("worker.hands-over");
+        }
         let channel = self.channels.data.clone();
         self.call("contribute", async move {
             match rpc::contribute(channel, &session, (work, &outgoing)).await {

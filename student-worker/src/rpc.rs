@@ -126,7 +126,6 @@ pub(crate) async fn register(
             worker: worker.to_owned(),
             dataset_digest: digest.to_owned(),
             address: String::new(),
-            device: String::new(),
             claim: registration.claim.clone(),
             floors: registration.floors.clone(),
             process,

@@ -9,7 +9,7 @@ use anyhow::Context;
 use retort_client::{Backoff, FileError};
 use retort_data::order::{Grid, Order};
 use retort_job::{Distillation, Job};
-use retort_models::Card;
+use retort_models::{Card, Choice};
 use retort_proto::{PROTOCOL, pb};
 use retort_runtime::{OnError, TaskGroup, registration_number};
 use tokio::sync::{mpsc, watch};
@@ -143,7 +143,8 @@ impl Membership {
             .clone()
             .context("registration without a session")?;
         let stream = job.streams().into_iter().find(|s| s.name == registered.part);
-        let choice = stream.as_ref().map(|s| s.device.0.clone()).unwrap_or_default();
+        let device = stream.as_ref().context("a teacher that the job does not have")?;
+        let choice = device.device.0.parse::<Choice>()?.resolve();
         let span = info_span!("serve", run = offered.run, teacher = registered.part);
         let serving = match same_run.filter(|s| s.teacher == registered.part) {
             Some(serving) => serving,
@@ -154,7 +155,7 @@ impl Membership {
                     run: offered.run,
                     teacher: registered.part.clone(),
                     dataset_digest: blocks.dataset.digest().to_owned(),
-                    device_name: choice,
+                    device_name: choice.to_string(),
                     device: Device::start(blocks, self.config.limits(), learns.map(|g| g.name).collect())
                         .context("start device thread")?,
                     store: OnceLock::new(),
@@ -358,6 +359,7 @@ impl Served<'_> {
             queued_samples: c.queued,
             unhealthy: versions.unhealthy,
             counters: counters.map(|(name, count)| (name.to_owned(), count)).into(),
+            device: self.serving.device_name.clone(),
             ..Default::default()
         }
     }

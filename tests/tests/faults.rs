@@ -348,9 +348,9 @@ fn a_slow_student_gets_less_work() {
     assert!(!fleet.tells(&["ran out"]), "nobody was taken for dead");
 }
 
-/// Samples of the student's merges by worker, from the manifests.
-fn samples_by_worker(out: &Path) -> BTreeMap<String, u64> {
-    let mut sum = BTreeMap::new();
+/// The student's merges, from the manifests: of each contribution, who brought it and how many samples.
+fn merges(out: &Path) -> Vec<Vec<(String, u64)>> {
+    let mut all = Vec::new();
     let mut folders = vec![out.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -360,37 +360,44 @@ fn samples_by_worker(out: &Path) -> BTreeMap<String, u64> {
             } else if path.file_name().is_some_and(|n| n == "manifest.json") {
                 let manifest: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
                 if manifest["kind"] == "student" {
-                    add_samples(&manifest, &mut sum);
+                    let merges = manifest["merges"].as_array().unwrap().iter();
+                    all.extend(merges.map(contributions));
                 }
             }
         }
+    }
+    all
+}
+
+fn contributions(merge: &Value) -> Vec<(String, u64)> {
+    let samples = |contribution: &Value| {
+        let cuts = contribution["trained"].as_array().unwrap().iter();
+        let ranges = cuts.flat_map(|cut| cut["positions"].as_array().unwrap());
+        ranges
+            .map(|range| range[1].as_u64().unwrap() - range[0].as_u64().unwrap())
+            .sum()
+    };
+    let all = merge["contributions"].as_array().unwrap().iter();
+    all.map(|c| (c["worker"].as_str().unwrap().to_owned(), samples(c)))
+        .collect()
+}
+
+fn samples_by_worker(out: &Path) -> BTreeMap<String, u64> {
+    let mut sum = BTreeMap::new();
+    for (worker, samples) in merges(out).into_iter().flatten() {
+        *sum.entry(worker).or_default() += samples;
     }
     sum
 }
 
-fn add_samples(manifest: &Value, sum: &mut BTreeMap<String, u64>) {
-    for merge in manifest["merges"].as_array().unwrap() {
-        for contribution in merge["contributions"].as_array().unwrap() {
-            let worker = contribution["worker"].as_str().unwrap().to_owned();
-            for cut in contribution["trained"].as_array().unwrap() {
-                for range in cut["positions"].as_array().unwrap() {
-                    let samples = range[1].as_u64().unwrap() - range[0].as_u64().unwrap();
-                    *sum.entry(worker.clone()).or_default() += samples;
-                }
-            }
-        }
-    }
-}
-
 /// Row 14, scaled: the student's replicas double and halve four times, the leavers by SIGKILL.
-#[test]
-fn a_fleet_that_grows_and_shrinks_wastes_little() {
+fn grows_and_shrinks(strategy: &str, epochs: u64) -> Vec<Vec<(String, u64)>> {
     let mut fleet = Standing::new(harness(), 3, 1);
     let out = fleet.h.path("out");
-    let epochs = 240;
     let job = ONLINE
         .replace("epochs = 6", &format!("epochs = {epochs}"))
         .replace("replicas = 2", "replicas = 4")
+        .replace("local-sgd", strategy)
         .replace("lease = \"2s\"", "lease = \"1s\"");
     let submitted = fleet.submit(&job, &out);
     let replicas = |fleet: &Standing, wanted: usize| {
@@ -416,6 +423,35 @@ fn a_fleet_that_grows_and_shrinks_wastes_little() {
     let count = |key: &str| report["ledger"][key].as_u64().unwrap();
     let again = count("redelivered") + count("rolled_back");
     assert!(again * 10 <= count("committed"), "{}", report["ledger"]);
+    let merges = merges(&out);
+    assert!(merges.iter().any(|m| m.len() > 2), "nobody joined");
+    merges
+}
+
+#[test]
+fn a_fleet_that_grows_and_shrinks_wastes_little() {
+    grows_and_shrinks("local-sgd", 240);
+}
+
+#[test]
+fn a_fleet_that_grows_and_shrinks_wastes_little_by_diloco() {
+    grows_and_shrinks("diloco", 240);
+}
+
+/// The global batch stays that of the job, 32 samples however many share them, but for the last of an epoch and where
+/// somebody died in the middle of it.
+#[test]
+fn a_fleet_that_grows_and_shrinks_keeps_its_global_batch() {
+    let epochs = 120;
+    let merges = grows_and_shrinks("step", epochs);
+    let size = |merge: &Vec<(String, u64)>| merge.iter().map(|(_, samples)| samples).sum::<u64>();
+    let whole = merges.iter().filter(|m| size(m) == 32).count() as u64;
+    let other = merges.len() as u64 - whole;
+    assert!(merges.iter().all(|m| size(m) <= 32));
+    assert!(
+        whole >= 39 * epochs && other <= epochs + 4 * 8,
+        "{whole} whole, {other} others"
+    );
 }
 
 /// Row 21: the coordinator's disk is full for a while.

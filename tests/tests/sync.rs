@@ -70,7 +70,8 @@ fn replicas_by_each_strategy_train_each_sample_once() {
     assert!(step / diloco > 25.0, "{step} and {diloco} bytes a sample");
 }
 
-/// A replica that is killed comes back in the middle of a round: the others hand it their state, bit for bit the same.
+/// A replica that is killed comes back in the middle of a round: the others hand it their state, bit for bit the same. The
+/// first that is asked to dies of it.
 #[test]
 fn replicas_that_come_and_go_keep_the_same_bits() {
     for (name, epochs) in [("digits-step", 40), ("digits-diloco", 120)] {
@@ -79,7 +80,13 @@ fn replicas_that_come_and_go_keep_the_same_bits() {
         let epochs_set = format!("run.epochs={epochs}");
         let lease = "fleet={ lease = \"1s\", heartbeat = \"100ms\" }";
         let out = h.path("out");
-        let running = h.start(&[
+        let markers = h.path("markers");
+        std::fs::create_dir(&markers).unwrap();
+        let environment = [
+            ("RETORT_FAILPOINT", "worker.hands-over"),
+            ("RETORT_FAILPOINT_ONCE", text(&markers)),
+        ];
+        let arguments = [
             "run",
             text(&file),
             "--out",
@@ -92,7 +99,8 @@ fn replicas_that_come_and_go_keep_the_same_bits() {
             // Several rounds an epoch; `step` has one every step.
             "--set",
             "sync.every=8",
-        ]);
+        ];
+        let running = h.start_with(&arguments, &environment);
         eventually("training", LIMIT, || {
             let (_, _, address) = processes(&out, "coordinator").into_iter().next()?;
             let output = h.call(&["status", "--json", "--coordinator", &address]);
@@ -127,9 +135,48 @@ fn replicas_that_come_and_go_keep_the_same_bits() {
         exactly_once(&h, &out, &report, epochs * SAMPLES);
         let said = logs(&out);
         assert!(handed_over(), "{name}: nobody joined a round");
+        assert!(markers.join("worker.hands-over").exists(), "{name}");
         assert!(!said.contains("with other weights"), "{name}");
         assert!(student(&report) > 0.5, "{name}: {}", student(&report));
     }
+}
+
+/// One of four dies: what it had not brought yet is leased again, and nothing else.
+#[test]
+fn a_death_costs_uncommitted_work_and_nothing_else() {
+    let h = harness();
+    let file = h.job("job.toml", &example("digits-diloco"));
+    let out = h.path("out");
+    let arguments = ["run", text(&file), "--out", text(&out), "--json"];
+    let running = h.start_with(&arguments, &[]);
+    let group = || -> Option<Value> {
+        let (_, _, address) = processes(&out, "coordinator").into_iter().next()?;
+        let output = h.call(&["status", "--json", "--coordinator", &address]);
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let groups = status["groups"].as_array()?;
+        groups.iter().find(|g| g["kind"] == "student").cloned()
+    };
+    let name = eventually("training", LIMIT, || {
+        let group = group()?;
+        let workers = group["workers"].as_array()?;
+        let all = workers.iter().filter(|w| w["merged"].as_u64() > Some(0)).count() == 4;
+        (all && group["round"].as_u64()? > 3).then(|| workers[1]["worker"].as_str().map(str::to_owned))?
+    })
+    .unwrap();
+    let (_, pid, _) = processes(&out, "student-worker")
+        .into_iter()
+        .find(|(n, ..)| *n == name)
+        .unwrap();
+    signal(pid, Signal::KILL).unwrap();
+    let (code, stdout) = running.end(LIMIT).expect("the run ends");
+    assert_eq!(code, 0, "{stdout}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    exactly_once(&h, &out, &report, 60 * SAMPLES);
+    // A round's share of an epoch, and what was leased ahead of it.
+    let ledger = &report["ledger"];
+    assert_eq!(ledger["rolled_back"], 0, "{ledger}");
+    assert!(ledger["redelivered"].as_u64().unwrap() <= 2 * 32 * 16, "{ledger}");
+    assert!(!logs(&out).contains("with other weights"));
 }
 
 /// A replica whose weights are other bits than those of the others is named and sent away; the round goes on.

@@ -138,6 +138,7 @@ impl Group {
                 contributed: None,
                 contributed_at: None,
                 merged: None,
+                brought: 0,
                 service: 0.0,
                 idle: false,
             },
@@ -277,6 +278,11 @@ impl Group {
     /// This replica holds the group's state.
     pub fn holds_state(&self, worker: &str) -> bool {
         self.holders.get(worker).is_some_and(|h| !h.joining)
+    }
+
+    /// Samples of this replica's part in the newest merge.
+    pub fn brought(&self, worker: &str) -> u64 {
+        self.holders.get(worker).map_or(0, |h| h.brought)
     }
 
     /// This replica waits for its first state, or for a new one.

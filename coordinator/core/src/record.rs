@@ -90,8 +90,6 @@ pub struct Live {
     pub part: String,
     /// Term that granted it.
     pub term: u64,
-    /// Device.
-    pub device: String,
     /// Teacher servers: where students reach it.
     pub address: String,
     /// Student workers: it holds the group's state.

@@ -245,6 +245,13 @@ impl ClosedRound {
 }
 
 impl Sums {
+    /// The mean of [`Sums::staleness`]; `None`: nothing was taught.
+    pub fn mean_staleness(&self) -> Option<f64> {
+        let count: u64 = self.staleness.iter().sum();
+        let behind = self.staleness.iter().zip(0u64..).map(|(n, by)| n * by);
+        (count > 0).then(|| behind.sum::<u64>() as f64 / count as f64)
+    }
+
     /// Adds another replica's or round's.
     pub fn add(&mut self, other: &Self) {
         self.samples += other.samples;
@@ -349,4 +356,25 @@ pub struct Point {
     pub gradient_share: Option<f64>,
     /// Samples per second of all replicas.
     pub samples_per_s: Option<f64>,
+    /// Replicas that brought something.
+    #[serde(default)]
+    pub replicas: u32,
+    /// Versions that its soft targets were behind the newest, in the mean of the samples; 4 stands for more.
+    #[serde(default)]
+    pub staleness: Option<f64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_staleness_counts_samples() {
+        assert_eq!(Sums::default().mean_staleness(), None);
+        let sums = Sums {
+            staleness: [6, 1, 0, 1, 0],
+            ..Sums::default()
+        };
+        assert_eq!(sums.mean_staleness(), Some(0.5));
+    }
 }

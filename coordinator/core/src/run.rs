@@ -163,8 +163,6 @@ pub struct Registration {
     pub dataset_digest: String,
     /// Teacher servers: where students reach it.
     pub address: String,
-    /// Device, for the status.
-    pub device: String,
     /// Which process of that name asks; another number is another process.
     pub process: u64,
     /// Counts the process's requests to register, so that a late copy is known as one.
@@ -199,6 +197,8 @@ pub struct Admission {
 pub struct Heartbeat {
     /// Samples per second.
     pub rate: f64,
+    /// What it computes on, for the status.
+    pub device: String,
     /// Student workers: floors that hold there.
     pub floors: BTreeMap<String, u64>,
     /// Frames refused, by reason.
@@ -225,8 +225,6 @@ pub struct Member {
     pub session: Session,
     /// Group it trains or teacher it serves.
     pub part: String,
-    /// Device.
-    pub device: String,
     /// Last sign of life.
     pub last_seen: Millis,
     /// Its newest heartbeat.

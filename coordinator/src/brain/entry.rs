@@ -399,8 +399,12 @@ impl Entry {
             wire: self.sync.wire(),
             of_weights: self.sync.strategy == Strategy::LocalSgd,
         };
+        let used = self.merges.remove(&closed.group);
+        let used = used.and_then(|(_, merging)| merging.borrow().clone()?.ok());
         let merge = move || {
-            let merged = how.merge(&parts).map_err(|e| Status::internal(e.to_string()));
+            let merged = how
+                .merge(&parts, used)
+                .map_err(|e| Status::internal(e.to_string()));
             let _ = done.send(Some(merged));
         };
         if closed.plan.exchange {

@@ -85,7 +85,6 @@ impl pb::fleet_server::Fleet for FleetService {
             worker: r.worker,
             dataset_digest: r.dataset_digest,
             address: r.address,
-            device: r.device,
             process: r.process,
             attempt: r.attempt,
             claim: r.claim.map(TryInto::try_into).transpose()?,

@@ -50,19 +50,30 @@ impl fmt::Display for Wire {
 
 /// The numbers as bytes.
 pub fn encode(values: &[f32], wire: Wire) -> Vec<u8> {
-    let mut out = Vec::with_capacity(values.len() * wire.bytes());
+    let mut out = vec![0; values.len() * wire.bytes()];
+    encode_into(values, wire, &mut out);
+    out
+}
+
+/// As [`encode`], into bytes that are just as many.
+pub(crate) fn encode_into(values: &[f32], wire: Wire, out: &mut [u8]) {
     match wire {
-        Wire::F32 => values.iter().for_each(|v| out.extend(v.to_le_bytes())),
+        Wire::F32 => {
+            for (value, bytes) in values.iter().zip(out.as_chunks_mut().0) {
+                *bytes = value.to_le_bytes();
+            }
+        }
         Wire::Bf16 => {
             let mut halves = [bf16::ZERO; CHUNK];
-            for values in values.chunks(CHUNK) {
+            for (values, out) in values.chunks(CHUNK).zip(out.chunks_mut(2 * CHUNK)) {
                 let halves = &mut halves[..values.len()];
                 halves.convert_from_f32_slice(values);
-                halves.iter().for_each(|half| out.extend(half.to_le_bytes()));
+                for (half, bytes) in halves.iter().zip(out.as_chunks_mut().0) {
+                    *bytes = half.to_le_bytes();
+                }
             }
         }
     }
-    out
 }
 
 /// The inverse of [`encode`].

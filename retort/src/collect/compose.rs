@@ -392,6 +392,8 @@ pub(super) fn curves(finished: &[Finished]) -> Curves {
         teacher_version: p.teacher_version,
         gradient_share: p.gradient_share,
         samples_per_s: p.samples_per_s,
+        replicas: p.replicas,
+        staleness: p.staleness,
     };
     let groups = finished.iter().flat_map(|f| {
         f.status.groups.iter().map(move |g| GroupCurve {

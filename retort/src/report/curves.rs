@@ -42,4 +42,10 @@ pub struct Point {
     /// Share of the gradient that came from the teacher.
     pub gradient_share: Option<f64>,
     pub samples_per_s: Option<f64>,
+    /// Replicas that brought something to the round.
+    #[serde(default)]
+    pub replicas: u32,
+    /// Versions that the soft targets were behind the newest, in the mean of the samples.
+    #[serde(default)]
+    pub staleness: Option<f64>,
 }

@@ -74,13 +74,21 @@ pub(crate) fn spec(workers: u32, samples: u64, round_steps: u32) -> RunSpec {
 }
 
 pub(crate) fn register(run: &mut Run, number: usize, now: Millis) -> anyhow::Result<Session> {
+    register_as(run, (number, number), now)
+}
+
+/// A worker of that number, as a process of its own.
+pub(crate) fn register_as(
+    run: &mut Run,
+    (number, process): (usize, usize),
+    now: Millis,
+) -> anyhow::Result<Session> {
     let registration = Registration {
         role: Role::StudentWorker,
         worker: format!("worker-{number:05}"),
         dataset_digest: "d".into(),
         address: String::new(),
-        device: String::new(),
-        process: number as u64,
+        process: process as u64,
         attempt: 1,
         claim: None,
         floors: BTreeMap::new(),

@@ -6,11 +6,19 @@
 #[path = "../control-plane/cluster.rs"]
 #[expect(dead_code, reason = "what else the control plane's bench asks for")]
 mod cluster;
+#[path = "../control-plane/fleet.rs"]
+#[expect(dead_code, reason = "what else the control plane's bench asks for")]
+mod fleet;
+mod scaling;
 mod transport;
 
 use std::hint::black_box;
 use std::time::Instant;
 
+use retort_data::Shape;
+use retort_job::{Architecture, Loss, Model, Optimizer, OptimizerKind};
+use retort_models::{Choice, Preprocessing, Spec};
+use retort_student_worker::trainer::{Batch, BurnTrainer, SoftTargets, Targets, Trainer};
 use retort_sync::{Outer, Part, Wire, encode, mean};
 use retort_tests::bench::{Table, quick};
 
@@ -18,6 +26,8 @@ use retort_tests::bench::{Table, quick};
 pub(crate) const NUMBERS: usize = 12_500_000;
 /// Of 2,410 parameters, as the examples' students have.
 const SMALL: usize = 2_410;
+/// Parameters of a perceptron 784-800-800-10, whose steps are measured for the simulation.
+pub(crate) const MODEL: usize = 785 * 800 + 801 * 800 + 801 * 10;
 /// What the steps between two rounds take in the shares that are computed: an everyday step.
 const STEP_SECONDS: f64 = 0.02;
 
@@ -25,9 +35,16 @@ fn main() -> anyhow::Result<()> {
     let quick = quick()?;
     let mut table = Table::default();
     table.keep("quick", quick);
-    arithmetic(&mut table, if quick { 3 } else { 9 });
-    transport::run(&mut table, quick)?;
+    let mean = arithmetic(&mut table, if quick { 3 } else { 9 });
+    let transport = transport::run(&mut table, quick)?;
     network(&mut table);
+    let step = step(&mut table, quick)?;
+    let measured = scaling::Measured {
+        step,
+        mean,
+        transport,
+    };
+    scaling::run(&mut table, measured, quick)?;
     table.result("reduce");
     Ok(())
 }
@@ -57,8 +74,10 @@ fn plain_sum(parts: &[Vec<f32>], sum: &mut [f32]) {
     }
 }
 
-fn arithmetic(table: &mut Table, repeats: usize) {
+/// Gives the seconds that a gigabyte of each of eight members takes.
+fn arithmetic(table: &mut Table, repeats: usize) -> f64 {
     table.head("Arithmetic on 50 MB of parameters, one thread");
+    let mut mean_seconds = 0.0;
     for members in [2, 4, 8] {
         let numbers: Vec<Vec<f32>> = (0..members)
             .map(|m| {
@@ -69,6 +88,8 @@ fn arithmetic(table: &mut Table, repeats: usize) {
             .collect();
         let encoded: Vec<Vec<u8>> = numbers.iter().map(|n| encode(n, Wire::F32)).collect();
         let mut sum = vec![0.0; NUMBERS];
+        // As in the coordinator, which has the memory of the round before.
+        let mut used = Vec::new();
         let (mut plain, mut ours) = (Vec::new(), Vec::new());
         for _ in 0..=repeats {
             plain.push(seconds(|| {
@@ -77,13 +98,14 @@ fn arithmetic(table: &mut Table, repeats: usize) {
             }));
             ours.push(seconds(|| {
                 let parts = encoded.iter().map(|bytes| Part { samples: 100, bytes });
-                mean(parts, Wire::F32)
+                used = mean(parts, Wire::F32, std::mem::take(&mut used)).expect("parts of one model");
             }));
         }
         let ratios = quartiles(plain[1..].iter().zip(&ours[1..]).map(|(p, o)| p / o).collect());
         let name = format!("mean of {members} members / plain sum, speed");
         table.check((name, spread(ratios)), ">= 0.5", ratios[1] >= 0.5);
         table.keep(&format!("mean_{members}"), ratios[1]);
+        mean_seconds = quartiles(ours[1..].to_vec())[1] / (4e-9 * (NUMBERS * members) as f64);
     }
     let numbers: Vec<f32> = (0..NUMBERS).map(|i| (i as f32).sin() * 1e-3).collect();
     let narrow = encode(&numbers, Wire::Bf16);
@@ -112,6 +134,7 @@ fn arithmetic(table: &mut Table, repeats: usize) {
     rate("hash (blake3)", &mut || {
         black_box(blake3::hash(&bytes));
     });
+    mean_seconds
 }
 
 /// Computed, not measured: how fast a replica's network must be for an exchange to take 5 % of the steps before it.
@@ -136,4 +159,72 @@ fn network(table: &mut Table) {
         "<= 1/50",
         step / diloco >= 50.0,
     );
+}
+
+/// Seconds of a step of distillation of [`MODEL`] on [`fleet::BLOCK`] samples, on this machine.
+fn step(table: &mut Table, quick: bool) -> anyhow::Result<f64> {
+    let model = Model {
+        architecture: Architecture::Mlp,
+        hidden: Some(vec![800, 800]),
+        width: None,
+        depth: None,
+        stages: None,
+        heads: None,
+        dropout: 0.0,
+        exits: None,
+    };
+    let spec = Spec {
+        model,
+        input: Shape {
+            channels: 1,
+            height: 28,
+            width: 28,
+        },
+        classes: 10,
+        preprocessing: Preprocessing {
+            mean: vec![0.5],
+            std: vec![0.25],
+        },
+        projection: None,
+    };
+    let optimizer = Optimizer {
+        kind: OptimizerKind::Adam,
+        learning_rate: 1e-3.into(),
+        weight_decay: 0.0,
+        momentum: 0.0,
+        clip_norm: None,
+    };
+    let mut trainer = BurnTrainer::new(&spec, optimizer, 1, Choice::Flex)?;
+    anyhow::ensure!(
+        trainer.flat().len() == MODEL,
+        "{} parameters",
+        trainer.flat().len()
+    );
+    let samples = fleet::BLOCK as usize;
+    let batch = Batch {
+        inputs: (0..samples * 784).map(|i| (i % 251) as f32 / 251.0).collect(),
+        samples,
+        labels: (0..samples as u32).map(|i| Some(i % 10)).collect(),
+        soft: Some(SoftTargets {
+            targets: Targets::Dense(vec![0.1_f32.ln(); samples * 10]),
+            temperature: 4.0,
+            loss: Loss::Kd,
+            hint: None,
+        }),
+        alpha: 0.9,
+        learning_rate: 1e-3,
+    };
+    let mut times = Vec::new();
+    for turn in 0..if quick { 12 } else { 60 } {
+        let began = Instant::now();
+        trainer.step(&batch)?;
+        if turn >= 5 {
+            times.push(1e3 * began.elapsed().as_secs_f64());
+        }
+    }
+    let times = quartiles(times);
+    table.head("A step of distillation on this machine, all cores");
+    table.note("perceptron 784-800-800-10, 64 samples, ms", spread(times));
+    table.keep("step_ms", times[1]);
+    Ok(times[1] / 1e3)
 }

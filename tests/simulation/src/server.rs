@@ -72,7 +72,6 @@ impl World {
                 worker: s.peer.name.clone(),
                 dataset_digest: "d".into(),
                 address: s.peer.name.clone(),
-                device: String::new(),
                 process: 0,
                 attempt: 0,
                 claim: None,

@@ -169,7 +169,6 @@ impl World {
             worker: self.students[node].peer.name.clone(),
             dataset_digest: "d".into(),
             address: String::new(),
-            device: String::new(),
             process: 0,
             attempt: 0,
             claim,

@@ -16,6 +16,8 @@ pub(super) struct Holder {
     pub(super) contributed_at: Option<Millis>,
     /// The newest round that its contribution entered.
     pub(super) merged: Option<u64>,
+    /// Samples of its part in the newest merge.
+    pub(super) brought: u64,
     /// Samples per second of its steps, newest round first in weight.
     pub(super) service: f64,
     /// Its last request for work got none.
@@ -113,7 +115,9 @@ impl Holders {
         let mut taken = Vec::with_capacity(self.waiting);
         let mut keepers = 0;
         self.all.for_each_mut(|worker, holder| {
+            holder.brought = 0;
             if let Some(work) = holder.contributed.take() {
+                holder.brought = work.sums.samples;
                 holder.contributed_at = None;
                 holder.joining = false;
                 holder.merged = Some(round);
@@ -156,6 +160,7 @@ mod tests {
             contributed: None,
             contributed_at: None,
             merged: None,
+            brought: 0,
             service: 0.0,
             idle: false,
         }

@@ -204,7 +204,8 @@ impl Group {
             self.pending.push(merge);
         }
         self.alias = None;
-        self.add_point(&sums, now);
+        let brought = members.iter().filter(|m| m.samples > 0).count();
+        self.add_point(&sums, brought as u32, now);
         self.totals.add(&sums);
         self.touch();
         self.plan_next(next, now, members)
@@ -312,7 +313,7 @@ impl Group {
         self.holders.keepers().map(|(_, h)| h.service).fold(0.0, f64::max)
     }
 
-    fn add_point(&mut self, sums: &Sums, now: Millis) {
+    fn add_point(&mut self, sums: &Sums, replicas: u32, now: Millis) {
         let mean = |sum: f64, count: u64| (count > 0).then(|| sum / count as f64);
         let seconds = now.since(self.round_began) as f64 / 1e3;
         self.round_began = now;
@@ -333,6 +334,8 @@ impl Group {
             teacher_version: newest.max().copied(),
             gradient_share: mean(sums.gradient_share, sums.taught),
             samples_per_s: (seconds > 0.0).then(|| sums.samples as f64 / seconds),
+            replicas,
+            staleness: sums.mean_staleness(),
         };
         for round in self.curve.add(self.plan.round, point, self.plan.evaluate) {
             self.dirty.insert(Key::Point(self.spec.name.clone(), round));
@@ -341,8 +344,12 @@ impl Group {
 }
 
 /// So many batches in shares by rate, none larger than its `most` and each at least 1: all together `batches`, unless that is
-/// more than they may have, or less than there are to share it.
+/// more than they may have, or less than there are to share it. Where nobody may have any the epoch is over, and the next one
+/// has enough for all.
 fn shares(batches: u32, rates: &[f64], most: &[u32]) -> Vec<u32> {
+    if !most.is_empty() && most.iter().all(|m| *m == 0) {
+        return shares(batches, rates, &vec![u32::MAX; rates.len()]);
+    }
     let mut shares = vec![1; rates.len()];
     for _ in rates.len()..batches as usize {
         // The one that would end first with one more.
@@ -393,6 +400,11 @@ mod tests {
         assert_eq!(shares(4, &[1.0; 4], &[9, 0, 0, 9]), [2, 1, 1, 2]);
         assert_eq!(shares(4, &[1.0; 4], &[9, 1, 0, 0]), [3, 1, 1, 1]);
         assert_eq!(shares(4, &[1.0; 2], &[1, 1]), [1, 1], "the last batch is smaller");
+        assert_eq!(
+            shares(4, &[1.0; 2], &[0, 0]),
+            [2, 2],
+            "the next epoch's first is whole"
+        );
         assert_eq!(shares(4, &[1.0; 2], &[0, 2]), [1, 2]);
     }
 }

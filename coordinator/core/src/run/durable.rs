@@ -118,7 +118,6 @@ impl Run {
             self.add_member(Member {
                 session,
                 part: live.part,
-                device: live.device,
                 last_seen: now,
                 heartbeat,
                 address: live.address,
@@ -218,7 +217,6 @@ impl Run {
                     role: m.session.role,
                     part: m.part.clone(),
                     term: m.session.term,
-                    device: m.device.clone(),
                     address: m.address.clone(),
                     keeper: m.session.role == Role::StudentWorker,
                     registered: m.registered,

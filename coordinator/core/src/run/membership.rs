@@ -56,7 +56,6 @@ impl Run {
         let mut member = Member {
             session: session.clone(),
             part: part.clone(),
-            device: r.device,
             last_seen: now,
             heartbeat: Heartbeat::default(),
             address: r.address,

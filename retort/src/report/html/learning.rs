@@ -63,6 +63,21 @@ pub(super) fn charts(curves: &Curves, cast: &Cast) -> String {
                 |p| p.teacher_version.map(|v| v as f64),
             )
         },
+        Plot::new(
+            "Staleness",
+            "Versions that the soft targets were behind the newest one, in the mean of the samples.",
+            Unit::Plain,
+            |p| p.staleness,
+        ),
+        Plot {
+            stepped: true,
+            ..Plot::new(
+                "Replicas",
+                "Those that brought something to the merge.",
+                Unit::Plain,
+                |p| (p.replicas > 0).then(|| f64::from(p.replicas)),
+            )
+        },
         Plot::new("Throughput", "Samples trained on per second.", Unit::Plain, |p| {
             p.samples_per_s
         }),

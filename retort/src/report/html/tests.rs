@@ -39,6 +39,8 @@ fn point(step: u64, seed: u64, kind: &str, best: f64) -> Point {
         teacher_version: taught.map(|()| step / 20),
         gradient_share: taught.map(|()| (3.0 * x).min(0.7) + 0.3 * noise),
         samples_per_s: step.is_multiple_of(10).then_some(18_000.0 + 30_000.0 * noise),
+        replicas: 2,
+        staleness: taught.map(|()| (0.4 + noise).max(0.0)),
     }
 }
 
