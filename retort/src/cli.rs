@@ -9,7 +9,7 @@ use retort_runtime::{Shutdown, TaskGroup, announce, listen};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::{check, evaluate, experiment, export, predict, report, run, status, submit};
+use crate::{check, devices, evaluate, experiment, export, predict, report, run, status, submit};
 
 /// Retort distils knowledge from teacher models into small students, as a service.
 #[derive(Debug, Parser)]
@@ -34,6 +34,8 @@ enum Command {
     Submit(submit::Args),
     /// Say everything that is wrong with a job, and start nothing.
     Check(JobArgs),
+    /// What this build can compute on here: a quick measurement of each device, and how it agrees with flex.
+    Devices(devices::Args),
     /// What the status API says of a run.
     Status(status::Args),
     /// Recompute from the manifests which samples a run's final states contain.
@@ -92,6 +94,7 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Experiment(args) => experiment::command(args),
         Command::Submit(args) => submit::submit(args),
         Command::Check(args) => check::command(&args),
+        Command::Devices(args) => devices::command(&args),
         Command::Status(args) => status::command(args),
         Command::Audit(args) => audit(&args),
         Command::Evaluate(args) => evaluate::command(&args),

@@ -202,7 +202,10 @@ impl Supervised {
             }
             Role::TeacherServer | Role::StudentWorker => {
                 command.args(["--coordinator", coordinator, "--name", &self.name]);
-                command.env("RAYON_NUM_THREADS", self.shared.threads.to_string());
+                // Those of flex, and of LibTorch.
+                for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"] {
+                    command.env(variable, self.shared.threads.to_string());
+                }
             }
         }
         if plan.log_format == Format::Json {

@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod collect;
 mod cost;
+mod devices;
 mod evaluate;
 mod experiment;
 mod export;

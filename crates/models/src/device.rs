@@ -10,7 +10,7 @@ use thiserror::Error;
 /// A device as a job file names it. Parsing touches no device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// The fastest CPU device that is compiled in: libtorch, else flex.
+    /// The best that is compiled in and here: a GPU by LibTorch, LibTorch, flex.
     #[default]
     Auto,
     /// Burn's own CPU backend; always there.
@@ -73,9 +73,10 @@ impl fmt::Display for Choice {
 }
 
 impl Choice {
-    /// The choice that `auto` stands for in this build.
+    /// The choice that `auto` stands for in this build and on this machine.
     pub fn resolve(self) -> Self {
         match self {
+            Self::Auto if libtorch_gpus() > 0 => Self::LibtorchCuda(0),
             Self::Auto if cfg!(feature = "libtorch") => Self::Libtorch,
             Self::Auto => Self::Flex,
             other => other,
@@ -138,6 +139,25 @@ impl Choice {
             _ => Device::flex(),
         }
     }
+}
+
+/// GPUs that LibTorch finds; without the feature it finds none.
+fn libtorch_gpus() -> usize {
+    #[cfg(feature = "libtorch")]
+    let found = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
+    #[cfg(not(feature = "libtorch"))]
+    let found = 0;
+    found
+}
+
+/// Every device that could be tried here, flex first: whether one works [`Choice::open`] tells.
+pub fn candidates() -> Vec<Choice> {
+    let gpus = (0..libtorch_gpus().max(1)).map(Choice::LibtorchCuda);
+    [Choice::Flex, Choice::Libtorch]
+        .into_iter()
+        .chain(gpus)
+        .chain([Choice::Cuda(0), Choice::Wgpu])
+        .collect()
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -89,7 +89,7 @@ fn the_page_stands_alone() {
 fn every_chart_has_a_role_a_title_and_a_description() {
     let page = page(3);
     let charts = page.matches(r#"role="img""#).count();
-    assert_eq!(charts, 19);
+    assert_eq!(charts, 21);
     assert_eq!(page.matches("<desc>").count(), charts);
 }
 

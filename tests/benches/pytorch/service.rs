@@ -1,0 +1,95 @@
+//! How soon a run trains, and what a worker's memory is.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use retort_tests::bench::Table;
+use retort_tests::{Harness, eventually, processes};
+use serde_json::Value;
+
+use crate::Options;
+use crate::steps::{quartiles, spread};
+
+const LIMIT: Duration = Duration::from_secs(120);
+const ONLINE: &str = include_str!("../../../examples/digits-online.toml");
+/// What a worker may need beside the model and its optimizer.
+const MORE_MB: f64 = 150.0;
+
+pub(crate) fn run(table: &mut Table, options: &Options) -> anyhow::Result<()> {
+    let device = options.devices.last().context("a device")?.to_string();
+    table.head(&format!("A local run of examples/digits-online.toml on {device}"));
+    let h = Harness::new(env!("CARGO_BIN_EXE_retort-harness"));
+    let mut seconds = Vec::new();
+    for turn in 0..if options.quick { 3 } else { 7 } {
+        seconds.push(first_step(&h, &format!("run-{turn}"), &device)?.0);
+    }
+    let figures = quartiles(seconds);
+    table.keep("first_step_s", figures[1]);
+    let row = (
+        "seconds from the command to the first optimizer step".to_owned(),
+        spread(figures),
+    );
+    table.check(row, "<= 2", figures[1] <= 2.0);
+    let (_, resident) = first_step(&h, "memory", &device)?;
+    // Small models: all of it is the process.
+    let megabytes = resident.context("a worker's memory")? as f64 / 1024.0;
+    table.keep("worker_mb", megabytes);
+    let row = (
+        "MB that a worker holds, model and optimizer below 1".to_owned(),
+        format!("{megabytes:.0}"),
+    );
+    if device == "flex" {
+        table.check(row, "<= 150", megabytes <= MORE_MB);
+    } else {
+        table.note(row.0, row.1);
+    }
+    Ok(())
+}
+
+/// Seconds to the first step of a student, and the KiB that its workers hold at most when it ends.
+fn first_step(h: &Harness, name: &str, device: &str) -> anyhow::Result<(f64, Option<u64>)> {
+    let file = h.job("online.toml", ONLINE);
+    let out = h.path(name);
+    let file = file.to_str().context("a plain path")?;
+    let devices = [
+        format!("teachers.0.device=\"{device}\""),
+        format!("students.0.device=\"{device}\""),
+    ];
+    let began = Instant::now();
+    let running = h.start(&[
+        "run",
+        file,
+        "--out",
+        out.to_str().context("a plain path")?,
+        "--json",
+        "--set",
+        &devices[0],
+        "--set",
+        &devices[1],
+    ]);
+    let mut resident = None;
+    let stepped = || -> Option<f64> {
+        let (_, _, address) = processes(&out, "coordinator").into_iter().next()?;
+        let output = h.call(&["status", "--json", "--coordinator", &address]);
+        let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let mut groups = status["groups"].as_array()?.iter();
+        let student = groups.find(|g| g["kind"] == "student")?;
+        (student["steps"].as_u64()? > 0).then(|| began.elapsed().as_secs_f64())
+    };
+    let seconds = eventually("a step", LIMIT, stepped)?;
+    let _ = eventually("the end", Duration::from_secs(2), || {
+        let held = processes(&out, "student-worker");
+        resident = resident.max(held.iter().filter_map(|(_, pid, _)| resident_kib(*pid)).max());
+        None::<()>
+    });
+    drop(running);
+    Ok((seconds, resident))
+}
+
+fn resident_kib(pid: u32) -> Option<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(Path::new(&path)).ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
