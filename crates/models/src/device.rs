@@ -83,6 +83,11 @@ impl Choice {
         }
     }
 
+    /// Whether its tensors lie in the processor's memory.
+    pub fn on_host(self) -> bool {
+        matches!(self.resolve(), Self::Flex | Self::Libtorch)
+    }
+
     /// Says whether the device is compiled in, without touching it.
     pub fn check(self) -> Result<(), Error> {
         let (compiled_in, feature) = match self {
