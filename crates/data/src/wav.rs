@@ -57,8 +57,8 @@ pub struct Audio {
 pub enum Windows {
     /// One: the first `seconds`, with silence behind a shorter file.
     First,
-    /// All of `seconds` one after the other, without the remainder and without those that are silent throughout. A
-    /// shorter file is one, with silence behind it. All of a file are in the same part of the data set.
+    /// All of `seconds` one after the other, without the remainder and without those that are silent throughout (an empty
+    /// file has none). A shorter file is one, with silence behind it. All of a file are in the same part of the data set.
     All,
 }
 
@@ -208,6 +208,10 @@ impl Reader {
 
     fn windows(&mut self, path: &Path) -> Result<Vec<Vec<f32>>, Error> {
         let (mut sound, rate) = read(path)?;
+        if sound.is_empty() && self.windows == Windows::First {
+            let file = path.to_owned();
+            return Err(Error::NoSamples { file });
+        }
         if rate != self.rate {
             let to = self.rate;
             let resampler = self.resamplers.entry(rate);
@@ -255,9 +259,6 @@ fn read(path: &Path) -> Result<(Vec<f64>, u32), Error> {
             sound.push(sum / full);
             sum = 0.0;
         }
-    }
-    if sound.is_empty() {
-        return Err(Error::NoSamples { file: file() });
     }
     Ok((sound, rate))
 }

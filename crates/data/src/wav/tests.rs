@@ -173,17 +173,24 @@ fn windows_are_whole_and_heard() {
     long.extend(wave(40, 7_999));
     put(&folder, "a/long.wav", spec(1, 16, RATE), &long);
     tone(&folder, "b/short.wav", 40, 1_000);
-    let files = [("a/long.wav", 0), ("b/short.wav", 1)].map(|(name, class)| File {
+    put(&folder, "c/empty.wav", spec(1, 16, RATE), &[]);
+    let files = [("a/long.wav", 0), ("b/short.wav", 1), ("c/empty.wav", 2)].map(|(name, class)| File {
         path: folder.path().join(name),
         class,
     });
-    let samples = |windows| {
+    let samples = |windows, files: &[File]| {
         let mut reader = Reader::new(&Audio { windows, ..audio() }, RATE).expect("reader");
-        let (samples, numbers) = reader.samples(files.iter()).expect("samples");
-        (samples.labels, numbers)
+        let (samples, numbers) = reader.samples(files.iter())?;
+        Ok::<_, Error>((samples.labels, numbers))
     };
-    assert_eq!(samples(Windows::First), (vec![0, 1], vec![0, 1]));
-    assert_eq!(samples(Windows::All), (vec![0, 0, 1], vec![0, 0, 1]));
+    let first = samples(Windows::First, &files[..2]).expect("samples");
+    assert_eq!(first, (vec![0, 1], vec![0, 1]));
+    assert!(matches!(
+        samples(Windows::First, &files),
+        Err(Error::NoSamples { .. })
+    ));
+    let all = samples(Windows::All, &files).expect("samples");
+    assert_eq!(all, (vec![0, 0, 1], vec![0, 0, 1]));
 }
 
 #[test]
