@@ -120,10 +120,14 @@ pub(crate) struct Folder {
 /// Reads all files below a folder.
 pub(crate) fn load(folder: &Path, audio: &Audio) -> Result<Folder, Error> {
     let files = files::find(folder)?;
-    let rate = match (audio.rate, files.pool.first()) {
-        (Some(rate), _) => rate,
-        (None, Some(first)) => read(&first.path)?.1,
-        (None, None) => *RATES.start(), // an error below, as there is nothing to train on
+    let no_training = |class: usize| Error::NoTraining {
+        folder: folder.to_owned(),
+        class: files.class_names[class].clone(),
+    };
+    let first = files.pool.first().ok_or_else(|| no_training(0))?;
+    let rate = match audio.rate {
+        Some(rate) => rate,
+        None => read(&first.path)?.1,
     };
     let mut reader = Reader::new(audio, rate)?;
     let (pool, pool_files) = reader.samples(files.pool.iter())?;
@@ -132,10 +136,7 @@ pub(crate) fn load(folder: &Path, audio: &Audio) -> Result<Folder, Error> {
     let (test, _) = reader.samples(order)?;
     let has = |class: u32| pool.labels.binary_search(&class).is_ok();
     if let Some(class) = (0..files.class_names.len()).find(|&class| !has(class as u32)) {
-        return Err(Error::NoTraining {
-            folder: folder.to_owned(),
-            class: files.class_names[class].clone(),
-        });
+        return Err(no_training(class));
     }
     if test.labels.is_empty() {
         let folder = folder.to_owned();
@@ -243,6 +244,9 @@ fn read(path: &Path) -> Result<(Vec<f64>, u32), Error> {
     let spec = reader.spec();
     if spec.sample_format == hound::SampleFormat::Float {
         return Err(Error::Float { file: file() });
+    }
+    if spec.bits_per_sample > 32 {
+        return Err(decode(hound::Error::TooWide));
     }
     let rate = spec.sample_rate;
     if !RATES.contains(&rate) {

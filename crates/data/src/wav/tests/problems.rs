@@ -151,6 +151,7 @@ fn says_what_is_wrong_with_the_files() {
             .expect("a fifth")
     };
     assert!(few(&[&chosen("a", false), &chosen("b", false)]).starts_with("FOLDER has no test sample"));
+    assert!(few(&[&chosen("a", true), &chosen("b", true)]).contains("no training sample of class \"a\""));
     let error = few(&[&chosen("a", false), &chosen("b", true)]);
     assert!(
         error.starts_with("FOLDER leaves no training sample of class \"b\""),
@@ -161,7 +162,7 @@ fn says_what_is_wrong_with_the_files() {
 #[test]
 fn no_header_makes_it_panic() {
     let folder = TempDir::new().expect("folder");
-    tone(&folder, "a.wav", 50, 100);
+    tone(&folder, "a.wav", 50, 96);
     let file = folder.path().join("a.wav");
     let whole = fs::read(&file).expect("read");
     let mut refused = 0;
@@ -173,5 +174,20 @@ fn no_header_makes_it_panic() {
             refused += u32::from(read(&file).is_err());
         }
     }
+    // 128 bits, all sizes in keeping with that.
+    let mut wide = whole.clone();
+    wide[28..36].copy_from_slice(&[0, 0xf4, 1, 0, 16, 0, 128, 0]);
+    fs::write(&file, wide).expect("write");
+    let error = read(&file).expect_err("too wide");
+    assert!(
+        matches!(
+            error,
+            Error::Decode {
+                source: hound::Error::TooWide,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     assert!((200..600).contains(&refused), "{refused} of 624");
 }
