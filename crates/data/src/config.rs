@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Shape;
-use crate::{digits, idx, mnist1d};
+use crate::{digits, idx, mnist1d, wav};
 
 /// Which data set, how much of it, and how training sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct DatasetConfig {
     /// Positions per block, the unit of leases: a multiple of the batch size. Unset: one batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_samples: Option<u32>,
+    /// How `wav` files become samples. Unset: [`wav::Audio::default`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<wav::Audio>,
     /// Random changes to each training sample. Unset: none.
     #[serde(default)]
     pub views: Views,
@@ -50,20 +53,26 @@ pub struct DatasetConfig {
 pub enum Format {
     /// The four files of MNIST, plain or gzipped, under their usual names.
     Idx,
+    /// WAV files in folders, one for each class.
+    Wav,
 }
 
 /// Random changes to each training sample, drawn anew from each view seed. The default changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Views {
-    /// Move by up to this many pixels along each axis; what comes in is 0.
+    /// Move by up to this many pixels along each axis; what comes in is 0. Of `wav`: frames, in time only.
     pub shift: u32,
     /// Mirror left and right, half of the time.
     pub flip: bool,
-    /// Cut up to this many pixels off each axis and enlarge the rest to the old size.
+    /// Cut up to this many pixels off each axis and enlarge the rest to the old size. Of `wav`: frames, in time only, so
+    /// that it is spoken more slowly.
     pub crop: u32,
-    /// Add Gaussian noise of this standard deviation, in units of pixels from 0 to 1 (of the signal for `mnist1d`).
+    /// Add Gaussian noise of this standard deviation, in units of pixels from 0 to 1 (of the signal for `mnist1d`, of 80
+    /// decibels for `wav`).
     pub noise: f32,
+    /// Of `wav`: louder or softer by up to this many decibels (0..=40). Silence stays silence.
+    pub gain: f32,
 }
 
 impl Views {
@@ -72,6 +81,9 @@ impl Views {
         *self == Self::default()
     }
 }
+
+/// Half of what lies between the floor and full scale.
+const MOST_GAIN: f32 = 40.0;
 
 /// One thing wrong with a [`DatasetConfig`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +110,7 @@ pub(crate) enum Source {
     Mnist1d,
     FashionMnist,
     Idx,
+    Wav,
 }
 
 /// How large a set is before it is split.
@@ -137,6 +150,7 @@ impl DatasetConfig {
         let source = self.check_source(&mut problems);
         self.check_counts(&mut problems);
         self.check_views(source, &mut problems);
+        self.check_audio(source, &mut problems);
         if problems.0.is_empty()
             && let Some(source) = source
             && let Some(extent) = source.extent()
@@ -154,6 +168,7 @@ impl DatasetConfig {
             (Some("mnist1d"), None) => Some(Source::Mnist1d),
             (Some("fashion-mnist"), None) => Some(Source::FashionMnist),
             (None, Some(Format::Idx)) => Some(Source::Idx),
+            (None, Some(Format::Wav)) => Some(Source::Wav),
             _ => None,
         }
     }
@@ -165,7 +180,7 @@ impl DatasetConfig {
         let validation = self.validation.unwrap_or(match source {
             Source::Digits => digits::VALIDATION,
             Source::Mnist1d => mnist1d::VALIDATION,
-            Source::FashionMnist | Source::Idx => idx::VALIDATION.min(pool / 10),
+            Source::FashionMnist | Source::Idx | Source::Wav => idx::VALIDATION.min(pool / 10),
         });
         let left = pool.saturating_sub(validation);
         if left == 0 {
@@ -188,12 +203,16 @@ impl DatasetConfig {
             let expected = format!("at most {test}, the test samples there are");
             problems.push("test", wanted, expected);
         }
-        let sides = [shape.height, shape.width];
-        let side = sides.into_iter().filter(|&side| side > 1).min();
+        // The columns of a spectrum stay where they are.
+        let (width, what) = match source {
+            Source::Wav => (1, "the frames"),
+            _ => (shape.width, "the shorter side"),
+        };
+        let side = [shape.height, width].into_iter().filter(|&side| side > 1).min();
         let side = side.unwrap_or(1) as u64;
         for (key, value) in [("views.shift", self.views.shift), ("views.crop", self.views.crop)] {
             if u64::from(value) >= side && value > 0 {
-                let expected = format!("less than {side}, the shorter side of a {shape} sample");
+                let expected = format!("less than {side}, {what} of a {shape} sample");
                 problems.push(key, value, expected);
             }
         }
@@ -229,6 +248,11 @@ impl DatasetConfig {
                 "unset",
                 "the folder that holds train-images-idx3-ubyte and the other three files",
             ),
+            (None, Some(Source::Wav)) => problems.push(
+                "path",
+                "unset",
+                "the folder that holds a folder for each class, or train and test with these",
+            ),
             (Some(path), Some(Source::Digits | Source::Mnist1d)) => problems.push(
                 "path",
                 format_args!("{path:?}"),
@@ -261,6 +285,7 @@ impl DatasetConfig {
         let reason = match source {
             Some(Source::Digits) => Some("false: a mirrored digit is not that digit"),
             Some(Source::Mnist1d) => Some("false: a mirrored signal is of no class"),
+            Some(Source::Wav) => Some("false: a mirrored spectrum is no sound"),
             _ => None,
         };
         if let Some(expected) = reason.filter(|_| self.views.flip) {
@@ -269,6 +294,30 @@ impl DatasetConfig {
         let noise = self.views.noise;
         if !noise.is_finite() || noise < 0.0 {
             problems.push("views.noise", noise, "a finite number of at least 0");
+        }
+        let gain = self.views.gain;
+        if gain != 0.0 && source.is_some_and(|source| source != Source::Wav) {
+            problems.push(
+                "views.gain",
+                gain,
+                "0: only what format = \"wav\" reads has decibels",
+            );
+        } else if !(0.0..=MOST_GAIN).contains(&gain) {
+            problems.push("views.gain", gain, format!("0 to {MOST_GAIN} decibels"));
+        }
+    }
+
+    fn check_audio(&self, source: Option<Source>, problems: &mut Problems) {
+        match &self.audio {
+            Some(audio) if source == Some(Source::Wav) => problems.0.extend(audio.problems()),
+            Some(_) if source.is_some() => {
+                problems.push(
+                    "audio",
+                    "{ ... }",
+                    "no such table: it belongs to format = \"wav\"",
+                );
+            }
+            _ => {}
         }
     }
 }
@@ -280,7 +329,7 @@ impl Source {
             Self::Digits => Some(digits::EXTENT),
             Self::Mnist1d => Some(mnist1d::EXTENT),
             Self::FashionMnist => Some(idx::FASHION_MNIST),
-            Self::Idx => None,
+            Self::Idx | Self::Wav => None,
         }
     }
 }

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigProblem, DatasetConfig, Extent, Source, Views};
+use crate::config::{ConfigProblem, DatasetConfig, Extent, Source};
 use crate::rng::Rng;
 use crate::split::{Pixels, Samples, labelled, split};
-use crate::{digits, idx, mnist1d, view};
+use crate::view::{self, Changes};
+use crate::{digits, idx, mnist1d, wav};
 
 /// Domain of the random numbers of views.
 const VIEW: u64 = 4;
@@ -22,6 +23,9 @@ pub enum Error {
     /// A file is missing or wrong.
     #[error(transparent)]
     Idx(#[from] idx::Error),
+    /// A folder of sounds is incomplete, or a file wrong.
+    #[error(transparent)]
+    Wav(#[from] wav::Error),
 }
 
 fn join(problems: &[ConfigProblem]) -> String {
@@ -77,7 +81,7 @@ pub struct Dataset {
     shape: Shape,
     class_names: Vec<String>,
     digest: String,
-    views: Views,
+    changes: Changes,
     /// Sorted ids of training samples.
     labelled: Vec<u32>,
     /// In the order of [`Part`].
@@ -98,7 +102,7 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
         test: raw.test.len(),
     };
     let sizes = config.fit(source, extent).map_err(Error::Config)?;
-    let mut parts = split(&raw.pool, &raw.test, sizes);
+    let mut parts = split(&raw.pool, &raw.test, sizes, &raw.files);
     let classes = raw.class_names.len();
     leave_out(&mut parts[0], config, classes)?;
     let wanted = config.labelled.unwrap_or(parts[0].len());
@@ -113,7 +117,10 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
         name: raw.name,
         shape: raw.shape,
         digest: digest(raw.shape, classes, &parts),
-        views: config.views.clone(),
+        changes: match source {
+            Source::Wav => Changes::in_time(&config.views),
+            _ => Changes::in_both_axes(&config.views),
+        },
         labelled: labelled(&parts[0].labels, classes, wanted, seed),
         class_names: raw.class_names,
         parts,
@@ -154,6 +161,8 @@ struct Raw {
     class_names: Vec<String>,
     pool: Samples,
     test: Samples,
+    /// By sample of the pool: what it was cut from, if samples belong together.
+    files: Vec<u32>,
 }
 
 impl Raw {
@@ -168,6 +177,7 @@ impl Raw {
             class_names: numbers(10),
             pool,
             test,
+            files: Vec::new(),
         };
         let of_folder = |name: &str, class_names: Option<Vec<String>>, folder: idx::Folder| Self {
             name: name.to_owned(),
@@ -175,6 +185,7 @@ impl Raw {
             class_names: class_names.unwrap_or_else(|| numbers(folder.classes)),
             pool: folder.pool,
             test: folder.test,
+            files: Vec::new(),
         };
         Ok(match source {
             Source::Digits => named("digits", digits::EXTENT, digits::load()),
@@ -184,6 +195,17 @@ impl Raw {
                 of_folder("fashion-mnist", Some(names), idx::load_fashion_mnist(&folder)?)
             }
             Source::Idx => of_folder("idx", None, idx::load(&folder)?),
+            Source::Wav => {
+                let sounds = wav::load(&folder, &config.audio.clone().unwrap_or_default())?;
+                Self {
+                    name: "wav".to_owned(),
+                    shape: sounds.shape,
+                    class_names: sounds.class_names,
+                    pool: sounds.pool,
+                    test: sounds.test,
+                    files: sounds.pool_files,
+                }
+            }
         })
     }
 }
@@ -315,13 +337,13 @@ impl Dataset {
     ///
     /// If there is no such sample, or `out` is not as long as [`Shape::len`] says.
     pub fn view(&self, sample: u32, view_seed: u64, out: &mut [f32]) {
-        if self.views.is_none() {
+        if self.changes.is_none() {
             return self.parts[0].write(sample, out);
         }
         let mut plain = vec![0.0; out.len()];
         self.parts[0].write(sample, &mut plain);
         let mut rng = Rng::keyed(&[VIEW, view_seed, u64::from(sample)]);
-        view::apply(&self.views, self.shape, &mut rng, &plain, out);
+        view::apply(&self.changes, self.shape, &mut rng, &plain, out);
     }
 }
 
@@ -361,7 +383,7 @@ impl SplitRef<'_> {
         self.samples.labels[sample as usize]
     }
 
-    /// Writes a sample's plain values: pixels from 0 to 1, or the signal of `mnist1d`.
+    /// Writes a sample's plain values: pixels from 0 to 1, the signal of `mnist1d`, or a spectrum.
     ///
     /// # Panics
     ///

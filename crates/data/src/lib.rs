@@ -24,7 +24,9 @@ pub mod rng;
 pub mod schedule;
 mod split;
 mod view;
+mod wav;
 
 pub use config::{ConfigProblem, DatasetConfig, Format, Views};
 pub use dataset::{Dataset, Error, Part, Shape, SplitRef, load};
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
+pub use wav::{Audio, Error as WavError, Windows};

@@ -76,14 +76,37 @@ pub(crate) fn shuffled(len: u32) -> impl Iterator<Item = u32> + Clone {
 
 /// Training, validation and test part. Training comes from the front of a fixed permutation and validation from its
 /// end, so that changing the size of one leaves the members of the other.
-pub(crate) fn split(pool: &Samples, test: &Samples, sizes: Sizes) -> [Samples; 3] {
-    let order = shuffled(pool.len());
-    let held_out = (pool.len() - sizes.validation) as usize;
+///
+/// Where `files` says which samples of the pool were cut from the same file, whole files are permuted. Of a file that
+/// begins before the validation part, training gets nothing, and so up to a file less than `sizes` says.
+pub(crate) fn split(pool: &Samples, test: &Samples, sizes: Sizes, files: &[u32]) -> [Samples; 3] {
+    let order = by_file(pool.len(), files);
+    let (front, validation) = order.split_at((pool.len() - sizes.validation) as usize);
+    let shared = validation.first().and_then(|&row| files.get(row as usize));
+    let of_another = |row: &u32| shared.is_none() || files.get(*row as usize) != shared;
+    let train = front
+        .iter()
+        .copied()
+        .take(sizes.train as usize)
+        .filter(of_another);
     [
-        pool.gather(order.clone().take(sizes.train as usize)),
-        pool.gather(order.skip(held_out)),
+        pool.gather(train),
+        pool.gather(validation.iter().copied()),
         test.gather(0..sizes.test),
     ]
+}
+
+/// All rows of the pool, in the order of a fixed permutation of them or of their files.
+fn by_file(len: u32, files: &[u32]) -> Vec<u32> {
+    if files.is_empty() {
+        return shuffled(len).collect();
+    }
+    let mut starts = vec![0u32];
+    for file in files.chunk_by(|a, b| a == b) {
+        starts.push(starts[starts.len() - 1] + file.len() as u32);
+    }
+    let order = shuffled(starts.len() as u32 - 1).map(|file| file as usize);
+    order.flat_map(|file| starts[file]..starts[file + 1]).collect()
 }
 
 /// Which `count` samples keep their label: the classes take turns, each giving its sample with the lowest hash of
