@@ -23,8 +23,10 @@ pub mod ranges;
 pub mod rng;
 pub mod schedule;
 mod split;
+mod text;
 mod view;
 
 pub use config::{ConfigProblem, DatasetConfig, Format, Views};
 pub use dataset::{Dataset, Error, Part, Shape, SplitRef, load};
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
+pub use text::{Error as TextError, TextConfig, Tokens};
