@@ -85,7 +85,8 @@ pub(crate) struct Texts {
 /// labels.
 pub(crate) fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Result<Texts, Error> {
     let (train, test) = files(path)?;
-    let (mut pool, mut held_out, mut unlabelled) = (Part::new(config), Part::new(config), Part::new(config));
+    let (mut pool, mut held_out, mut unlabelled) =
+        (Builder::new(config), Builder::new(config), Builder::new(config));
     // By order of appearance.
     let mut found = BTreeMap::new();
     reader(&train, config).read(Kind::of(&train, &Kind::LABELLED)?, |row| {
@@ -203,13 +204,13 @@ fn is_test(text: &str) -> bool {
 }
 
 /// Samples as they come in.
-struct Part<'a> {
+struct Builder<'a> {
     config: &'a TextConfig,
     ids: Vec<u16>,
     labels: Vec<u32>,
 }
 
-impl<'a> Part<'a> {
+impl<'a> Builder<'a> {
     fn new(config: &'a TextConfig) -> Self {
         Self {
             config,

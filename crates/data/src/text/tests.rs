@@ -287,6 +287,12 @@ fn samples_without_labels_train_and_nothing_else() {
         assert_eq!(labels(&many), labels(&few), "held-out samples stay");
     }
     assert_ne!(many.digest(), few.digest());
+    let digests = [few.digest(), many.digest()].map(|digest| digest[..16].to_owned());
+    assert_eq!(
+        digests,
+        ["91a161ac565ed154", "a3c8ad4765b23d1a"],
+        "recorded runs name these"
+    );
     config.without_classes = vec![1];
     config.labelled = None;
     let without = load(&config, 1);

@@ -125,6 +125,10 @@ fn initial_weights_are_a_function_of_the_seed() {
 /// The same for the other architectures, by hash.
 #[test]
 fn initial_weights_of_every_architecture_stay() {
+    let hash = |spec: &Spec| {
+        let net = Net::new(spec, 7, &Device::flex()).unwrap();
+        blake3::hash(&net.to_safetensors()).to_hex()
+    };
     for (model, expected) in [
         ("architecture = 'mlp'\nhidden = [5]", "402cd87f61623428"),
         ("architecture = 'cnn'\nwidth = 2", "da350eaed4133d69"),
@@ -135,9 +139,14 @@ fn initial_weights_of_every_architecture_stay() {
         ("architecture = 'transformer'\nwidth = 4", "4900b31885ce2094"),
     ] {
         let spec = fixture(model, [2, 5, 6], 3);
-        let net = Net::new(&spec, 7, &Device::flex()).unwrap();
-        let hash = blake3::hash(&net.to_safetensors()).to_hex();
-        assert_eq!(&hash[..16], expected, "{model}");
+        assert_eq!(&hash(&spec)[..16], expected, "{model}");
+    }
+    for (model, expected) in [
+        (TEXT_MODELS[1], ""),
+        ("architecture = 'transformer'\nwidth = 4", ""),
+    ] {
+        let spec = text_fixture(model, 7, 3);
+        assert_eq!(&hash(&spec)[..16], expected, "{model}");
     }
 }
 
@@ -268,8 +277,9 @@ fn preprocessing_comes_first() {
 #[test]
 fn dropout_is_a_function_of_its_generator_and_only_there_in_training() {
     let device = Device::flex().autodiff();
-    for model in [MODELS[1], MODELS[3], MODELS[6], MODELS[8]] {
-        let spec = fixture(model, [1, 4, 4], 5);
+    let of_numbers = [1, 3, 6, 8].map(|i| fixture(MODELS[i], [1, 4, 4], 5));
+    for spec in of_numbers.into_iter().chain([text_fixture(TEXT_MODELS[1], 7, 5)]) {
+        let model = &spec.model;
         let net = Net::new(&spec, 1, &device).unwrap();
         let inputs = random(&spec, 8, 4, &device);
         let noisy = |seed| values(net.forward(inputs.clone(), Some(&mut Rng::new(seed))));
@@ -280,7 +290,7 @@ fn dropout_is_a_function_of_its_generator_and_only_there_in_training() {
         // Only without autodiff are softmax and layer norm one operation each, which rounds differently.
         let valid = values(net.valid().forward(inputs.clone().without_autodiff(), None));
         for (quiet, valid) in quiet.iter().zip(valid) {
-            assert!((quiet - valid).abs() < 1e-5, "{model}: {quiet} {valid}");
+            assert!((quiet - valid).abs() < 1e-5, "{model:?}: {quiet} {valid}");
         }
     }
 }

@@ -216,3 +216,31 @@ fn a_card_says_how_texts_become_tokens() {
     let read: Card = serde_json::from_value(json).unwrap();
     assert_eq!(read.spec(), spec);
 }
+
+#[test]
+fn a_specification_follows_the_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (0..9).map(|i| format!("text {i},{}\n", i % 3)).collect();
+    for name in ["train.csv", "test.csv"] {
+        std::fs::write(folder.path().join(name), format!("text,label\n{lines}")).unwrap();
+    }
+    let load = |config: &str| {
+        let config = toml::from_str(config).unwrap();
+        retort_data::load(&config, folder.path(), 1).unwrap()
+    };
+    let texts = load("format = 'text'\npath = '.'\ntext = { length = 6, tokens = { kind = 'bytes' } }");
+    let spec = Spec::of(&texts, toml::from_str(TEXT_MODELS[0]).unwrap());
+    assert_eq!((spec.input.to_string().as_str(), spec.classes), ("1x1x6", 3));
+    assert_eq!(
+        (&spec.preprocessing, spec.vocabulary()),
+        (&Preprocessing::none(1), 257)
+    );
+    spec.validate().unwrap();
+    let digits = load("name = 'digits'");
+    let spec = Spec::of(&digits, toml::from_str(MODELS[0]).unwrap());
+    assert_eq!(spec.tokens, None);
+    assert_eq!(
+        (spec.preprocessing.mean, spec.preprocessing.std),
+        digits.pixel_stats()
+    );
+}
