@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use retort_data::{Dataset, Shape, Tokens};
-use retort_job::{Job, Problem, Source};
+use retort_job::{Job, Loss, Problem, Source};
 use retort_models::{Choice, Classifier, Export, Spec, SpecError};
 
 use crate::cli::JobArgs;
@@ -94,6 +94,7 @@ pub(crate) fn job_before(
     }
     problems.extend(layers(&checked, &problems));
     problems.extend(shares(&checked));
+    problems.extend(labels(&checked));
     if checked.dataset.split(retort_data::Part::Validation).is_empty() && checked.job.is_gated() {
         problems.push(Problem::new(
             "dataset.validation",
@@ -203,6 +204,16 @@ fn shares(checked: &Checked) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// A loss may need every label, and data may lack some.
+fn labels(checked: &Checked) -> Option<Problem> {
+    let (loss, data) = (checked.job.distillation.loss, &checked.dataset);
+    let missing = data.train_len() as usize - data.labelled().len();
+    let expected =
+        format!("another loss: dkd needs every sample's label, and {missing} training samples have none");
+    (matches!(loss, Loss::Dkd { .. }) && missing > 0)
+        .then(|| Problem::new("distillation.loss", "\"dkd\"", expected))
 }
 
 fn devices(job: &Job) -> Vec<Problem> {

@@ -133,6 +133,10 @@ fn what_does_not_fit_texts_is_refused_before_anything_starts() {
         "dataset.views.noise=0.1",
         &["views.noise", "tokens are no pixels"],
     );
+    refused(
+        "distillation.loss=dkd",
+        &["dkd needs every sample's label, and 180 training samples have none"],
+    );
     refused("dataset.labelled=91", &["labelled = 91: expected at most 90"]);
     refused(
         "dataset.text.label='class'",
