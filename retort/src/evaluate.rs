@@ -263,6 +263,7 @@ mod tests {
             input: dataset.shape(),
             classes: dataset.classes(),
             preprocessing: Preprocessing::none(1),
+            tokens: None,
             projection: None,
         };
         let net = Net::new(&spec, 7, &Device::flex()).unwrap();

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Shape;
+use crate::text::TextConfig;
 use crate::{digits, idx, mnist1d, wav};
 
 /// Which data set, how much of it, and how training sees it.
@@ -17,16 +18,20 @@ pub struct DatasetConfig {
     /// The format of a set of your own; wants `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// The folder with the files: a path relative to the job file, or a `file://` URL.
+    /// The folder with the files, or of a text set the one file: a path relative to the job file, or a `file://` URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Training samples that keep their label, chosen by the run's seed and balanced over the classes. Unset: all.
+    /// Of a text set: a file of further training samples, whose labels are not read. A path like `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlabelled: Option<String>,
+    /// Training samples that keep their label, chosen by the run's seed and balanced over the classes. Unset: all that
+    /// have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labelled: Option<u32>,
     /// Classes, by number, that the training samples lack: validation and test keep theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without_classes: Vec<u32>,
-    /// Use only this many training samples. Unset: all that validation leaves.
+    /// Use only this many training samples, beside those that come without a label. Unset: all that validation leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<u32>,
     /// Samples held out from the training part. Unset: 200 of `digits`, 500 of `mnist1d`, else 5,000 but at most a
@@ -42,6 +47,9 @@ pub struct DatasetConfig {
     /// How `wav` files become samples. Unset: [`wav::Audio::default`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio: Option<wav::Audio>,
+    /// How text files are read, with `format = "text"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextConfig>,
     /// Random changes to each training sample. Unset: none.
     #[serde(default)]
     pub views: Views,
@@ -55,6 +63,8 @@ pub enum Format {
     Idx,
     /// WAV files in folders, one for each class.
     Wav,
+    /// Texts: `train.jsonl`, `.csv` or `.tsv` and perhaps `test.*`, or one such file.
+    Text,
 }
 
 /// Random changes to each training sample, drawn anew from each view seed. The default changes nothing.
@@ -73,6 +83,8 @@ pub struct Views {
     pub noise: f32,
     /// Of `wav`: louder or softer by up to this many decibels (0..=40). Silence stays silence.
     pub gain: f32,
+    /// Of a text set: replace each token by padding with this probability.
+    pub drop: f32,
 }
 
 impl Views {
@@ -111,6 +123,7 @@ pub(crate) enum Source {
     FashionMnist,
     Idx,
     Wav,
+    Text,
 }
 
 /// How large a set is before it is split.
@@ -151,6 +164,7 @@ impl DatasetConfig {
         self.check_counts(&mut problems);
         self.check_views(source, &mut problems);
         self.check_audio(source, &mut problems);
+        self.check_text(source, &mut problems);
         if problems.0.is_empty()
             && let Some(source) = source
             && let Some(extent) = source.extent()
@@ -169,6 +183,7 @@ impl DatasetConfig {
             (Some("fashion-mnist"), None) => Some(Source::FashionMnist),
             (None, Some(Format::Idx)) => Some(Source::Idx),
             (None, Some(Format::Wav)) => Some(Source::Wav),
+            (None, Some(Format::Text)) => Some(Source::Text),
             _ => None,
         }
     }
@@ -180,7 +195,7 @@ impl DatasetConfig {
         let validation = self.validation.unwrap_or(match source {
             Source::Digits => digits::VALIDATION,
             Source::Mnist1d => mnist1d::VALIDATION,
-            Source::FashionMnist | Source::Idx | Source::Wav => idx::VALIDATION.min(pool / 10),
+            Source::FashionMnist | Source::Idx | Source::Wav | Source::Text => idx::VALIDATION.min(pool / 10),
         });
         let left = pool.saturating_sub(validation);
         if left == 0 {
@@ -253,6 +268,11 @@ impl DatasetConfig {
                 "unset",
                 "the folder that holds a folder for each class, or train and test with these",
             ),
+            (None, Some(Source::Text)) => problems.push(
+                "path",
+                "unset",
+                "the folder that holds train.jsonl, train.csv or train.tsv, or one such file",
+            ),
             (Some(path), Some(Source::Digits | Source::Mnist1d)) => problems.push(
                 "path",
                 format_args!("{path:?}"),
@@ -320,6 +340,57 @@ impl DatasetConfig {
             _ => {}
         }
     }
+
+    fn check_text(&self, source: Option<Source>, problems: &mut Problems) {
+        const ONLY: &str = "absent: only format = \"text\" has it";
+        let Some(source) = source else { return };
+        let Views {
+            shift,
+            flip,
+            crop,
+            noise,
+            gain: _,
+            drop,
+        } = self.views;
+        if !(0.0..1.0).contains(&drop) {
+            problems.push("views.drop", drop, "at least 0 and less than 1");
+        }
+        if source != Source::Text {
+            if drop > 0.0 {
+                problems.push(
+                    "views.drop",
+                    drop,
+                    "0: there are no tokens to drop in what is no text",
+                );
+            }
+            if let Some(path) = &self.unlabelled {
+                problems.push("unlabelled", format_args!("{path:?}"), ONLY);
+            }
+            if self.text.is_some() {
+                problems.push("text", "a table", ONLY);
+            }
+            return;
+        }
+        for (key, on, value) in [
+            ("views.shift", shift > 0, shift.to_string()),
+            ("views.flip", flip, flip.to_string()),
+            ("views.crop", crop > 0, crop.to_string()),
+            ("views.noise", noise > 0.0, noise.to_string()),
+        ] {
+            if on {
+                let expected = "absent: tokens are no pixels, they can be dropped (views.drop)";
+                problems.push(key, value, expected);
+            }
+        }
+        if let Some(path) = &self.unlabelled
+            && let Err(expected) = idx::local_path(path)
+        {
+            problems.push("unlabelled", format_args!("{path:?}"), expected);
+        }
+        for (key, value, expected) in self.text.clone().unwrap_or_default().problems() {
+            problems.push(&format!("text.{key}"), value, expected);
+        }
+    }
 }
 
 impl Source {
@@ -329,7 +400,7 @@ impl Source {
             Self::Digits => Some(digits::EXTENT),
             Self::Mnist1d => Some(mnist1d::EXTENT),
             Self::FashionMnist => Some(idx::FASHION_MNIST),
-            Self::Idx | Self::Wav => None,
+            Self::Idx | Self::Wav | Self::Text => None,
         }
     }
 }

@@ -23,10 +23,12 @@ pub mod ranges;
 pub mod rng;
 pub mod schedule;
 mod split;
+mod text;
 mod view;
 mod wav;
 
 pub use config::{ConfigProblem, DatasetConfig, Format, Views};
 pub use dataset::{Dataset, Error, Part, Shape, SplitRef, load};
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
+pub use text::{Error as TextError, TextConfig, Tokens};
 pub use wav::{Audio, Error as WavError, Windows};

@@ -3,6 +3,7 @@
 use crate::config::Views;
 use crate::dataset::Shape;
 use crate::rng::Rng;
+use crate::text::PADDING;
 use crate::wav::mel::RANGE_DB;
 
 /// Where one output coordinate lies on the source axis: the index below it and the share of the next one.
@@ -17,6 +18,8 @@ pub(crate) struct Changes {
     /// In units of values.
     gain: f32,
     noise: f32,
+    /// Share of a text's tokens that become padding.
+    pub(crate) drop: f32,
 }
 
 /// Of one axis.
@@ -47,6 +50,7 @@ impl Changes {
             flip: views.flip,
             gain: (f64::from(views.gain) / RANGE_DB) as f32,
             noise: views.noise,
+            drop: views.drop,
         }
     }
 
@@ -92,6 +96,14 @@ pub(crate) fn apply(changes: &Changes, shape: Shape, rng: &mut Rng, source: &[f3
         for out in out {
             *out += changes.noise * rng.gaussian() as f32;
         }
+    }
+}
+
+/// Writes tokens into `out`, each replaced by padding with probability `rate`.
+pub(crate) fn drop_tokens(rate: f32, rng: &mut Rng, source: &[f32], out: &mut [f32]) {
+    for (out, &token) in out.iter_mut().zip(source) {
+        let dropped = rng.uniform_f32() < rate;
+        *out = if dropped { f32::from(PADDING) } else { token };
     }
 }
 
@@ -224,5 +236,15 @@ mod tests {
         }
         let deviation = (square / (500.0 * SHAPE.len() as f32)).sqrt();
         assert!((deviation - 0.1).abs() < 0.003, "{deviation}");
+    }
+
+    #[test]
+    fn tokens_are_dropped_at_their_rate() {
+        let source: Vec<f32> = (1..=1_000).map(|id| id as f32).collect();
+        let mut out = vec![f32::NAN; 1_000];
+        drop_tokens(0.2, &mut Rng::new(1), &source, &mut out);
+        let dropped = out.iter().filter(|&&id| id == 0.0).count();
+        assert!((160..240).contains(&dropped), "{dropped}");
+        assert!(out.iter().zip(&source).all(|(out, id)| *out == 0.0 || out == id));
     }
 }
