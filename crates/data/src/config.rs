@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Shape;
+use crate::images::Images;
 use crate::text::TextConfig;
 use crate::{digits, idx, mnist1d, wav};
 
@@ -44,6 +45,9 @@ pub struct DatasetConfig {
     /// Positions per block, the unit of leases: a multiple of the batch size. Unset: one batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_samples: Option<u32>,
+    /// How image files become samples. Unset: as they are, in colour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Images>,
     /// How `wav` files become samples. Unset: [`wav::Audio::default`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio: Option<wav::Audio>,
@@ -61,6 +65,8 @@ pub struct DatasetConfig {
 pub enum Format {
     /// The four files of MNIST, plain or gzipped, under their usual names.
     Idx,
+    /// Image files in folders, one for each class.
+    Images,
     /// WAV files in folders, one for each class.
     Wav,
     /// Texts: `train.jsonl`, `.csv` or `.tsv` and perhaps `test.*`, or one such file.
@@ -122,6 +128,7 @@ pub(crate) enum Source {
     Mnist1d,
     FashionMnist,
     Idx,
+    Images,
     Wav,
     Text,
 }
@@ -164,6 +171,7 @@ impl DatasetConfig {
         self.check_counts(&mut problems);
         self.check_views(source, &mut problems);
         self.check_audio(source, &mut problems);
+        self.check_images(source, &mut problems);
         self.check_text(source, &mut problems);
         if problems.0.is_empty()
             && let Some(source) = source
@@ -182,6 +190,7 @@ impl DatasetConfig {
             (Some("mnist1d"), None) => Some(Source::Mnist1d),
             (Some("fashion-mnist"), None) => Some(Source::FashionMnist),
             (None, Some(Format::Idx)) => Some(Source::Idx),
+            (None, Some(Format::Images)) => Some(Source::Images),
             (None, Some(Format::Wav)) => Some(Source::Wav),
             (None, Some(Format::Text)) => Some(Source::Text),
             _ => None,
@@ -195,7 +204,7 @@ impl DatasetConfig {
         let validation = self.validation.unwrap_or(match source {
             Source::Digits => digits::VALIDATION,
             Source::Mnist1d => mnist1d::VALIDATION,
-            Source::FashionMnist | Source::Idx | Source::Wav | Source::Text => idx::VALIDATION.min(pool / 10),
+            _ => idx::VALIDATION.min(pool / 10),
         });
         let left = pool.saturating_sub(validation);
         if left == 0 {
@@ -263,7 +272,7 @@ impl DatasetConfig {
                 "unset",
                 "the folder that holds train-images-idx3-ubyte and the other three files",
             ),
-            (None, Some(Source::Wav)) => problems.push(
+            (None, Some(Source::Images | Source::Wav)) => problems.push(
                 "path",
                 "unset",
                 "the folder that holds a folder for each class, or train and test with these",
@@ -341,6 +350,16 @@ impl DatasetConfig {
         }
     }
 
+    fn check_images(&self, source: Option<Source>, problems: &mut Problems) {
+        match (&self.images, source) {
+            (Some(images), Some(Source::Images)) => problems.0.extend(images.problems()),
+            (Some(_), Some(_)) => {
+                problems.push("images", "a table", "absent: only format = \"images\" has it");
+            }
+            _ => {}
+        }
+    }
+
     fn check_text(&self, source: Option<Source>, problems: &mut Problems) {
         const ONLY: &str = "absent: only format = \"text\" has it";
         let Some(source) = source else { return };
@@ -400,7 +419,7 @@ impl Source {
             Self::Digits => Some(digits::EXTENT),
             Self::Mnist1d => Some(mnist1d::EXTENT),
             Self::FashionMnist => Some(idx::FASHION_MNIST),
-            Self::Idx | Self::Wav | Self::Text => None,
+            Self::Idx | Self::Images | Self::Wav | Self::Text => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::rng::Rng;
 use crate::split::{Pixels, Samples, UNLABELLED, labelled, split};
 use crate::text::{self, Tokens};
 use crate::view::{self, Changes};
-use crate::{digits, idx, mnist1d, wav};
+use crate::{digits, idx, images, mnist1d, wav};
 
 /// Domain of the random numbers of views.
 const VIEW: u64 = 4;
@@ -24,6 +24,9 @@ pub enum Error {
     /// A file is missing or wrong.
     #[error(transparent)]
     Idx(#[from] idx::Error),
+    /// A folder of images is incomplete, or a file wrong.
+    #[error(transparent)]
+    Images(#[from] images::Error),
     /// A folder of sounds is incomplete, or a file wrong.
     #[error(transparent)]
     Wav(#[from] wav::Error),
@@ -211,6 +214,19 @@ impl Raw {
                 of_folder("fashion-mnist", Some(names), idx::load_fashion_mnist(&folder)?)
             }
             Source::Idx => of_folder("idx", None, idx::load(&folder)?),
+            Source::Images => {
+                let images = images::load(&folder, &config.images.clone().unwrap_or_default())?;
+                Self {
+                    name: "images".to_owned(),
+                    shape: images.shape,
+                    class_names: images.class_names,
+                    pool: images.pool,
+                    test: images.test,
+                    files: Vec::new(),
+                    unlabelled: None,
+                    tokens: None,
+                }
+            }
             Source::Wav => {
                 let sounds = wav::load(&folder, &config.audio.clone().unwrap_or_default())?;
                 Self {

@@ -6,7 +6,6 @@
 
 mod error;
 mod fft;
-mod files;
 pub(crate) mod mel;
 mod resample;
 
@@ -17,12 +16,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::Error;
-use self::files::File;
 use self::mel::FrontEnd;
 use self::resample::Resampler;
 use crate::config::ConfigProblem;
 use crate::dataset::Shape;
-use crate::split::{Pixels, Samples, shuffled};
+use crate::folder::{self, File};
+use crate::split::{Pixels, Samples};
 
 /// Samples a second, in Hz: below there is no speech, above nothing records.
 const RATES: RangeInclusive<u32> = 2_000..=192_000;
@@ -119,29 +118,15 @@ pub(crate) struct Folder {
 
 /// Reads all files below a folder.
 pub(crate) fn load(folder: &Path, audio: &Audio) -> Result<Folder, Error> {
-    let files = files::find(folder)?;
-    let no_training = |class: usize| Error::NoTraining {
-        folder: folder.to_owned(),
-        class: files.class_names[class].clone(),
-    };
-    let first = files.pool.first().ok_or_else(|| no_training(0))?;
+    let files = folder::find(folder, &["wav"])?;
     let rate = match audio.rate {
         Some(rate) => rate,
-        None => read(&first.path)?.1,
+        None => read(&files.first(folder)?.path)?.1,
     };
     let mut reader = Reader::new(audio, rate)?;
     let (pool, pool_files) = reader.samples(files.pool.iter())?;
-    // A part of the test samples is taken from the front, which should not be a few classes.
-    let order = shuffled(files.test.len() as u32).map(|row| &files.test[row as usize]);
-    let (test, _) = reader.samples(order)?;
-    let has = |class: u32| pool.labels.binary_search(&class).is_ok();
-    if let Some(class) = (0..files.class_names.len()).find(|&class| !has(class as u32)) {
-        return Err(no_training(class));
-    }
-    if test.labels.is_empty() {
-        let folder = folder.to_owned();
-        return Err(Error::NoTest { folder });
-    }
+    let (test, _) = reader.samples(files.test_mixed())?;
+    files.check(folder, &pool.labels, &test.labels)?;
     Ok(Folder {
         shape: reader.shape,
         class_names: files.class_names,

@@ -4,14 +4,18 @@ use std::io;
 use std::path::PathBuf;
 
 use super::RATES;
+use crate::folder;
 
 /// What is wrong with a folder of WAV files.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or folder cannot be read.
+    /// It has no classes, or a class no files.
+    #[error(transparent)]
+    Folder(#[from] folder::Error),
+    /// A file cannot be read.
     #[error("read {path}")]
     Read {
-        /// The file or folder.
+        /// The file.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -43,49 +47,6 @@ pub enum Error {
         file: PathBuf,
         /// Its rate in Hz.
         rate: u32,
-    },
-    /// There is nothing to tell apart.
-    #[error(
-        "{folder} holds {found} folders, expected at least 2, one for each class (or train and test with these): \
-         set dataset.path to the folder that holds them"
-    )]
-    Classes {
-        /// The folder of classes.
-        folder: PathBuf,
-        /// How many it has.
-        found: usize,
-    },
-    /// A class has no file.
-    #[error("{folder} holds no .wav file, expected some of this class: add some, or remove the folder")]
-    EmptyClass {
-        /// The class's folder.
-        folder: PathBuf,
-    },
-    /// Test samples of a class that training does not have.
-    #[error("{folder} has no counterpart among the training samples' folders: add one, or remove it")]
-    UnknownClass {
-        /// The class's folder.
-        folder: PathBuf,
-    },
-    /// All of a class is silence, or became test samples.
-    #[error(
-        "{folder} leaves no training sample of class {class:?}: what was not chosen for testing is silence or too \
-         little, add more files"
-    )]
-    NoTraining {
-        /// The folder of all classes.
-        folder: PathBuf,
-        /// The class's name.
-        class: String,
-    },
-    /// There is nothing to test with.
-    #[error(
-        "{folder} has no test sample: add files (about a fifth of them is chosen by their names), or make folders train \
-         and test"
-    )]
-    NoTest {
-        /// The folder of all classes.
-        folder: PathBuf,
     },
     /// More filters than the spectrum can feed.
     #[error(

@@ -113,7 +113,7 @@ fn a_folder_for_each_class_is_split_by_name() {
 
 #[test]
 fn a_fifth_of_the_names_is_chosen() {
-    let chosen = (0..10_000).filter(|i| files::is_test(Path::new(&format!("class/{i}.wav"))));
+    let chosen = (0..10_000).filter(|i| folder::is_test(Path::new(&format!("class/{i}.wav"))));
     assert!((1_900..2_100).contains(&chosen.count()));
 }
 

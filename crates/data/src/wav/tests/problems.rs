@@ -147,7 +147,7 @@ fn says_what_is_wrong_with_the_files() {
         let name = |i: u32| format!("{class}/{i}.wav");
         let mut names = (0..100).map(name);
         names
-            .find(|name| files::is_test(Path::new(name)) == test)
+            .find(|name| folder::is_test(Path::new(name)) == test)
             .expect("a fifth")
     };
     assert!(few(&[&chosen("a", false), &chosen("b", false)]).starts_with("FOLDER has no test sample"));
