@@ -155,6 +155,7 @@ fn what_does_not_fit_texts_is_refused_before_anything_starts() {
 }
 
 /// A job of the examples whose data a script makes; `None`, loudly, where it was not run.
+#[expect(clippy::print_stderr, reason = "what was not tested must be seen")]
 fn example(name: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let data = root.join("retort-runs/data").join(name);
