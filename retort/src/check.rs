@@ -58,7 +58,7 @@ pub(crate) fn job_before(
     promised: &[PathBuf],
 ) -> Result<Checked, Failure> {
     let dataset = retort_data::load(&job.dataset, &base, job.run.seed)
-        .map_err(|e| Failure::input(format!("{}: dataset: {e}", file.display())))?;
+        .map_err(|e| Failure::input(format!("{}: {:#}", file.display(), anyhow::Error::new(e))))?;
     let mut checked = Checked {
         job,
         dataset,

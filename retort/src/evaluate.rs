@@ -234,7 +234,8 @@ fn dataset_of(export: &Export, model: &Path, job: Option<&Path>) -> Result<Datas
             (config, PathBuf::from("."), "the model card".into())
         }
     };
-    let dataset = retort_data::load(&config, &base, 0).map_err(|e| Failure::input(format!("{from}: {e}")))?;
+    let dataset = retort_data::load(&config, &base, 0)
+        .map_err(|e| Failure::input(format!("{from}: {:#}", anyhow::Error::new(e))))?;
     if dataset.digest() != export.card.dataset.digest {
         return Err(Failure::input(format!(
             "the data set of {from} has digest {}, the model was made on {}: name the right job with --job",

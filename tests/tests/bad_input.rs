@@ -237,12 +237,13 @@ fn sounds_that_cannot_be_read_or_cut() {
         ("dataset.audio.hops=5", ["hops", "hop_ms"]),
         ("dataset.views.flip=true", ["dataset.views.flip", "false"]),
         ("dataset.views.gain=99.0", ["dataset.views.gain", "40 decibels"]),
-        ("dataset.path=nowhere", ["read", "nowhere"]),
+        ("dataset.path=nowhere", ["read", "nowhere: No such file"]),
     ] {
         refused(&h, &job, &[setting], &parts);
     }
     wav(&h, "sounds/train/1/7.wav", 1_000, 3);
-    refused(&h, &job, &[], &["sounds/train/1/7.wav", "PCM"]);
+    let parts = ["sounds/train/1/7.wav", "PCM: Failed to read enough bytes"];
+    refused(&h, &job, &[], &parts);
 }
 
 #[test]
