@@ -14,12 +14,19 @@ pub struct Config {
     /// Address to listen on; port 0 lets the system choose.
     #[arg(long, env = env::LISTEN, default_value = "0.0.0.0:7300")]
     pub listen: SocketAddr,
+    /// Address of the HTTP port: dashboard, metrics, status as JSON. Unless given, --listen's with a
+    /// port 80 higher (7380 beside 7300).
+    #[arg(long, env = "RETORT_COORDINATOR__HTTP")]
+    pub http: Option<SocketAddr>,
     /// Folder for published versions and manifests.
     #[arg(long, env = "RETORT_COORDINATOR__DATA_DIR", default_value = "retort-data")]
     pub data_dir: PathBuf,
     /// Write the address listened on to this file once bound.
     #[arg(long, hide = true)]
     pub announce: Option<PathBuf>,
+    /// Write the address of the HTTP port to this file once bound.
+    #[arg(long, hide = true)]
+    pub announce_http: Option<PathBuf>,
     /// Leave when standard input ends.
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
@@ -27,8 +34,54 @@ pub struct Config {
     pub log_format: Format,
 }
 
+/// From the gRPC port to the HTTP port beside it.
+const HTTP_OFFSET: u16 = 80;
+
 impl Config {
+    /// Where the HTTP port is. Port 0, beside port 0 or beyond the last: the system chooses.
+    pub(crate) fn http(&self) -> SocketAddr {
+        let beside = match self.listen.port() {
+            0 => 0,
+            port => port.checked_add(HTTP_OFFSET).unwrap_or(0),
+        };
+        self.http
+            .unwrap_or_else(|| SocketAddr::new(self.listen.ip(), beside))
+    }
+
     pub(crate) fn shutdown_grace(&self) -> Duration {
         SHUTDOWN_GRACE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Args {
+        #[command(flatten)]
+        config: Config,
+    }
+
+    #[test]
+    fn the_http_port_lies_beside_the_other_unless_given() {
+        for (args, expected) in [
+            (&["c"][..], "0.0.0.0:7380"),
+            (&["c", "--listen", "127.0.0.1:7300"], "127.0.0.1:7380"),
+            (&["c", "--listen", "127.0.0.1:0"], "127.0.0.1:0"),
+            (&["c", "--listen", "[::1]:65500"], "[::1]:0"),
+            (&["c", "--http", "127.0.0.1:9090"], "127.0.0.1:9090"),
+        ] {
+            let config = Args::try_parse_from(args).unwrap().config;
+            assert_eq!(config.http(), expected.parse().unwrap(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_refused_by_its_flag() {
+        let refused = Args::try_parse_from(["c", "--http", "localhost"]).unwrap_err();
+        assert!(refused.to_string().contains("--http"), "{refused}");
     }
 }

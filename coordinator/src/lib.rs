@@ -1,4 +1,5 @@
-//! The coordinator: gRPC services around the pure core, and the store of published versions.
+//! The coordinator: gRPC services around the pure core, the store of published versions, and an HTTP
+//! port for those who watch.
 //!
 //! One task owns all runs (`brain`); services ask it. It must never hold a model or a tensor:
 //! weights pass through as bytes, averaged as plain f32.
@@ -6,6 +7,7 @@
 mod average;
 mod brain;
 mod config;
+mod http;
 mod journal;
 mod server;
 mod services;
@@ -14,5 +16,5 @@ mod status;
 mod store;
 
 pub use config::Config;
-pub use server::run;
+pub use server::{Listeners, bind, run};
 pub use store::checkpoint_dir;

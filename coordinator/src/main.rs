@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use retort_coordinator::Config;
-use retort_runtime::{Shutdown, TaskGroup, announce, listen, logging};
+use retort_runtime::{Shutdown, TaskGroup, logging};
 use tokio_util::sync::CancellationToken;
 
 /// Retort's coordinator: balances batches, keeps versions in step, answers status queries.
@@ -28,11 +28,8 @@ fn main() -> ExitCode {
 }
 
 async fn start(config: Config) -> anyhow::Result<()> {
-    let listener = listen(config.listen).await?;
-    if let Some(path) = &config.announce {
-        announce(path, &format!("http://{}", listener.local_addr()?))?;
-    }
+    let listeners = retort_coordinator::bind(&config).await?;
     let tasks = TaskGroup::new(CancellationToken::new());
     Shutdown::install(&tasks, config.exit_with_parent)?;
-    retort_coordinator::run(config, listener, tasks).await
+    retort_coordinator::run(config, listeners, tasks).await
 }

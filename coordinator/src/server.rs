@@ -1,9 +1,9 @@
-//! Brings the services up on one listener and takes them down in order.
+//! Brings the services up, gRPC and HTTP on a listener each, and takes them down in order.
 
 use anyhow::Context;
 use retort_client::MAX_MESSAGE;
 use retort_proto::{DESCRIPTORS, pb};
-use retort_runtime::{OnError, TaskGroup};
+use retort_runtime::{OnError, TaskGroup, announce, listen};
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -11,18 +11,41 @@ use tracing::info;
 
 use crate::brain;
 use crate::config::Config;
+use crate::http;
 use crate::journal::RedbJournal;
 use crate::services::{FleetService, ReduceService, RunsService, StatusService, VersionsService};
 use crate::store::Store;
 
+/// The ports of a coordinator.
+#[derive(Debug)]
+pub struct Listeners {
+    grpc: TcpListener,
+    http: TcpListener,
+}
+
+/// Binds both ports, then says where they are: who finds the gRPC address announced finds the other too.
+pub async fn bind(config: &Config) -> anyhow::Result<Listeners> {
+    let grpc = listen(config.listen).await?;
+    let http = listen(config.http()).await.context("--http")?;
+    for (path, listener) in [(&config.announce_http, &http), (&config.announce, &grpc)] {
+        if let Some(path) = path {
+            announce(path, &format!("http://{}", listener.local_addr()?))?;
+        }
+    }
+    Ok(Listeners { grpc, http })
+}
+
 /// Serves until the group's token is cancelled, then drains open streams for a bounded time.
-pub async fn run(config: Config, listener: TcpListener, tasks: TaskGroup) -> anyhow::Result<()> {
+pub async fn run(config: Config, listeners: Listeners, tasks: TaskGroup) -> anyhow::Result<()> {
     let store = Store::open(&config.data_dir).context("open store")?;
-    let address = listener.local_addr().context("address of the listener")?;
+    let address = listeners.grpc.local_addr().context("address of the listener")?;
+    let http_address = listeners.http.local_addr().context("address of the HTTP port")?;
     let token = tasks.token().clone();
     let journal = RedbJournal::open(&config.data_dir).context("open journal")?;
     let (handle, thinking) = brain::start(store, Box::new(journal), token.clone())?;
     tasks.spawn("brain", OnError::Shutdown, thinking);
+    let pages = http::serve(listeners.http, handle.clone(), tasks.clone());
+    tasks.spawn("http", OnError::Shutdown, pages);
 
     let fleet = pb::fleet_server::FleetServer::new(FleetService {
         brain: handle.clone(),
@@ -50,8 +73,8 @@ pub async fn run(config: Config, listener: TcpListener, tasks: TaskGroup) -> any
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    info!(%address, data_dir = %config.data_dir.display(), "coordinator listens");
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    info!(%address, http = %http_address, data_dir = %config.data_dir.display(), "coordinator listens");
+    let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
     let served = Server::builder()
         .add_service(health_service)
         .add_service(reflection().build_v1().context("reflection")?)

@@ -1,4 +1,4 @@
-//! The core's state as the status API shows it.
+//! The core's state as the status API shows it, over gRPC and HTTP.
 
 use retort_coordinator_core::group::Group;
 use retort_coordinator_core::ids::{Millis, Role};
@@ -8,9 +8,75 @@ use retort_coordinator_core::spec::{GroupKind, Source, Which};
 use retort_coordinator_core::teacher::Teacher;
 use retort_proto::{pb, teacher_use};
 
-use crate::brain::Entry;
+use tonic::Status;
 
-pub(crate) fn run_status(entry: &Entry, curves: bool, now: Millis, term: u64) -> pb::RunStatus {
+use crate::brain::{Entry, Handle};
+
+/// Ended runs, newest first, that [`of_fleet`] tells of beside those under way.
+const RECENT: usize = 8;
+
+/// What metrics are made of.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Fleet {
+    pub(crate) term: u64,
+    /// Of all runs, the state of each.
+    pub(crate) states: Vec<String>,
+    /// Runs that have not ended and the [`RECENT`] newest others, oldest first, without curves.
+    pub(crate) runs: Vec<pb::RunStatus>,
+}
+
+/// One run (empty: the newest).
+pub(crate) async fn of_run(brain: &Handle, run: String, curves: bool) -> Result<pb::RunStatus, Status> {
+    brain
+        .peek(move |brain| {
+            let (now, term) = (brain.now(), brain.term);
+            brain.entry(&run).map(|e| run_status(e, curves, now, term))
+        })
+        .await?
+}
+
+/// All runs, oldest first, without curves.
+pub(crate) async fn of_all(brain: &Handle) -> Result<Vec<pb::RunStatus>, Status> {
+    brain
+        .peek(|brain| {
+            let (now, term) = (brain.now(), brain.term);
+            let runs = brain.runs.iter();
+            runs.map(|e| run_status(e, false, now, term)).collect()
+        })
+        .await
+}
+
+/// What is under way and what was last, however many runs there have been.
+pub(crate) async fn of_fleet(brain: &Handle) -> Result<Fleet, Status> {
+    brain
+        .peek(|brain| {
+            let (now, term) = (brain.now(), brain.term);
+            let mut left = RECENT;
+            let mut told = |entry: &&Entry| {
+                let ended = entry.run.state().0.ended();
+                let told = !ended || left > 0;
+                left -= usize::from(ended && told);
+                told
+            };
+            let newest_first = brain.runs.iter().rev().filter(|e| told(e));
+            let mut runs: Vec<_> = newest_first.map(|e| run_status(e, false, now, term)).collect();
+            runs.reverse();
+            let state = |e: &Entry| e.run.state().0.name().to_owned();
+            Fleet {
+                term,
+                states: brain.runs.iter().map(state).collect(),
+                runs,
+            }
+        })
+        .await
+}
+
+/// Nothing will change any more.
+pub(crate) fn has_ended(status: &pb::RunStatus) -> bool {
+    matches!(status.state.as_str(), "done" | "failed" | "stopped")
+}
+
+fn run_status(entry: &Entry, curves: bool, now: Millis, term: u64) -> pb::RunStatus {
     let run = &entry.run;
     let (state, reason) = run.state();
     let (accepted, started) = run.times();
@@ -97,6 +163,7 @@ fn group_status(run: &Run, group: &Group, curves: bool, now: Millis) -> pb::Grou
         teacher_use: teacher_use(&group.teacher_use),
         waiting_for: run.waiting_for(name).map(|r| r.to_string()).unwrap_or_default(),
         rejected_frames: run.rejected_frames(name),
+        held_out: group.held_out.map(Into::into),
     }
 }
 

@@ -6,9 +6,11 @@
 
 mod convert;
 mod error;
+mod json;
 
 pub use convert::{ranges, ranges_from, required, teacher_use, versions, versions_from};
 pub use error::Error;
+pub use json::run_status_json;
 
 /// Version of the protocol between processes; registration refuses another one.
 pub const PROTOCOL: u32 = 4;

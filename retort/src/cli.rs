@@ -101,9 +101,9 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Predict(args) => predict::command(&args),
         Command::Export(args) => export::export(&args),
         Command::Coordinator(config) => role(async {
-            let (listener, tasks) =
-                start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
-            retort_coordinator::run(config, listener, tasks).await
+            let listeners = retort_coordinator::bind(&config).await?;
+            let tasks = tasks(config.exit_with_parent)?;
+            retort_coordinator::run(config, listeners, tasks).await
         }),
         Command::TeacherServer(config) => role(async {
             let (listener, tasks) =
@@ -122,7 +122,7 @@ fn role(role: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failure> {
     Ok(retort_runtime::block_on(role)?)
 }
 
-/// What every role does before it runs: bind, say where, watch for the end.
+/// What a role with one port does before it runs: bind, say where, watch for the end.
 async fn start(
     address: std::net::SocketAddr,
     announced: Option<&std::path::Path>,
@@ -132,9 +132,14 @@ async fn start(
     if let Some(path) = announced {
         announce(path, &format!("http://{}", listener.local_addr()?))?;
     }
+    Ok((listener, tasks(exit_with_parent)?))
+}
+
+/// The tasks of a role's process, which end with a signal or with its supervisor.
+fn tasks(exit_with_parent: bool) -> std::io::Result<TaskGroup> {
     let tasks = TaskGroup::new(CancellationToken::new());
     Shutdown::install(&tasks, exit_with_parent)?;
-    Ok((listener, tasks))
+    Ok(tasks)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]

@@ -26,6 +26,9 @@ const START_POLL: Duration = Duration::from_millis(5);
 const STABLE: Duration = Duration::from_secs(10);
 /// A coordinator that dies this often right after its start will not do better.
 const SHORT_LIVES: u32 = 12;
+/// Files in which a child says what it listens on, gRPC and HTTP.
+const ADDRESS: &str = "address";
+const HTTP: &str = "http";
 /// The file that says which processes a fleet consists of.
 pub(crate) const PROCESSES: &str = "processes.json";
 
@@ -52,6 +55,7 @@ struct Process {
     role: Role,
     name: String,
     pid: u32,
+    /// gRPC first, then the coordinator's HTTP port.
     addresses: Vec<String>,
 }
 
@@ -67,6 +71,8 @@ pub(crate) struct Plan {
 /// The running fleet.
 pub(crate) struct Fleet {
     pub(crate) coordinator: String,
+    /// The coordinator's HTTP port.
+    pub(crate) dashboard: String,
     /// Cancelled when the coordinator does not stay up, which ends the run.
     pub(crate) lost: CancellationToken,
     tasks: TaskGroup,
@@ -102,6 +108,7 @@ impl Fleet {
         let mut coordinator = Supervised::new(shared.clone(), Role::Coordinator, "coordinator".into());
         let mut child = coordinator.spawn("")?;
         let address = coordinator.listening(&mut child).await?;
+        let dashboard = coordinator.http.clone().unwrap_or_default();
         let (token, gone) = (tasks.token().clone(), lost.clone());
         tasks.spawn("coordinator", OnError::Log, async move {
             let kept = coordinator.keep(Some(child), String::new(), token).await;
@@ -110,6 +117,7 @@ impl Fleet {
         });
         let fleet = Self {
             coordinator: address,
+            dashboard,
             lost,
             tasks,
             shared,
@@ -159,6 +167,8 @@ struct Supervised {
     name: String,
     /// Kept over restarts, so that others find it again.
     address: Option<String>,
+    /// Of the coordinator's HTTP port, kept as well.
+    http: Option<String>,
 }
 
 impl Supervised {
@@ -168,15 +178,17 @@ impl Supervised {
             role,
             name,
             address: None,
+            http: None,
         }
     }
 
-    fn announced(&self) -> PathBuf {
+    /// Where the child says what it listens on.
+    fn announced(&self, kind: &str) -> PathBuf {
         self.shared
             .plan
             .out
             .join("run")
-            .join(format!("{}.address", self.name))
+            .join(format!("{}.{kind}", self.name))
     }
 
     fn spawn(&self, coordinator: &str) -> anyhow::Result<Child> {
@@ -187,20 +199,29 @@ impl Supervised {
             .append(true)
             .open(&log)
             .with_context(|| format!("open {}", log.display()))?;
-        let _ = std::fs::remove_file(self.announced());
-        let listen = match &self.address {
-            Some(address) => address.trim_start_matches("http://").to_owned(),
-            None => "127.0.0.1:0".into(),
+        let _ = std::fs::remove_file(self.announced(ADDRESS));
+        let or_any = |kept: &Option<String>| {
+            let kept = kept
+                .as_deref()
+                .map(|address| address.trim_start_matches("http://"));
+            kept.unwrap_or("127.0.0.1:0").to_owned()
         };
         let program = std::env::current_exe().context("path of this program")?;
         let mut command = Command::new(program);
         command
             .arg(self.role.name())
-            .args(["--listen", &listen, "--exit-with-parent", "--announce"]);
-        command.arg(self.announced());
+            .args([
+                "--listen",
+                &or_any(&self.address),
+                "--exit-with-parent",
+                "--announce",
+            ])
+            .arg(self.announced(ADDRESS));
         match self.role {
             Role::Coordinator => {
                 command.arg("--data-dir").arg(&plan.out);
+                command.args(["--http", &or_any(&self.http), "--announce-http"]);
+                command.arg(self.announced(HTTP));
             }
             Role::TeacherServer | Role::StudentWorker => {
                 command.args(["--coordinator", coordinator, "--name", &self.name]);
@@ -222,7 +243,7 @@ impl Supervised {
 
     /// Waits until the child listens, and records it.
     async fn listening(&mut self, child: &mut Child) -> anyhow::Result<String> {
-        let path = self.announced();
+        let path = self.announced(ADDRESS);
         let wait = async {
             loop {
                 if let Ok(address) = std::fs::read_to_string(&path) {
@@ -242,11 +263,16 @@ impl Supervised {
             .await
             .with_context(|| format!("{} does not listen", self.name))??;
         self.address = Some(address.clone());
+        if self.role == Role::Coordinator {
+            let path = self.announced(HTTP);
+            let http = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+            self.http = Some(http);
+        }
         self.shared.record(Process {
             role: self.role,
             name: self.name.clone(),
             pid: child.id().unwrap_or(0),
-            addresses: vec![address.clone()],
+            addresses: [address.clone()].into_iter().chain(self.http.clone()).collect(),
         })?;
         Ok(address)
     }

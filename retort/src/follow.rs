@@ -14,6 +14,12 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 /// Pause before a broken stream is opened again.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// Says where a browser finds the run.
+#[expect(clippy::print_stderr, reason = "for the user")]
+pub(crate) fn say_where(dashboard: &str) {
+    eprintln!("dashboard: {dashboard}");
+}
+
 /// Follows a run to its end, shown under a title if there is one. A failed run is an error; its last status
 /// comes back otherwise.
 pub(crate) async fn to_end(

@@ -136,6 +136,9 @@ impl Local<'_> {
         };
         let fleet = Fleet::start(plan).await.context("start the fleet")?;
         status::remember(&self.out.join(PROCESSES));
+        if self.shown {
+            follow::say_where(&fleet.dashboard);
+        }
         let result = self.runs(&fleet).await;
         // In order whatever happened: the children write nothing after this.
         let stopped = fleet.stop().await;

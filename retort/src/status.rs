@@ -2,12 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use clap::Args as ClapArgs;
-use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use retort_coordinator_core::round::Activity;
-use retort_proto::{DESCRIPTORS, pb};
+use retort_proto::{pb, run_status_json};
 
 use crate::failure::{Failure, block_on};
 
@@ -43,7 +40,7 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
             };
             let mut states = client.watch_run(request).await?.into_inner();
             while let Some(status) = states.message().await? {
-                print(&status, args.json)?;
+                print(&status, args.json);
             }
             return Ok(());
         }
@@ -51,37 +48,19 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
             run: args.run.clone(),
             without_curves: false,
         };
-        print(&client.get_run(request).await?.into_inner(), args.json)
+        print(&client.get_run(request).await?.into_inner(), args.json);
+        Ok(())
     };
     block_on(work)
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-fn print(status: &pb::RunStatus, json: bool) -> Result<(), Failure> {
+fn print(status: &pb::RunStatus, json: bool) {
     if json {
-        println!("{}", to_json(status)?);
+        println!("{}", run_status_json(status));
     } else {
         println!("{}", to_text(status));
     }
-    Ok(())
-}
-
-/// By the descriptors, so that every field of the message is there under its own name.
-fn to_json(status: &pb::RunStatus) -> Result<String, Failure> {
-    let pool = DescriptorPool::decode(DESCRIPTORS).context("descriptors")?;
-    let descriptor = pool
-        .get_message_by_name("retort.v1.RunStatus")
-        .context("RunStatus")?;
-    let message =
-        DynamicMessage::decode(descriptor, status.encode_to_vec().as_slice()).context("RunStatus")?;
-    let options = SerializeOptions::new()
-        .use_proto_field_name(true)
-        .stringify_64_bit_integers(false)
-        .skip_default_fields(false);
-    let value = message
-        .serialize_with_options(serde_json::value::Serializer, &options)
-        .context("write JSON")?;
-    Ok(value.to_string())
 }
 
 fn to_text(s: &pb::RunStatus) -> String {
@@ -198,23 +177,4 @@ fn newest_local() -> Result<String, Failure> {
     address
         .map(str::to_owned)
         .ok_or_else(|| none(&"it has no coordinator"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_has_every_field_by_its_name_and_numbers_as_numbers() {
-        let status = pb::RunStatus {
-            run: "r".into(),
-            seed: 7,
-            groups: vec![pb::GroupStatus::default()],
-            ..Default::default()
-        };
-        let json: serde_json::Value = serde_json::from_str(&to_json(&status).unwrap()).unwrap();
-        assert_eq!(json["seed"], 7);
-        assert_eq!(json["positions_per_epoch"], 0);
-        assert_eq!(json["groups"][0]["epochs"], 0);
-    }
 }

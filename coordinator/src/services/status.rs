@@ -7,7 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::brain::Handle;
-use crate::status::run_status;
+use crate::status::{has_ended, of_all, of_run};
 
 /// States a watcher may lag behind; a slower one skips, since only the newest counts.
 const WATCH_QUEUE: usize = 2;
@@ -21,17 +21,8 @@ pub(crate) struct StatusService {
 
 impl StatusService {
     async fn get(&self, run: String, curves: bool) -> Result<pb::RunStatus, Status> {
-        get(&self.brain, run, curves).await
+        of_run(&self.brain, run, curves).await
     }
-}
-
-async fn get(brain: &Handle, run: String, curves: bool) -> Result<pb::RunStatus, Status> {
-    brain
-        .peek(move |brain| {
-            let (now, term) = (brain.now(), brain.term);
-            brain.entry(&run).map(|e| run_status(e, curves, now, term))
-        })
-        .await?
 }
 
 #[tonic::async_trait]
@@ -45,17 +36,7 @@ impl pb::status_server::Status for StatusService {
         &self,
         _: Request<pb::ListRunsRequest>,
     ) -> Result<Response<pb::ListRunsReply>, Status> {
-        let runs = self
-            .brain
-            .peek(|brain| {
-                let (now, term) = (brain.now(), brain.term);
-                brain
-                    .runs
-                    .iter()
-                    .map(|e| run_status(e, false, now, term))
-                    .collect()
-            })
-            .await?;
+        let runs = of_all(&self.brain).await?;
         Ok(Response::new(pb::ListRunsReply { runs }))
     }
 
@@ -84,8 +65,8 @@ impl pb::status_server::Status for StatusService {
         let token = self.tasks.token().clone();
         self.tasks.spawn("watch", OnError::Log, async move {
             loop {
-                let state = get(&brain, run.clone(), true).await?;
-                let ended = matches!(state.state.as_str(), "done" | "failed" | "stopped");
+                let state = of_run(&brain, run.clone(), true).await?;
+                let ended = has_ended(&state);
                 if state.revision > seen || ended {
                     seen = state.revision;
                     if states.send(Ok(state)).await.is_err() || ended {

@@ -1,0 +1,142 @@
+//! The HTTP port: a dashboard for people, metrics for Prometheus, the status as JSON for the rest.
+//!
+//! It only reads, by the snapshots that `Status.GetRun` takes. There is no authentication, hence no verb.
+
+mod feed;
+mod metrics;
+mod pages;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use retort_proto::{pb, run_status_json};
+use retort_runtime::TaskGroup;
+use tokio::net::TcpListener;
+use tonic::{Code, Status};
+
+use crate::brain::Handle;
+use crate::status;
+use feed::Feed;
+
+/// How long answers may take to end after a stop was asked for; a reader that does not read is left.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// In every answer: nothing is kept (what is shown is live), and a page loads nothing from elsewhere.
+const HEADERS: [(HeaderName, &str); 4] = [
+    (header::CACHE_CONTROL, "no-store"),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+];
+
+const NO_PAGE: &str = "no such page: there are /, /metrics, /api/runs, /api/runs/ID and /events?run=ID\n";
+
+#[derive(Clone)]
+struct Shared {
+    brain: Handle,
+    feed: Feed,
+}
+
+/// Serves until the group's token is cancelled.
+pub(crate) async fn serve(listener: TcpListener, brain: Handle, tasks: TaskGroup) -> anyhow::Result<()> {
+    let token = tasks.token().clone();
+    let feed = Feed::new(brain.clone(), tasks);
+    let router = pages::router()
+        .route("/metrics", get(metrics))
+        .route("/api/runs", get(runs))
+        .route("/api/runs/{run}", get(run))
+        .route("/events", get(events))
+        .fallback(|| async { (StatusCode::NOT_FOUND, NO_PAGE) })
+        .layer(axum::middleware::map_response(|answer: Response| async {
+            with_headers(answer)
+        }))
+        .with_state(Shared { brain, feed });
+    let served = axum::serve(listener, router).with_graceful_shutdown(token.clone().cancelled_owned());
+    tokio::select! {
+        result = served.into_future() => result.context("serve HTTP"),
+        () = async { token.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
+    }
+}
+
+async fn metrics(State(shared): State<Shared>) -> Result<Response, Failed> {
+    let facts = metrics::Facts {
+        fleet: status::of_fleet(&shared.brain).await?,
+        watchers: shared.feed.watchers(),
+    };
+    let text = off_the_runtime(move || metrics::exposition(&facts)).await?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+async fn runs(State(shared): State<Shared>) -> Result<Response, Failed> {
+    let runs = status::of_all(&shared.brain).await?;
+    let text = off_the_runtime(move || {
+        let runs: Vec<String> = runs.iter().map(run_status_json).collect();
+        format!("{{\"runs\":[{}]}}", runs.join(","))
+    });
+    Ok(json(text.await?))
+}
+
+async fn run(State(shared): State<Shared>, Path(run): Path<String>) -> Result<Response, Failed> {
+    let status: pb::RunStatus = status::of_run(&shared.brain, run, true).await?;
+    Ok(json(off_the_runtime(move || run_status_json(&status)).await?))
+}
+
+/// `?run=ID`; the newest unless given.
+async fn events(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Response, Failed> {
+    let query = query.unwrap_or_default();
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    let run = pairs
+        .find(|(key, _)| key == "run")
+        .map(|(_, run)| run.into_owned());
+    let watcher = shared.feed.watch(run.unwrap_or_default()).await?;
+    let body = Body::from_stream(watcher.into_stream());
+    Ok(([(header::CONTENT_TYPE, "text/event-stream")], body).into_response())
+}
+
+fn with_headers(mut response: Response) -> Response {
+    for (name, value) in HEADERS {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn json(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// A long curve takes milliseconds to write down.
+async fn off_the_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| Status::internal(e.to_string()))
+}
+
+/// A refusal as HTTP has it.
+struct Failed(Status);
+
+impl From<Status> for Failed {
+    fn from(status: Status) -> Self {
+        Self(status)
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let code = match self.0.code() {
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::Unavailable | Code::ResourceExhausted => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (code, format!("{}\n", self.0.message())).into_response()
+    }
+}
