@@ -1,6 +1,9 @@
 //! Model configuration: enough to build the same network anywhere.
 
+mod onnx;
 mod problems;
+
+pub use self::onnx::{Gives, Layout, Onnx};
 
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +36,9 @@ pub struct Model {
     /// `cnn`, `resnet`, `transformer`: further classifiers on the way, which learn from the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<Exits>,
+    /// `onnx` (required): how the file is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<Onnx>,
 }
 
 /// Classifiers on the way, and what each is taught: `(1 - alpha) CE(y, exit) + alpha T² KL(last || exit) +
@@ -71,13 +77,15 @@ pub enum Architecture {
     Cnn,
     Resnet,
     Transformer,
+    /// A file from elsewhere, which teaches and is never trained.
+    Onnx,
 }
 
 impl Model {
     /// Layers, by the architecture's default where the configuration leaves them out.
     pub fn depth(&self) -> u32 {
         self.depth.unwrap_or(match self.architecture {
-            Architecture::Mlp => 0,
+            Architecture::Mlp | Architecture::Onnx => 0,
             Architecture::Cnn => 3,
             Architecture::Resnet => 2 * self.stages() + 2,
             Architecture::Transformer => 2,
@@ -97,7 +105,7 @@ impl Model {
     /// Parts behind which an exit may stand, but for the last one: convolutions, stages or blocks.
     pub fn segments(&self) -> u32 {
         match self.architecture {
-            Architecture::Mlp => 0,
+            Architecture::Mlp | Architecture::Onnx => 0,
             Architecture::Cnn | Architecture::Transformer => self.depth(),
             Architecture::Resnet => self.stages(),
         }

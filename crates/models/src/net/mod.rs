@@ -87,6 +87,7 @@ impl Net {
             Architecture::Cnn => Body::Cnn(Cnn::new(spec, &mut init)),
             Architecture::Resnet => Body::Resnet(Resnet::new(spec, &mut init)),
             Architecture::Transformer => Body::Transformer(Transformer::new(spec, &mut init)),
+            Architecture::Onnx => return Err(SpecError::Foreign),
         };
         let head = Head::new(spec, spec.features(), &mut init);
         let exits = spec.exit_layers();
