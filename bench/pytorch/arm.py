@@ -64,14 +64,15 @@ def taught(
 
 
 def replayed(device: torch.device, model: str, temperature: float, alpha: float) -> Step:
-    """A student whose teacher answered earlier."""
+    """A student whose teacher answered earlier. Each step returns the seconds of its parts."""
     student = Network(model, device)
 
-    def step(batch: Batch) -> None:
+    def step(batch: Batch) -> dict[str, float]:
         inputs, labels = put(batch, device)
         soft = torch.from_numpy(batch.soft).to(device)
         loss = partial(distillation, labels=labels, soft=soft, temperature=temperature, alpha=alpha)
         student.learn(inputs, loss)
+        return student.phases
 
     return step
 
@@ -113,6 +114,8 @@ class Arm:
                 return self.steps(do, **command)
             case "evaluate" as do:
                 return self.steps(do, steps=command.pop("batches"), **command)
+            case "phases":
+                return self.phases(**command)
             case "epoch":
                 return self.epoch(**command)
             case unknown:
@@ -134,6 +137,13 @@ class Arm:
         pool = [random_batch(shape_of(model), batch, rng) for _ in range(POOL)]
         step = self.warm(do, pool, model=model, **options)
         return {"seconds": [self.seconds(partial(step, batch)) for batch in islice(cycle(pool), steps)]}
+
+    def phases(self, model: str, batch: int, steps: int, **options: Any) -> Json:
+        """Seconds of the parts of each step of a student whose teacher answered earlier."""
+        rng = np.random.default_rng(0)
+        pool = [random_batch(shape_of(model), batch, rng) for _ in range(POOL)]
+        step = self.warm("replayed", pool, model=model, **options)
+        return {"phases": [step(batch) for batch in islice(cycle(pool), steps)]}
 
     def epoch(self, student: str, samples: int, batch: int, **options: Any) -> Json:
         """Seconds of one epoch, with the shuffling and gathering of its samples."""

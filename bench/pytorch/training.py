@@ -1,8 +1,10 @@
 """What the benchmark's processes share: data, the distillation loss, and networks that learn and answer."""
 
 import gzip
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,14 +80,22 @@ class Network:
     def __init__(self, name: str, device: torch.device) -> None:
         self.module = build(name).to(device)
         self.adam = torch.optim.Adam(self.module.parameters(), lr=1e-3)
+        self.phases: dict[str, float] = {}
+        """Seconds of the parts of the last step; on a GPU only until each was queued."""
 
     def learn(self, inputs: Tensor, loss: Callable[[Tensor], Tensor]) -> float:
         """One step down the loss of the logits, which is read back."""
         self.module.train()
+        times = [time.perf_counter()]
         value = loss(self.module(inputs))
+        times.append(time.perf_counter())
         self.adam.zero_grad()
         value.backward()
+        times.append(time.perf_counter())
         self.adam.step()
+        times.append(time.perf_counter())
+        ends = zip(("forward", "backward", "optimizer"), pairwise(times))
+        self.phases = {phase: end - start for phase, (start, end) in ends}
         return value.item()
 
     @torch.no_grad()

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use retort_data::{Dataset, Shape};
-use retort_job::{Architecture, Job, Problem, Source};
-use retort_models::{Choice, Classifier, Export, Preprocessing, Spec, SpecError};
+use retort_data::{Dataset, Shape, Tokens};
+use retort_job::{Architecture, Job, Loss, Problem, Source};
+use retort_models::{Choice, Classifier, Export, Spec, SpecError};
 
 use crate::cli::JobArgs;
 use crate::failure::Failure;
@@ -18,20 +18,6 @@ pub(crate) struct Checked {
     pub(crate) base: PathBuf,
     /// Fixed teachers by name.
     pub(crate) fixed: Vec<(String, Export)>,
-}
-
-impl Checked {
-    /// Network of a group of this job.
-    pub(crate) fn spec(&self, model: retort_job::Model) -> Spec {
-        let (mean, std) = self.dataset.pixel_stats();
-        Spec {
-            model,
-            input: self.dataset.shape(),
-            classes: self.dataset.classes(),
-            preprocessing: Preprocessing { mean, std },
-            projection: None,
-        }
-    }
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -72,7 +58,7 @@ pub(crate) fn job_before(
     promised: &[PathBuf],
 ) -> Result<Checked, Failure> {
     let dataset = retort_data::load(&job.dataset, &base, job.run.seed)
-        .map_err(|e| Failure::input(format!("{}: dataset: {e}", file.display())))?;
+        .map_err(|e| Failure::input(format!("{}: {:#}", file.display(), anyhow::Error::new(e))))?;
     let mut checked = Checked {
         job,
         dataset,
@@ -109,6 +95,7 @@ pub(crate) fn job_before(
     }
     problems.extend(layers(&checked, &problems));
     problems.extend(shares(&checked));
+    problems.extend(labels(&checked));
     if checked.dataset.split(retort_data::Part::Validation).is_empty() && checked.job.is_gated() {
         problems.push(Problem::new(
             "dataset.validation",
@@ -139,7 +126,7 @@ fn models(checked: &Checked) -> Vec<Problem> {
     teachers
         .chain(students)
         .filter_map(|(key, model)| {
-            let e = checked.spec(model?).validate().err()?;
+            let e = Spec::of(&checked.dataset, model?).validate().err()?;
             Some(Problem::new(
                 key,
                 "this model",
@@ -159,7 +146,7 @@ fn layers(checked: &Checked, known: &[Problem]) -> Vec<Problem> {
     let sender = |stream: &str| {
         let versions = streams.iter().find(|s| s.name == stream).map(|s| &s.versions);
         match versions.and_then(|v| v.of()) {
-            Some(group) => Some(checked.spec(job.group(group)?.model)),
+            Some(group) => Some(Spec::of(&checked.dataset, job.group(group)?.model)),
             // Not there yet where it is promised.
             None => checked
                 .fixed
@@ -187,7 +174,7 @@ fn layers(checked: &Checked, known: &[Problem]) -> Vec<Problem> {
         match sender.layer(&features.teacher_layer) {
             Err(e) => problem("teacher_layer", &features.teacher_layer, &of, e),
             Ok((_, layer)) => {
-                if let Err(e) = checked.spec(model).learning_from(&features, &layer) {
+                if let Err(e) = Spec::of(&checked.dataset, model).learning_from(&features, &layer) {
                     problem("student_layer", &features.student_layer, &student.name, e);
                 }
             }
@@ -218,6 +205,16 @@ fn shares(checked: &Checked) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// A loss may need every label, and data may lack some.
+fn labels(checked: &Checked) -> Option<Problem> {
+    let (loss, data) = (checked.job.distillation.loss, &checked.dataset);
+    let missing = data.train_len() as usize - data.labelled().len();
+    let expected =
+        format!("another loss: dkd needs every sample's label, and {missing} training samples have none");
+    (matches!(loss, Loss::Dkd { .. }) && missing > 0)
+        .then(|| Problem::new("distillation.loss", "\"dkd\"", expected))
 }
 
 fn devices(job: &Job) -> Vec<Problem> {
@@ -303,6 +300,11 @@ pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Pro
             format!("a model for inputs of {has}"),
             expected,
         ));
+    } else if card.tokens.as_ref() != dataset.tokens() {
+        let name = |tokens: Option<&Tokens>| tokens.map_or("numbers".to_owned(), |t| format!("{t:?}"));
+        let expected = format!("a teacher for inputs of {}", name(dataset.tokens()));
+        let found = format!("a model for inputs of {}", name(card.tokens.as_ref()));
+        problems.push(Problem::new(key, found, expected));
     }
     let mut names = card.class_names.iter().zip(dataset.class_names()).enumerate();
     if card.model.architecture == Architecture::Onnx

@@ -125,6 +125,7 @@ mod tests {
             },
             classes: 3,
             preprocessing: Preprocessing::none(1),
+            tokens: None,
             projection: None,
         };
         let net = Net::new(&spec, 0, &Device::flex()).unwrap();

@@ -136,6 +136,7 @@ fn trainer(choice: Choice) -> Result<BurnTrainer, String> {
     let spec = Spec {
         model: Model {
             architecture: Architecture::Mlp,
+            embedding: None,
             hidden: Some(HIDDEN.to_vec()),
             width: None,
             depth: None,
@@ -151,6 +152,7 @@ fn trainer(choice: Choice) -> Result<BurnTrainer, String> {
             mean: vec![0.5],
             std: vec![0.25],
         },
+        tokens: None,
         projection: None,
     };
     let optimizer = Optimizer {

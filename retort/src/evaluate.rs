@@ -253,7 +253,8 @@ fn dataset_of(export: &Export, model: &Path, job: Option<&Path>) -> Result<Datas
             (config, PathBuf::from("."), "the model card".into())
         }
     };
-    let dataset = retort_data::load(&config, &base, 0).map_err(|e| Failure::input(format!("{from}: {e}")))?;
+    let dataset = retort_data::load(&config, &base, 0)
+        .map_err(|e| Failure::input(format!("{from}: {:#}", anyhow::Error::new(e))))?;
     let made_on = &export.card.dataset;
     if !made_on.name.is_empty() && dataset.digest() != made_on.digest {
         return Err(Failure::input(format!(
@@ -283,6 +284,7 @@ mod tests {
             input: dataset.shape(),
             classes: dataset.classes(),
             preprocessing: Preprocessing::none(1),
+            tokens: None,
             projection: None,
         };
         let net = Net::new(&spec, 7, &Device::flex()).unwrap();

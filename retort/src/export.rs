@@ -133,6 +133,7 @@ mod tests {
             },
             classes: 3,
             preprocessing: Preprocessing::none(1),
+            tokens: None,
             projection: None,
         };
         let net = Net::new(&spec, 1, &Choice::Flex.open().unwrap()).unwrap();

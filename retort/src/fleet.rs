@@ -75,6 +75,7 @@ pub(crate) struct Fleet {
 
 struct Shared {
     plan: Plan,
+    /// Of LibTorch, for each process.
     threads: usize,
     // A lock: written by each child's task, never across an await.
     processes: Mutex<Vec<Process>>,
@@ -90,7 +91,8 @@ impl Fleet {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let computing = plan.teacher_servers + plan.student_workers;
         let shared = Arc::new(Shared {
-            // Processes that all use every core only get in each other's way.
+            // Threads of LibTorch wait for each other without sleeping, so that processes which all use every core
+            // only get in each other's way. Those of flex sleep: whoever has work uses the cores of who has none.
             threads: (cores / computing.max(1)).max(1),
             plan,
             processes: Mutex::default(),
@@ -202,10 +204,7 @@ impl Supervised {
             }
             Role::TeacherServer | Role::StudentWorker => {
                 command.args(["--coordinator", coordinator, "--name", &self.name]);
-                // Those of flex, and of LibTorch.
-                for variable in ["RAYON_NUM_THREADS", "OMP_NUM_THREADS"] {
-                    command.env(variable, self.shared.threads.to_string());
-                }
+                command.env("OMP_NUM_THREADS", self.shared.threads.to_string());
             }
         }
         if plan.log_format == Format::Json {

@@ -202,6 +202,7 @@ fn import(args: &Args) -> Result<Export, Failure> {
     };
     let model = Model {
         architecture: Architecture::Onnx,
+        embedding: None,
         hidden: None,
         width: None,
         depth: None,
@@ -226,6 +227,7 @@ fn import(args: &Args) -> Result<Export, Failure> {
         },
         classes: class_names.len(),
         preprocessing: config.preprocessing(),
+        tokens: None,
         projection: None,
     };
     let mut classifier = Classifier::from_parts(&spec, &bytes, &Device::flex()).map_err(|e| refused(&e))?;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args as ClapArgs;
 use image::imageops::FilterType;
 use retort_data::Shape;
-use retort_models::{Choice, Classifier, Export};
+use retort_models::{Card, Choice, Classifier, Export};
 
 use crate::failure::Failure;
 use crate::report::metrics::log_softmax;
@@ -15,7 +15,7 @@ use crate::report::metrics::log_softmax;
 pub(crate) struct Args {
     /// Folder with model.safetensors (or model.onnx) and model.json.
     model: PathBuf,
-    /// PNG or PNM images; for signals of height 1: text files of numbers.
+    /// PNG or PNM images; for signals of height 1: text files of numbers; for tokens: files of one text each.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Classes to show of each file.
@@ -29,10 +29,9 @@ pub(crate) struct Args {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     let export = Export::load(&args.model).map_err(Failure::input)?;
-    let shape = export.card.input;
     let mut inputs = Vec::new();
     for file in &args.files {
-        inputs.extend(read(file, shape)?);
+        inputs.extend(read(file, &export.card)?);
     }
     let device = Choice::Flex.open().context("open device")?;
     let mut model =
@@ -77,7 +76,11 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
 }
 
 /// A file as the model's input: images as grey or colour values 0..=1 of the model's size.
-fn read(file: &Path, shape: Shape) -> Result<Vec<f32>, Failure> {
+fn read(file: &Path, card: &Card) -> Result<Vec<f32>, Failure> {
+    let shape = card.input;
+    if let Some(tokens) = &card.tokens {
+        return Ok(tokens.encode(&text(file)?, shape.width));
+    }
     if shape.height == 1 {
         return numbers(file, shape);
     }
@@ -104,9 +107,12 @@ fn read(file: &Path, shape: Shape) -> Result<Vec<f32>, Failure> {
     }
 }
 
+fn text(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map_err(|e| Failure::input(format!("{}: {e}", file.display())))
+}
+
 fn numbers(file: &Path, shape: Shape) -> Result<Vec<f32>, Failure> {
-    let text =
-        std::fs::read_to_string(file).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
+    let text = text(file)?;
     let values: Result<Vec<f32>, _> = text
         .split(|c: char| c == ',' || c.is_whitespace())
         .filter(|t| !t.is_empty())

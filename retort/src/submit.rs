@@ -67,10 +67,11 @@ pub(crate) fn submit(args: Args) -> Result<(), Failure> {
 /// The job as its processes get it: with absolute paths.
 pub(crate) fn portable(checked: &Checked) -> Result<String, Failure> {
     let mut job = checked.job.clone();
-    if let Some(path) = &job.dataset.path {
+    let data = &mut job.dataset;
+    for path in [&mut data.path, &mut data.unlabelled].into_iter().flatten() {
         let plain = path.strip_prefix("file://").unwrap_or(path);
         let absolute = std::path::absolute(checked.base.join(plain)).context("path of the data set")?;
-        job.dataset.path = Some(absolute.display().to_string());
+        *path = absolute.display().to_string();
     }
     Ok(toml::to_string(&job).context("write the job")?)
 }

@@ -7,8 +7,8 @@ use anyhow::Context;
 use retort_codec::Encoding;
 use retort_data::order::{Grid, Order};
 use retort_data::{Dataset, Part as Split};
-use retort_job::{Combine, FeatureLoss, Features, Group, GroupKind, Job, Loss, Model, Sync, Tail, Weights};
-use retort_models::{Card, DatasetReference, Layer, Preprocessing, Spec};
+use retort_job::{Combine, FeatureLoss, Features, Group, GroupKind, Job, Loss, Sync, Tail, Weights};
+use retort_models::{Card, DatasetReference, Layer, Spec};
 
 /// Held-out samples of one evaluation during training: enough for the gate, cheap enough to repeat.
 const HELD_OUT_SAMPLES: u32 = 512;
@@ -35,25 +35,13 @@ impl Loaded {
         })
     }
 
-    /// A network of the job.
-    fn spec(&self, model: Model) -> Spec {
-        let (mean, std) = self.dataset.pixel_stats();
-        Spec {
-            model,
-            input: self.dataset.shape(),
-            classes: self.dataset.classes(),
-            preprocessing: Preprocessing { mean, std },
-            projection: None,
-        }
-    }
-
     /// The teacher that a group learns from by a layer too: its stream, and its network if it is one of the job.
     pub(crate) fn layered(&self, group: &str) -> Option<(String, Option<Spec>)> {
         let stream = self.job.group(group)?.features?.teacher?;
         let streams = self.job.streams();
         let versions = streams.iter().find(|s| s.name == stream).map(|s| &s.versions);
         let maker = versions.and_then(|v| self.job.group(v.of()?));
-        Some((stream, maker.map(|g| self.spec(g.model))))
+        Some((stream, maker.map(|g| Spec::of(&self.dataset, g.model))))
     }
 
     pub(crate) fn grid(&self) -> Grid {
@@ -126,7 +114,7 @@ impl Part {
         let salt = base_name.bytes().map(u64::from);
         let key: Vec<u64> = std::iter::once(loaded.seed).chain(salt).collect();
         let distillation = &loaded.job.distillation;
-        let mut spec = loaded.spec(group.model.clone());
+        let mut spec = Spec::of(&dataset, group.model.clone());
         let hinted = match (&group.features, sender) {
             (Some(features), Some(sender)) => {
                 let hinted = Hinted::new(features, sender)?;

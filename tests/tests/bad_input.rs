@@ -197,6 +197,59 @@ fn truncated_files_and_wrong_content() {
     refused(&h, &named, &[], &["train-images", "md5"]);
 }
 
+/// A WAV file of 16 bits at 8 kHz: a header that announces `samples`, and as many of them less `cut` bytes.
+fn wav(harness: &Harness, file: &str, samples: u32, cut: usize) {
+    let file = harness.path(file);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let mut bytes = b"RIFF".to_vec();
+    bytes.extend((36 + 2 * samples).to_le_bytes());
+    bytes.extend(b"WAVEfmt ");
+    bytes.extend(16u32.to_le_bytes());
+    // PCM, one channel; samples and bytes a second; bytes and bits a sample.
+    bytes.extend([1u16, 1].map(u16::to_le_bytes).concat());
+    bytes.extend([8_000u32, 16_000].map(u32::to_le_bytes).concat());
+    bytes.extend([2u16, 16].map(u16::to_le_bytes).concat());
+    bytes.extend(b"data");
+    bytes.extend((2 * samples).to_le_bytes());
+    bytes.extend((0..2 * samples).map(|i| u8::try_from(i % 251).unwrap()));
+    bytes.truncate(bytes.len() - cut);
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[test]
+fn sounds_that_cannot_be_read_or_cut() {
+    let h = harness();
+    for part in ["train", "test"] {
+        for i in 0..20 {
+            wav(&h, &format!("sounds/{part}/{}/{i}.wav", i % 2), 1_000, 0);
+        }
+    }
+    let sounds = "format = \"wav\"\npath = \"sounds\"\nvalidation = 2\naudio = { seconds = 0.125 }";
+    let job = JOB.replace("name = \"digits\"", sounds);
+    let file = h.job("good.toml", &job);
+    assert!(h.ok(&["check", file.to_str().unwrap()]).contains("fine"));
+    for (setting, parts) in [
+        (
+            "dataset.audio.rate=0",
+            ["dataset.audio.rate", "2000 to 192000 Hz"],
+        ),
+        (
+            "dataset.audio.seconds=0.01",
+            ["dataset.audio.seconds", "a window"],
+        ),
+        ("dataset.audio.mels=200", ["audio.mels = 200", "at most 86"]),
+        ("dataset.audio.hops=5", ["hops", "hop_ms"]),
+        ("dataset.views.flip=true", ["dataset.views.flip", "false"]),
+        ("dataset.views.gain=99.0", ["dataset.views.gain", "40 decibels"]),
+        ("dataset.path=nowhere", ["read", "nowhere: No such file"]),
+    ] {
+        refused(&h, &job, &[setting], &parts);
+    }
+    wav(&h, "sounds/train/1/7.wav", 1_000, 3);
+    let parts = ["sounds/train/1/7.wav", "PCM: Failed to read enough bytes"];
+    refused(&h, &job, &[], &parts);
+}
+
 #[test]
 fn a_teacher_of_other_classes_or_inputs() {
     let h = harness();

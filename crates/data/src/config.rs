@@ -5,7 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::Shape;
-use crate::{digits, idx, mnist1d};
+use crate::images::Images;
+use crate::text::TextConfig;
+use crate::{digits, idx, mnist1d, wav};
 
 /// Which data set, how much of it, and how training sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -17,16 +19,20 @@ pub struct DatasetConfig {
     /// The format of a set of your own; wants `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// The folder with the files: a path relative to the job file, or a `file://` URL.
+    /// The folder with the files, or of a text set the one file: a path relative to the job file, or a `file://` URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Training samples that keep their label, chosen by the run's seed and balanced over the classes. Unset: all.
+    /// Of a text set: a file of further training samples, whose labels are not read. A path like `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlabelled: Option<String>,
+    /// Training samples that keep their label, chosen by the run's seed and balanced over the classes. Unset: all that
+    /// have one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub labelled: Option<u32>,
     /// Classes, by number, that the training samples lack: validation and test keep theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub without_classes: Vec<u32>,
-    /// Use only this many training samples. Unset: all that validation leaves.
+    /// Use only this many training samples, beside those that come without a label. Unset: all that validation leaves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<u32>,
     /// Samples held out from the training part. Unset: 200 of `digits`, 500 of `mnist1d`, else 5,000 but at most a
@@ -39,6 +45,15 @@ pub struct DatasetConfig {
     /// Positions per block, the unit of leases: a multiple of the batch size. Unset: one batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_samples: Option<u32>,
+    /// How image files become samples. Unset: as they are, in colour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<Images>,
+    /// How `wav` files become samples. Unset: [`wav::Audio::default`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<wav::Audio>,
+    /// How text files are read, with `format = "text"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextConfig>,
     /// Random changes to each training sample. Unset: none.
     #[serde(default)]
     pub views: Views,
@@ -50,20 +65,32 @@ pub struct DatasetConfig {
 pub enum Format {
     /// The four files of MNIST, plain or gzipped, under their usual names.
     Idx,
+    /// Image files in folders, one for each class.
+    Images,
+    /// WAV files in folders, one for each class.
+    Wav,
+    /// Texts: `train.jsonl`, `.csv` or `.tsv` and perhaps `test.*`, or one such file.
+    Text,
 }
 
 /// Random changes to each training sample, drawn anew from each view seed. The default changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Views {
-    /// Move by up to this many pixels along each axis; what comes in is 0.
+    /// Move by up to this many pixels along each axis; what comes in is 0. Of `wav`: frames, in time only.
     pub shift: u32,
     /// Mirror left and right, half of the time.
     pub flip: bool,
-    /// Cut up to this many pixels off each axis and enlarge the rest to the old size.
+    /// Cut up to this many pixels off each axis and enlarge the rest to the old size. Of `wav`: frames, in time only, so
+    /// that it is spoken more slowly.
     pub crop: u32,
-    /// Add Gaussian noise of this standard deviation, in units of pixels from 0 to 1 (of the signal for `mnist1d`).
+    /// Add Gaussian noise of this standard deviation, in units of pixels from 0 to 1 (of the signal for `mnist1d`, of 80
+    /// decibels for `wav`).
     pub noise: f32,
+    /// Of `wav`: louder or softer by up to this many decibels (0..=40). Silence stays silence.
+    pub gain: f32,
+    /// Of a text set: replace each token by padding with this probability.
+    pub drop: f32,
 }
 
 impl Views {
@@ -72,6 +99,9 @@ impl Views {
         *self == Self::default()
     }
 }
+
+/// Half of what lies between the floor and full scale.
+const MOST_GAIN: f32 = 40.0;
 
 /// One thing wrong with a [`DatasetConfig`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +128,9 @@ pub(crate) enum Source {
     Mnist1d,
     FashionMnist,
     Idx,
+    Images,
+    Wav,
+    Text,
 }
 
 /// How large a set is before it is split.
@@ -137,6 +170,9 @@ impl DatasetConfig {
         let source = self.check_source(&mut problems);
         self.check_counts(&mut problems);
         self.check_views(source, &mut problems);
+        self.check_audio(source, &mut problems);
+        self.check_images(source, &mut problems);
+        self.check_text(source, &mut problems);
         if problems.0.is_empty()
             && let Some(source) = source
             && let Some(extent) = source.extent()
@@ -154,6 +190,9 @@ impl DatasetConfig {
             (Some("mnist1d"), None) => Some(Source::Mnist1d),
             (Some("fashion-mnist"), None) => Some(Source::FashionMnist),
             (None, Some(Format::Idx)) => Some(Source::Idx),
+            (None, Some(Format::Images)) => Some(Source::Images),
+            (None, Some(Format::Wav)) => Some(Source::Wav),
+            (None, Some(Format::Text)) => Some(Source::Text),
             _ => None,
         }
     }
@@ -165,7 +204,7 @@ impl DatasetConfig {
         let validation = self.validation.unwrap_or(match source {
             Source::Digits => digits::VALIDATION,
             Source::Mnist1d => mnist1d::VALIDATION,
-            Source::FashionMnist | Source::Idx => idx::VALIDATION.min(pool / 10),
+            _ => idx::VALIDATION.min(pool / 10),
         });
         let left = pool.saturating_sub(validation);
         if left == 0 {
@@ -188,12 +227,16 @@ impl DatasetConfig {
             let expected = format!("at most {test}, the test samples there are");
             problems.push("test", wanted, expected);
         }
-        let sides = [shape.height, shape.width];
-        let side = sides.into_iter().filter(|&side| side > 1).min();
+        // The columns of a spectrum stay where they are.
+        let (width, what) = match source {
+            Source::Wav => (1, "the frames"),
+            _ => (shape.width, "the shorter side"),
+        };
+        let side = [shape.height, width].into_iter().filter(|&side| side > 1).min();
         let side = side.unwrap_or(1) as u64;
         for (key, value) in [("views.shift", self.views.shift), ("views.crop", self.views.crop)] {
             if u64::from(value) >= side && value > 0 {
-                let expected = format!("less than {side}, the shorter side of a {shape} sample");
+                let expected = format!("less than {side}, {what} of a {shape} sample");
                 problems.push(key, value, expected);
             }
         }
@@ -229,6 +272,16 @@ impl DatasetConfig {
                 "unset",
                 "the folder that holds train-images-idx3-ubyte and the other three files",
             ),
+            (None, Some(Source::Images | Source::Wav)) => problems.push(
+                "path",
+                "unset",
+                "the folder that holds a folder for each class, or train and test with these",
+            ),
+            (None, Some(Source::Text)) => problems.push(
+                "path",
+                "unset",
+                "the folder that holds train.jsonl, train.csv or train.tsv, or one such file",
+            ),
             (Some(path), Some(Source::Digits | Source::Mnist1d)) => problems.push(
                 "path",
                 format_args!("{path:?}"),
@@ -261,6 +314,7 @@ impl DatasetConfig {
         let reason = match source {
             Some(Source::Digits) => Some("false: a mirrored digit is not that digit"),
             Some(Source::Mnist1d) => Some("false: a mirrored signal is of no class"),
+            Some(Source::Wav) => Some("false: a mirrored spectrum is no sound"),
             _ => None,
         };
         if let Some(expected) = reason.filter(|_| self.views.flip) {
@@ -269,6 +323,91 @@ impl DatasetConfig {
         let noise = self.views.noise;
         if !noise.is_finite() || noise < 0.0 {
             problems.push("views.noise", noise, "a finite number of at least 0");
+        }
+        let gain = self.views.gain;
+        if gain != 0.0 && source.is_some_and(|source| source != Source::Wav) {
+            problems.push(
+                "views.gain",
+                gain,
+                "0: only what format = \"wav\" reads has decibels",
+            );
+        } else if !(0.0..=MOST_GAIN).contains(&gain) {
+            problems.push("views.gain", gain, format!("0 to {MOST_GAIN} decibels"));
+        }
+    }
+
+    fn check_audio(&self, source: Option<Source>, problems: &mut Problems) {
+        match &self.audio {
+            Some(audio) if source == Some(Source::Wav) => problems.0.extend(audio.problems()),
+            Some(_) if source.is_some() => {
+                problems.push(
+                    "audio",
+                    "{ ... }",
+                    "no such table: it belongs to format = \"wav\"",
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn check_images(&self, source: Option<Source>, problems: &mut Problems) {
+        match (&self.images, source) {
+            (Some(images), Some(Source::Images)) => problems.0.extend(images.problems()),
+            (Some(_), Some(_)) => {
+                problems.push("images", "a table", "absent: only format = \"images\" has it");
+            }
+            _ => {}
+        }
+    }
+
+    fn check_text(&self, source: Option<Source>, problems: &mut Problems) {
+        const ONLY: &str = "absent: only format = \"text\" has it";
+        let Some(source) = source else { return };
+        let Views {
+            shift,
+            flip,
+            crop,
+            noise,
+            gain: _,
+            drop,
+        } = self.views;
+        if !(0.0..1.0).contains(&drop) {
+            problems.push("views.drop", drop, "at least 0 and less than 1");
+        }
+        if source != Source::Text {
+            if drop > 0.0 {
+                problems.push(
+                    "views.drop",
+                    drop,
+                    "0: there are no tokens to drop in what is no text",
+                );
+            }
+            if let Some(path) = &self.unlabelled {
+                problems.push("unlabelled", format_args!("{path:?}"), ONLY);
+            }
+            if self.text.is_some() {
+                problems.push("text", "a table", ONLY);
+            }
+            return;
+        }
+        for (key, on, value) in [
+            ("views.shift", shift > 0, shift.to_string()),
+            ("views.flip", flip, flip.to_string()),
+            ("views.crop", crop > 0, crop.to_string()),
+            ("views.noise", noise > 0.0, noise.to_string()),
+        ] {
+            if on {
+                let expected = "absent: tokens are no pixels, they can be dropped (views.drop)";
+                problems.push(key, value, expected);
+            }
+        }
+        if let Some(path) = &self.unlabelled
+            && let Err(expected) = idx::local_path(path)
+        {
+            problems.push("unlabelled", format_args!("{path:?}"), expected);
+        }
+        for (key, value, expected) in self.text.clone().unwrap_or_default().problems() {
+            problems.push(&format!("text.{key}"), value, expected);
         }
     }
 }
@@ -280,7 +419,7 @@ impl Source {
             Self::Digits => Some(digits::EXTENT),
             Self::Mnist1d => Some(mnist1d::EXTENT),
             Self::FashionMnist => Some(idx::FASHION_MNIST),
-            Self::Idx => None,
+            Self::Idx | Self::Images | Self::Wav | Self::Text => None,
         }
     }
 }

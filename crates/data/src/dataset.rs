@@ -5,10 +5,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{ConfigProblem, DatasetConfig, Extent, Source, Views};
+use crate::config::{ConfigProblem, DatasetConfig, Extent, Source};
 use crate::rng::Rng;
-use crate::split::{Pixels, Samples, labelled, split};
-use crate::{digits, idx, mnist1d, view};
+use crate::split::{Pixels, Samples, UNLABELLED, labelled, split};
+use crate::text::{self, Tokens};
+use crate::view::{self, Changes};
+use crate::{digits, idx, images, mnist1d, wav};
 
 /// Domain of the random numbers of views.
 const VIEW: u64 = 4;
@@ -22,6 +24,15 @@ pub enum Error {
     /// A file is missing or wrong.
     #[error(transparent)]
     Idx(#[from] idx::Error),
+    /// A folder of images is incomplete, or a file wrong.
+    #[error(transparent)]
+    Images(#[from] images::Error),
+    /// A folder of sounds is incomplete, or a file wrong.
+    #[error(transparent)]
+    Wav(#[from] wav::Error),
+    /// A text file is missing or wrong.
+    #[error(transparent)]
+    Text(#[from] text::Error),
 }
 
 fn join(problems: &[ConfigProblem]) -> String {
@@ -77,7 +88,8 @@ pub struct Dataset {
     shape: Shape,
     class_names: Vec<String>,
     digest: String,
-    views: Views,
+    changes: Changes,
+    tokens: Option<Tokens>,
     /// Sorted ids of training samples.
     labelled: Vec<u32>,
     /// In the order of [`Part`].
@@ -98,22 +110,28 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
         test: raw.test.len(),
     };
     let sizes = config.fit(source, extent).map_err(Error::Config)?;
-    let mut parts = split(&raw.pool, &raw.test, sizes);
+    let mut parts = split(&raw.pool, &raw.test, sizes, &raw.files);
     let classes = raw.class_names.len();
     leave_out(&mut parts[0], config, classes)?;
-    let wanted = config.labelled.unwrap_or(parts[0].len());
-    if wanted > parts[0].len() {
-        let expected = format!(
-            "at most {}, the training samples of the classes that are left",
-            parts[0].len()
-        );
+    // Behind the others: which of those are held out or keep their label does not depend on what follows.
+    if let Some(more) = raw.unlabelled {
+        parts[0].append(more);
+    }
+    let most = parts[0].labelled();
+    let wanted = config.labelled.unwrap_or(most);
+    if wanted > most {
+        let expected = format!("at most {most}, the training samples of the classes that are left");
         return Err(problem("labelled", wanted.to_string(), expected));
     }
     Ok(Dataset {
         name: raw.name,
         shape: raw.shape,
         digest: digest(raw.shape, classes, &parts),
-        views: config.views.clone(),
+        changes: match source {
+            Source::Wav => Changes::in_time(&config.views),
+            _ => Changes::in_both_axes(&config.views),
+        },
+        tokens: raw.tokens,
         labelled: labelled(&parts[0].labels, classes, wanted, seed),
         class_names: raw.class_names,
         parts,
@@ -152,22 +170,31 @@ struct Raw {
     name: String,
     shape: Shape,
     class_names: Vec<String>,
+    /// All with labels.
     pool: Samples,
     test: Samples,
+    /// By sample of the pool: what it was cut from, if samples belong together.
+    files: Vec<u32>,
+    /// Further training samples, without labels.
+    unlabelled: Option<Samples>,
+    /// What the values of a text are.
+    tokens: Option<Tokens>,
 }
 
 impl Raw {
     fn read(config: &DatasetConfig, source: Source, base: &Path) -> Result<Self, Error> {
-        let folder = match config.path.as_deref().map(idx::local_path) {
-            Some(Ok(path)) => base.join(path),
-            _ => idx::FASHION_MNIST_FOLDER.into(), // a wrong path was a problem before
-        };
+        // A wrong path was a problem before.
+        let local = |path: &Option<String>| Some(base.join(idx::local_path(path.as_deref()?).ok()?));
+        let folder = local(&config.path).unwrap_or_else(|| idx::FASHION_MNIST_FOLDER.into());
         let named = |name: &str, extent: Extent, (pool, test): (Samples, Samples)| Self {
             name: name.to_owned(),
             shape: extent.shape,
             class_names: numbers(10),
             pool,
             test,
+            files: Vec::new(),
+            unlabelled: None,
+            tokens: None,
         };
         let of_folder = |name: &str, class_names: Option<Vec<String>>, folder: idx::Folder| Self {
             name: name.to_owned(),
@@ -175,6 +202,9 @@ impl Raw {
             class_names: class_names.unwrap_or_else(|| numbers(folder.classes)),
             pool: folder.pool,
             test: folder.test,
+            files: Vec::new(),
+            unlabelled: None,
+            tokens: None,
         };
         Ok(match source {
             Source::Digits => named("digits", digits::EXTENT, digits::load()),
@@ -184,6 +214,52 @@ impl Raw {
                 of_folder("fashion-mnist", Some(names), idx::load_fashion_mnist(&folder)?)
             }
             Source::Idx => of_folder("idx", None, idx::load(&folder)?),
+            Source::Images => {
+                let images = images::load(&folder, &config.images.clone().unwrap_or_default())?;
+                Self {
+                    name: "images".to_owned(),
+                    shape: images.shape,
+                    class_names: images.class_names,
+                    pool: images.pool,
+                    test: images.test,
+                    files: Vec::new(),
+                    unlabelled: None,
+                    tokens: None,
+                }
+            }
+            Source::Wav => {
+                let sounds = wav::load(&folder, &config.audio.clone().unwrap_or_default())?;
+                Self {
+                    name: "wav".to_owned(),
+                    shape: sounds.shape,
+                    class_names: sounds.class_names,
+                    pool: sounds.pool,
+                    test: sounds.test,
+                    files: sounds.pool_files,
+                    unlabelled: None,
+                    tokens: None,
+                }
+            }
+            Source::Text => Self::texts(config, &folder, local(&config.unlabelled).as_deref())?,
+        })
+    }
+
+    fn texts(config: &DatasetConfig, path: &Path, more: Option<&Path>) -> Result<Self, Error> {
+        let config = config.text.clone().unwrap_or_default();
+        let texts = text::load(&config, path, more)?;
+        Ok(Self {
+            name: "text".to_owned(),
+            shape: Shape {
+                channels: 1,
+                height: 1,
+                width: config.length as usize,
+            },
+            class_names: texts.class_names,
+            pool: texts.pool,
+            test: texts.test,
+            files: Vec::new(),
+            unlabelled: Some(texts.unlabelled),
+            tokens: Some(config.tokens),
         })
     }
 }
@@ -223,6 +299,11 @@ fn digest(shape: Shape, classes: usize, parts: &[Samples; 3]) -> String {
                 scratch.extend(data.iter().flat_map(|value| value.to_le_bytes()));
                 hash.update(&[0]).update(&scratch);
             }
+            Pixels::Tokens(data) => {
+                scratch.clear();
+                scratch.extend(data.iter().flat_map(|id| id.to_le_bytes()));
+                hash.update(&[1]).update(&scratch);
+            }
         }
         scratch.clear();
         scratch.extend(part.labels.iter().flat_map(|label| label.to_le_bytes()));
@@ -252,6 +333,17 @@ impl Dataset {
         self.shape
     }
 
+    /// How texts became tokens; `None` where samples are numbers. Token ids fill a sample of shape `1x1xL`, those of a
+    /// shorter text are followed by padding (id 0).
+    pub fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
+    }
+
+    /// Number of token ids, padding included; `None` where samples are numbers.
+    pub fn vocabulary(&self) -> Option<usize> {
+        self.tokens.as_ref().map(Tokens::vocabulary)
+    }
+
     /// BLAKE3 in hexadecimal of contents, labels and split: two workers with the same digest mean the same by a
     /// sample id. Which labels are hidden, the seed and the views do not enter.
     pub fn digest(&self) -> &str {
@@ -263,12 +355,12 @@ impl Dataset {
         self.parts[0].len()
     }
 
-    /// The training samples that keep their label, ascending.
+    /// The training samples that have a label and keep it, ascending.
     pub fn labelled(&self) -> &[u32] {
         &self.labelled
     }
 
-    /// The label of a training sample, if it keeps it.
+    /// The label of a training sample, if it has one and keeps it.
     pub fn label(&self, sample: u32) -> Option<u32> {
         let visible = self.labelled.binary_search(&sample).is_ok();
         visible.then(|| self.parts[0].labels[sample as usize])
@@ -315,13 +407,16 @@ impl Dataset {
     ///
     /// If there is no such sample, or `out` is not as long as [`Shape::len`] says.
     pub fn view(&self, sample: u32, view_seed: u64, out: &mut [f32]) {
-        if self.views.is_none() {
+        if self.changes.is_none() {
             return self.parts[0].write(sample, out);
         }
         let mut plain = vec![0.0; out.len()];
         self.parts[0].write(sample, &mut plain);
         let mut rng = Rng::keyed(&[VIEW, view_seed, u64::from(sample)]);
-        view::apply(&self.views, self.shape, &mut rng, &plain, out);
+        if self.tokens.is_some() {
+            return view::drop_tokens(self.changes.drop, &mut rng, &plain, out);
+        }
+        view::apply(&self.changes, self.shape, &mut rng, &plain, out);
     }
 }
 
@@ -356,12 +451,15 @@ impl SplitRef<'_> {
     ///
     /// # Panics
     ///
-    /// If there is no such sample.
+    /// If there is no such sample, or it has no label, which happens in the training part only
+    /// ([`Dataset::label`] knows).
     pub fn label(&self, sample: u32) -> u32 {
-        self.samples.labels[sample as usize]
+        let label = self.samples.labels[sample as usize];
+        assert_ne!(label, UNLABELLED, "sample {sample} has no label");
+        label
     }
 
-    /// Writes a sample's plain values: pixels from 0 to 1, or the signal of `mnist1d`.
+    /// Writes a sample's plain values: pixels from 0 to 1, the signal of `mnist1d`, a spectrum, or token ids.
     ///
     /// # Panics
     ///

@@ -16,15 +16,23 @@
 mod config;
 mod dataset;
 mod digits;
+mod folder;
 mod idx;
+mod images;
 mod mnist1d;
 pub mod order;
 pub mod ranges;
 pub mod rng;
 pub mod schedule;
 mod split;
+mod text;
 mod view;
+mod wav;
 
 pub use config::{ConfigProblem, DatasetConfig, Format, Views};
 pub use dataset::{Dataset, Error, Part, Shape, SplitRef, load};
+pub use folder::Error as FolderError;
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
+pub use images::{Error as ImagesError, Images};
+pub use text::{Error as TextError, TextConfig, Tokens};
+pub use wav::{Audio, Error as WavError, Windows};

@@ -169,7 +169,7 @@ mod tests {
     fn floats(samples: &Samples) -> &[f32] {
         match &samples.pixels {
             Pixels::Floats(values) => values,
-            Pixels::Bytes { .. } => panic!("floats"),
+            _ => panic!("floats"),
         }
     }
 

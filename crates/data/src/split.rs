@@ -9,6 +9,9 @@ const SPLIT_KEY: u64 = 0x5eed_0001;
 /// Domain of the choice of labels.
 const LABELLED: u64 = 3;
 
+/// In the place of a label that a sample does not have. Only training samples lack theirs.
+pub(crate) const UNLABELLED: u32 = u32::MAX;
+
 /// The values of many samples, one after the other.
 #[derive(Clone)]
 pub(crate) enum Pixels {
@@ -16,9 +19,11 @@ pub(crate) enum Pixels {
     Bytes { data: Vec<u8>, white: u8 },
     /// The values themselves.
     Floats(Vec<f32>),
+    /// Ids of tokens.
+    Tokens(Vec<u16>),
 }
 
-/// Values and labels; `values` per sample.
+/// Values and labels, some of which may be [`UNLABELLED`]; `values` per sample.
 #[derive(Clone)]
 pub(crate) struct Samples {
     pub(crate) values: usize,
@@ -45,7 +50,35 @@ impl Samples {
                 }
             }
             Pixels::Floats(data) => out.copy_from_slice(&data[range]),
+            Pixels::Tokens(data) => {
+                for (out, &id) in out.iter_mut().zip(&data[range]) {
+                    *out = f32::from(id);
+                }
+            }
         }
+    }
+
+    /// How many have a label.
+    pub(crate) fn labelled(&self) -> u32 {
+        self.labels.iter().filter(|&&label| label != UNLABELLED).count() as u32
+    }
+
+    /// Puts further samples behind these.
+    ///
+    /// # Panics
+    ///
+    /// If they are stored in another form or size, which no loader does.
+    pub(crate) fn append(&mut self, more: Self) {
+        assert_eq!(self.values, more.values, "values of a sample");
+        match (&mut self.pixels, more.pixels) {
+            (Pixels::Bytes { data, white }, Pixels::Bytes { data: more, white: w }) if *white == w => {
+                data.extend(more);
+            }
+            (Pixels::Floats(data), Pixels::Floats(more)) => data.extend(more),
+            (Pixels::Tokens(data), Pixels::Tokens(more)) => data.extend(more),
+            _ => panic!("samples of one set are stored in one form"),
+        }
+        self.labels.extend(more.labels);
     }
 
     /// The samples at these rows, in this order.
@@ -60,6 +93,7 @@ impl Samples {
                 white: *white,
             },
             Pixels::Floats(data) => Pixels::Floats(ranges.flat_map(|range| &data[range]).copied().collect()),
+            Pixels::Tokens(data) => Pixels::Tokens(ranges.flat_map(|range| &data[range]).copied().collect()),
         };
         Self {
             values: self.values,
@@ -76,22 +110,45 @@ pub(crate) fn shuffled(len: u32) -> impl Iterator<Item = u32> + Clone {
 
 /// Training, validation and test part. Training comes from the front of a fixed permutation and validation from its
 /// end, so that changing the size of one leaves the members of the other.
-pub(crate) fn split(pool: &Samples, test: &Samples, sizes: Sizes) -> [Samples; 3] {
-    let order = shuffled(pool.len());
-    let held_out = (pool.len() - sizes.validation) as usize;
+///
+/// Where `files` says which samples of the pool were cut from the same file, whole files are permuted. Of a file that
+/// begins before the validation part, training gets nothing, and so up to a file less than `sizes` says.
+pub(crate) fn split(pool: &Samples, test: &Samples, sizes: Sizes, files: &[u32]) -> [Samples; 3] {
+    let order = by_file(pool.len(), files);
+    let (front, validation) = order.split_at((pool.len() - sizes.validation) as usize);
+    let shared = validation.first().and_then(|&row| files.get(row as usize));
+    let of_another = |row: &u32| shared.is_none() || files.get(*row as usize) != shared;
+    let train = front
+        .iter()
+        .copied()
+        .take(sizes.train as usize)
+        .filter(of_another);
     [
-        pool.gather(order.clone().take(sizes.train as usize)),
-        pool.gather(order.skip(held_out)),
+        pool.gather(train),
+        pool.gather(validation.iter().copied()),
         test.gather(0..sizes.test),
     ]
 }
 
+/// All rows of the pool, in the order of a fixed permutation of them or of their files.
+fn by_file(len: u32, files: &[u32]) -> Vec<u32> {
+    if files.is_empty() {
+        return shuffled(len).collect();
+    }
+    let mut starts = vec![0u32];
+    for file in files.chunk_by(|a, b| a == b) {
+        starts.push(starts[starts.len() - 1] + file.len() as u32);
+    }
+    let order = shuffled(starts.len() as u32 - 1).map(|file| file as usize);
+    order.flat_map(|file| starts[file]..starts[file + 1]).collect()
+}
+
 /// Which `count` samples keep their label: the classes take turns, each giving its sample with the lowest hash of
-/// seed and id. Sorted. A larger count keeps all that a smaller one chose.
+/// seed and id. Sorted. A larger count keeps all that a smaller one chose. Samples without a label are never chosen.
 pub(crate) fn labelled(labels: &[u32], classes: usize, count: u32, seed: u64) -> Vec<u32> {
     let seed = key(&[LABELLED, seed]);
     let mut queues: Vec<Vec<u32>> = vec![Vec::new(); classes];
-    for (id, &label) in (0u32..).zip(labels) {
+    for (id, &label) in (0u32..).zip(labels).filter(|(_, label)| **label != UNLABELLED) {
         queues[label as usize].push(id);
     }
     for queue in &mut queues {
@@ -128,6 +185,38 @@ mod tests {
         let more = labelled(&labels, 7, 200, 1);
         assert!(choice.iter().all(|id| more.contains(id)));
         assert_ne!(labelled(&labels, 7, 100, 2), choice);
+    }
+
+    #[test]
+    fn samples_without_a_label_are_never_chosen() {
+        let labels = [0, UNLABELLED, 1, UNLABELLED, 0];
+        assert_eq!(labelled(&labels, 2, 3, 1), [0, 2, 4]);
+        assert_eq!(labelled(&labels, 2, 2, 1).len(), 2);
+    }
+
+    #[test]
+    fn appended_samples_follow_in_every_form() {
+        let set = |pixels, labels: &[u32]| Samples {
+            values: 2,
+            pixels,
+            labels: labels.to_vec(),
+        };
+        let bytes = |data: &[u8]| Pixels::Bytes {
+            data: data.to_vec(),
+            white: 1,
+        };
+        for (first, second) in [
+            (bytes(&[1, 2]), bytes(&[3, 4])),
+            (Pixels::Floats(vec![1.0, 2.0]), Pixels::Floats(vec![3.0, 4.0])),
+            (Pixels::Tokens(vec![1, 2]), Pixels::Tokens(vec![3, 4])),
+        ] {
+            let mut samples = set(first, &[7]);
+            samples.append(set(second, &[UNLABELLED]));
+            assert_eq!((samples.len(), samples.labelled()), (2, 1));
+            let mut out = [0.0; 2];
+            samples.write(1, &mut out);
+            assert_eq!(out, [3.0, 4.0]);
+        }
     }
 
     #[test]

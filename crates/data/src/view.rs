@@ -3,16 +3,73 @@
 use crate::config::Views;
 use crate::dataset::Shape;
 use crate::rng::Rng;
+use crate::text::PADDING;
+use crate::wav::mel::RANGE_DB;
 
 /// Where one output coordinate lies on the source axis: the index below it and the share of the next one.
 type Place = (isize, f32);
 
+/// What views may change.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Changes {
+    rows: Move,
+    columns: Move,
+    flip: bool,
+    /// In units of values.
+    gain: f32,
+    noise: f32,
+    /// Share of a text's tokens that become padding.
+    pub(crate) drop: f32,
+}
+
+/// Of one axis.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Move {
+    crop: u32,
+    shift: u32,
+}
+
+impl Changes {
+    /// Of images and signals.
+    pub(crate) fn in_both_axes(views: &Views) -> Self {
+        let changes = Self::in_time(views);
+        Self {
+            columns: changes.rows.clone(),
+            ..changes
+        }
+    }
+
+    /// Of spectra, whose rows are frames: a sound keeps its pitch.
+    pub(crate) fn in_time(views: &Views) -> Self {
+        Self {
+            rows: Move {
+                crop: views.crop,
+                shift: views.shift,
+            },
+            columns: Move::default(),
+            flip: views.flip,
+            gain: (f64::from(views.gain) / RANGE_DB) as f32,
+            noise: views.noise,
+            drop: views.drop,
+        }
+    }
+
+    /// Whether a view is the sample itself.
+    pub(crate) fn is_none(&self) -> bool {
+        *self == Self::in_time(&Views::default())
+    }
+}
+
 /// Writes a view of `source` into `out`. Which numbers are drawn does not depend on which views are on, so switching
 /// one on leaves what the others do.
-pub(crate) fn apply(views: &Views, shape: Shape, rng: &mut Rng, source: &[f32], out: &mut [f32]) {
-    let mirrored = rng.next_u64() >> 63 == 1 && views.flip;
-    let rows = axis(shape.height, views, false, rng);
-    let columns = axis(shape.width, views, mirrored, rng);
+pub(crate) fn apply(changes: &Changes, shape: Shape, rng: &mut Rng, source: &[f32], out: &mut [f32]) {
+    let first = rng.next_u64();
+    let mirrored = first >> 63 == 1 && changes.flip;
+    // From -1 to 1, of bits that the mirror leaves.
+    let loudness = (first >> 8 & 0xff_ffff) as f32 / (1u32 << 23) as f32 - 1.0;
+    let gain = loudness * changes.gain;
+    let rows = axis(shape.height, &changes.rows, false, rng);
+    let columns = axis(shape.width, &changes.columns, mirrored, rng);
     let plane = shape.height * shape.width;
     for (source, out) in source.chunks_exact(plane).zip(out.chunks_exact_mut(plane)) {
         let at = |y: isize, x: isize| {
@@ -31,10 +88,22 @@ pub(crate) fn apply(views: &Views, shape: Shape, rng: &mut Rng, source: &[f32], 
             }
         }
     }
-    if views.noise > 0.0 {
+    if gain != 0.0 {
+        let heard = out.iter_mut().filter(|value| **value > 0.0);
+        heard.for_each(|value| *value = (*value + gain).max(0.0));
+    }
+    if changes.noise > 0.0 {
         for out in out {
-            *out += views.noise * rng.gaussian() as f32;
+            *out += changes.noise * rng.gaussian() as f32;
         }
+    }
+}
+
+/// Writes tokens into `out`, each replaced by padding with probability `rate`.
+pub(crate) fn drop_tokens(rate: f32, rng: &mut Rng, source: &[f32], out: &mut [f32]) {
+    for (out, &token) in out.iter_mut().zip(source) {
+        let dropped = rng.uniform_f32() < rate;
+        *out = if dropped { f32::from(PADDING) } else { token };
     }
 }
 
@@ -44,10 +113,10 @@ fn blend(a: f32, b: f32, share: f32) -> f32 {
 }
 
 /// Draws crop and shift of one axis. An axis of a single value stays as it is.
-fn axis(side: usize, views: &Views, mirrored: bool, rng: &mut Rng) -> Vec<Place> {
-    let crop = rng.below(u64::from(views.crop) + 1) as usize;
+fn axis(side: usize, most: &Move, mirrored: bool, rng: &mut Rng) -> Vec<Place> {
+    let crop = rng.below(u64::from(most.crop) + 1) as usize;
     let offset = rng.below(crop as u64 + 1) as isize;
-    let shift = rng.below(2 * u64::from(views.shift) + 1) as isize - views.shift as isize;
+    let shift = rng.below(2 * u64::from(most.shift) + 1) as isize - most.shift as isize;
     if side == 1 {
         return vec![(0, 0.0)];
     }
@@ -76,7 +145,8 @@ mod tests {
 
     fn view(views: &Views, seed: u64) -> Vec<f32> {
         let mut out = vec![f32::NAN; SHAPE.len()];
-        apply(views, SHAPE, &mut Rng::new(seed), &source(), &mut out);
+        let changes = Changes::in_both_axes(views);
+        apply(&changes, SHAPE, &mut Rng::new(seed), &source(), &mut out);
         out
     }
 
@@ -166,5 +236,15 @@ mod tests {
         }
         let deviation = (square / (500.0 * SHAPE.len() as f32)).sqrt();
         assert!((deviation - 0.1).abs() < 0.003, "{deviation}");
+    }
+
+    #[test]
+    fn tokens_are_dropped_at_their_rate() {
+        let source: Vec<f32> = (1..=1_000).map(|id| id as f32).collect();
+        let mut out = vec![f32::NAN; 1_000];
+        drop_tokens(0.2, &mut Rng::new(1), &source, &mut out);
+        let dropped = out.iter().filter(|&&id| id == 0.0).count();
+        assert!((160..240).contains(&dropped), "{dropped}");
+        assert!(out.iter().zip(&source).all(|(out, id)| *out == 0.0 || out == id));
     }
 }

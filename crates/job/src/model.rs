@@ -5,6 +5,8 @@ mod problems;
 
 pub use self::onnx::{Gives, Layout, Onnx};
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// A network by its configuration. Sizes that an architecture does not use are refused by `check`.
@@ -12,7 +14,11 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Model {
     pub architecture: Architecture,
-    /// `mlp` (required): units of each hidden layer; may be empty (a linear classifier).
+    /// `embedding-bag` (required): numbers that stand for one token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<u32>,
+    /// `mlp` (required): units of each hidden layer; may be empty (a linear classifier). `embedding-bag`: those behind the
+    /// mean, none unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden: Option<Vec<u32>>,
     /// `cnn`, `resnet` (required): channels of the first stage; later stages double it. `transformer` (required): numbers
@@ -29,8 +35,7 @@ pub struct Model {
     /// `transformer`: heads of each attention (1..=64, default 4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heads: Option<u32>,
-    /// Dropout before the classifier (and between hidden layers of an `mlp`, on both branches of a `transformer`'s
-    /// block), 0..1.
+    /// Dropout before the classifier (and between hidden layers, on both branches of a `transformer`'s block), 0..1.
     #[serde(default)]
     pub dropout: f64,
     /// `cnn`, `resnet`, `transformer`: further classifiers on the way, which learn from the last one.
@@ -76,16 +81,33 @@ pub enum Architecture {
     Mlp,
     Cnn,
     Resnet,
+    /// Of images and signals, or of tokens.
     Transformer,
+    /// Of tokens only: a perceptron behind the mean of their vectors.
+    EmbeddingBag,
     /// A file from elsewhere, which teaches and is never trained.
     Onnx,
+}
+
+/// As a job spells it.
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mlp => "mlp",
+            Self::Cnn => "cnn",
+            Self::Resnet => "resnet",
+            Self::Transformer => "transformer",
+            Self::EmbeddingBag => "embedding-bag",
+            Self::Onnx => "onnx",
+        })
+    }
 }
 
 impl Model {
     /// Layers, by the architecture's default where the configuration leaves them out.
     pub fn depth(&self) -> u32 {
         self.depth.unwrap_or(match self.architecture {
-            Architecture::Mlp | Architecture::Onnx => 0,
+            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx => 0,
             Architecture::Cnn => 3,
             Architecture::Resnet => 2 * self.stages() + 2,
             Architecture::Transformer => 2,
@@ -105,7 +127,7 @@ impl Model {
     /// Parts behind which an exit may stand, but for the last one: convolutions, stages or blocks.
     pub fn segments(&self) -> u32 {
         match self.architecture {
-            Architecture::Mlp | Architecture::Onnx => 0,
+            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx => 0,
             Architecture::Cnn | Architecture::Transformer => self.depth(),
             Architecture::Resnet => self.stages(),
         }

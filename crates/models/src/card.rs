@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use retort_data::Shape;
+use retort_data::{Shape, Tokens};
 use retort_job::{Architecture, Model};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -31,6 +31,9 @@ pub struct Card {
     #[serde(default)]
     pub class_names: Vec<String>,
     pub preprocessing: Preprocessing,
+    /// How a text becomes `input.width` ids; absent where inputs are numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Tokens>,
     /// What logits are divided by before the softmax; always 1, since only training softens.
     pub temperature: u32,
     /// Numbers that the weights are.
@@ -97,6 +100,7 @@ impl Card {
             classes: spec.classes,
             class_names: Vec::new(),
             preprocessing: spec.preprocessing.clone(),
+            tokens: spec.tokens.clone(),
             temperature: 1,
             parameters: parameters - spec.projection_parameters(),
             dataset,
@@ -121,6 +125,7 @@ impl Card {
             input: self.input,
             classes: self.classes,
             preprocessing: self.preprocessing.clone(),
+            tokens: self.tokens.clone(),
             projection: None,
         }
     }

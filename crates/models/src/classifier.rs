@@ -229,10 +229,8 @@ impl Evaluation {
 
 #[cfg(test)]
 mod tests {
-    use retort_data::rng::Rng;
-
     use super::*;
-    use crate::net::fixture;
+    use crate::net::{fixture, random_values, text_fixture};
 
     #[test]
     fn logits_do_not_depend_on_the_company() {
@@ -241,13 +239,18 @@ mod tests {
             fixture("architecture = 'cnn'\nwidth = 5", [1, 1, 40], 3),
             fixture("architecture = 'resnet'\nwidth = 4", [3, 8, 8], 7),
             fixture("architecture = 'transformer'\nwidth = 12", [3, 7, 8], 7),
+            text_fixture("architecture = 'transformer'\nwidth = 12", 9, 7),
+            text_fixture(
+                "architecture = 'embedding-bag'\nembedding = 12\nhidden = [33]",
+                9,
+                7,
+            ),
         ];
-        let mut rng = Rng::new(5);
         for spec in specs {
             let net = Net::new(&spec, 3, &Device::flex().autodiff()).unwrap();
             let mut classifier = Classifier::from(&net);
             let len = spec.input_len();
-            let inputs: Vec<f32> = (0..150 * len).map(|_| rng.uniform_f32()).collect();
+            let inputs = random_values(&spec, 150, 5);
             let together = classifier.logits(&inputs, 150).unwrap();
             assert_eq!(together.len(), 150 * spec.classes);
             for sample in [0, 1, 63, 64, 100, 149] {

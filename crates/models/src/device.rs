@@ -83,6 +83,11 @@ impl Choice {
         }
     }
 
+    /// Whether its tensors lie in the processor's memory.
+    pub fn on_host(self) -> bool {
+        matches!(self.resolve(), Self::Flex | Self::Libtorch)
+    }
+
     /// Says whether the device is compiled in, without touching it.
     pub fn check(self) -> Result<(), Error> {
         let (compiled_in, feature) = match self {
@@ -104,13 +109,21 @@ impl Choice {
     /// The device, without autodiff, after a first computation on it.
     pub fn open(self) -> Result<Device, Error> {
         self.check()?;
+        let broken = |reason| Error::Broken { choice: self, reason };
+        if let Self::LibtorchCuda(gpu) = self.resolve()
+            && gpu >= libtorch_gpus()
+        {
+            let found = libtorch_gpus();
+            return Err(broken(format!(
+                "LibTorch finds {found} GPUs here, counted from 0"
+            )));
+        }
         // Backends report a missing driver or GPU by panicking on first use.
         let probe = catch_unwind(move || {
             let device = self.device();
             let sum = Tensor::<1>::ones([2], &device).sum();
             sum.try_into_vec_as::<f32>().map(|sum| (device, sum))
         });
-        let broken = |reason| Error::Broken { choice: self, reason };
         match probe {
             Ok(Ok((device, sum))) if sum == [2.0] => Ok(device),
             Ok(Ok((_, sum))) => Err(broken(format!("1 + 1 gave {sum:?}"))),
@@ -162,9 +175,11 @@ pub fn candidates() -> Vec<Choice> {
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("it panicked on first use")
-        .into()
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = text.unwrap_or("it panicked on first use");
+    // LibTorch's errors go on with a stack, its line breaks perhaps escaped.
+    let line = text.lines().next().unwrap_or(text);
+    line.split("\\n").next().unwrap_or(line).into()
 }
 
 #[cfg(test)]
@@ -187,6 +202,13 @@ mod tests {
             "flex ",
         ] {
             assert_eq!(name.parse::<Choice>(), Err(Error::Unknown(name.into())));
+        }
+    }
+
+    #[test]
+    fn of_a_panic_the_first_line_is_told() {
+        for text in ["Torch(\"no driver\\nframe #0: c10\")", "Torch(\"no driver\nframe"] {
+            assert_eq!(panic_text(&text.to_owned()), "Torch(\"no driver");
         }
     }
 

@@ -191,7 +191,7 @@ struct Weight {
 }
 
 /// Parts of a network that are no part of its weights' names.
-const UNNAMED: [&str; 2] = ["body", "head"];
+const UNNAMED: [&str; 3] = ["body", "head", "perceptron"];
 
 /// The beginning of the names of a projection's weights.
 const PROJECTION: &str = "projection.";

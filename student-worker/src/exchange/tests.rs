@@ -15,6 +15,7 @@ fn trainer(kind: OptimizerKind, clip_norm: Option<f64>) -> BurnTrainer {
     let spec = Spec {
         model: Model {
             architecture: Architecture::Cnn,
+            embedding: None,
             hidden: None,
             width: Some(4),
             depth: None,
@@ -34,6 +35,7 @@ fn trainer(kind: OptimizerKind, clip_norm: Option<f64>) -> BurnTrainer {
             mean: vec![0.5],
             std: vec![0.3],
         },
+        tokens: None,
         projection: None,
     };
     let optimizer = Optimizer {

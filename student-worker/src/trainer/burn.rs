@@ -7,6 +7,7 @@ use retort_data::rng::{self, Rng};
 use retort_job::{FeatureLoss, Loss, Optimizer};
 use retort_losses::{Combined, CrossEntropy, Labels, Objective};
 use retort_models::{Choice, Classifier, Device, Evaluation, Net, Outputs, Spec};
+use tracing::trace_span;
 
 use super::gradient;
 use super::optimizer::{clip, fresh};
@@ -23,9 +24,11 @@ const CHECKSUM: usize = 8;
 
 /// A network and its optimizer on one device.
 pub struct BurnTrainer {
-    net: Net,
+    /// `None` only while a step moves it on, so that nobody else holds the weights and their memory is used again.
+    net: Option<Net>,
     optimizer: ModuleOptimizer,
     config: Optimizer,
+    choice: Choice,
     device: Device,
     seed: u64,
     steps: u64,
@@ -36,11 +39,13 @@ pub struct BurnTrainer {
 impl BurnTrainer {
     /// A trainer with initial weights and dropout masks from `seed`.
     pub fn new(spec: &Spec, optimizer: Optimizer, seed: u64, device: Choice) -> Result<Self, Error> {
-        let device = device.open()?.autodiff();
+        let choice = device.resolve();
+        let device = choice.open()?.autodiff();
         Ok(Self {
-            net: Net::new(spec, seed, &device)?,
-            optimizer: fresh(&optimizer),
+            net: Some(Net::new(spec, seed, &device)?),
+            optimizer: fresh(&optimizer, choice),
             config: optimizer,
+            choice,
             device,
             seed,
             steps: 0,
@@ -51,11 +56,15 @@ impl BurnTrainer {
     /// Names and shapes of the weights, in the order of [`Trainer::flat`].
     #[cfg(test)]
     pub(super) fn layout(&self) -> Vec<(String, Vec<usize>)> {
-        self.net.layout()
+        self.net().layout()
+    }
+
+    fn net(&self) -> &Net {
+        self.net.as_ref().expect("a network between steps")
     }
 
     fn check(&self, batch: &Batch) -> Result<(), Error> {
-        let Spec { classes, .. } = *self.net.spec();
+        let Spec { classes, .. } = *self.net().spec();
         if batch.samples == 0 {
             return Err(Error::Range {
                 what: "samples",
@@ -66,7 +75,7 @@ impl BurnTrainer {
         size(
             "inputs",
             batch.inputs.len(),
-            batch.samples * self.net.spec().input_len(),
+            batch.samples * self.net().spec().input_len(),
         )?;
         size("labels", batch.labels.len(), batch.samples)?;
         if let Some(&label) = batch
@@ -126,7 +135,7 @@ impl BurnTrainer {
 
     /// Sizes, by what the loss compares.
     fn check_hint(&self, hint: &Hint, samples: usize) -> Result<(), Error> {
-        let spec = self.net.spec();
+        let spec = self.net().spec();
         let (_, layer) = spec.layer(&hint.layer)?;
         let projection = spec.projection.as_ref().filter(|p| p.layer == hint.layer);
         let channels = projection.map_or(layer.channels, |p| p.channels);
@@ -155,13 +164,13 @@ impl BurnTrainer {
     }
 
     fn outputs(&self, batch: &Batch) -> Result<Outputs, Error> {
-        let shape = self.net.spec().input;
+        let shape = self.net().spec().input;
         let dims = [batch.samples, shape.channels, shape.height, shape.width];
         let inputs = Tensor::from_data(TensorData::new(batch.inputs.clone(), dims), &self.device);
         let mut noise = Rng::keyed(&[self.seed, DROPOUT, self.steps]);
         let hint = batch.soft.as_ref().and_then(|soft| soft.hint.as_ref());
         Ok(self
-            .net
+            .net()
             .forward_all(inputs, Some(&mut noise), hint.map(|h| h.layer.as_str()))?)
     }
 
@@ -172,7 +181,7 @@ impl BurnTrainer {
         };
         match targets {
             Targets::Dense(log_probs) => {
-                retort_losses::Targets::Dense(matrix(log_probs, self.net.spec().classes))
+                retort_losses::Targets::Dense(matrix(log_probs, self.net().spec().classes))
             }
             Targets::Sparse(teachers) => {
                 let teachers = teachers.iter().map(|Sparse { weights, top }| {
@@ -197,7 +206,7 @@ impl BurnTrainer {
 
     /// Covers what a state belongs to as well as its bytes.
     fn checksum(&self, state: &[u8]) -> [u8; CHECKSUM] {
-        let owner = format!("{:?} {:?}", self.config.kind, self.net.layout());
+        let owner = format!("{:?} {:?}", self.config.kind, self.net().layout());
         let words = |bytes: &[u8]| -> Vec<u64> {
             let word = |chunk: &[u8]| chunk.iter().fold(0, |word, &byte| word << 8 | u64::from(byte));
             bytes.chunks(8).map(word).collect()
@@ -212,12 +221,11 @@ impl BurnTrainer {
 }
 
 impl BurnTrainer {
-    /// The gradient of a batch. Nothing of the trainer changes.
-    fn gradients(&self, batch: &Batch) -> Result<(GradientsParams, StepReport), Error> {
-        self.check(batch)?;
+    /// The loss and its parts, in the order of [`report`].
+    fn loss(&self, batch: &Batch) -> Result<(Tensor<1>, Vec<Tensor<1>>), Error> {
         let outputs = self.outputs(batch)?;
         let labels = Labels::new(&batch.labels, &self.device);
-        let exits = exits::loss(self.net.spec().model.exits.as_ref(), &outputs, &labels);
+        let exits = exits::loss(self.net().spec().model.exits.as_ref(), &outputs, &labels);
         let Outputs { logits, features, .. } = outputs;
         let (total, parts) = match &batch.soft {
             Some(soft) => {
@@ -243,8 +251,16 @@ impl BurnTrainer {
             }
         };
         let total = exits.into_iter().fold(total, |total, exit| total + exit);
+        Ok((total, parts))
+    }
+
+    /// The gradient of a batch. Nothing of the trainer changes.
+    fn gradients(&self, batch: &Batch) -> Result<(GradientsParams, StepReport), Error> {
+        self.check(batch)?;
+        let (total, parts) = trace_span!("forward").in_scope(|| self.loss(batch))?;
         // The backward pass is queued before anything is read back, and all is read in one transfer.
-        let gradients = GradientsParams::from_grads(total.backward(), &self.net);
+        let gradients =
+            trace_span!("backward").in_scope(|| GradientsParams::from_grads(total.backward(), self.net()));
         let mut scalars = vec![total.without_autodiff()];
         scalars.extend(parts);
         let scalars = Tensor::cat(scalars, 0).try_into_vec_as::<f32>();
@@ -254,11 +270,16 @@ impl BurnTrainer {
     }
 
     fn descend(&mut self, gradients: GradientsParams, learning_rate: f64) {
+        let _span = trace_span!("optimizer").entered();
         let gradients = match self.config.clip_norm {
-            Some(most) => clip(gradients, &self.net, most),
+            Some(most) => clip(gradients, self.net(), most),
             None => gradients,
         };
-        self.net = self.optimizer.step(learning_rate, self.net.clone(), gradients);
+        let net = self
+            .net
+            .take()
+            .map(|net| self.optimizer.step(learning_rate, net, gradients));
+        self.net = net;
         self.steps += 1;
     }
 }
@@ -272,7 +293,7 @@ impl Trainer for BurnTrainer {
 
     fn accumulate(&mut self, batch: &Batch) -> Result<StepReport, Error> {
         let (gradients, report) = self.gradients(batch)?;
-        let flat = gradient::flat(&gradients, &self.net);
+        let flat = gradient::flat(&gradients, self.net());
         let (sum, samples) = &mut self.accumulated;
         sum.resize(flat.len(), 0.0);
         for (sum, value) in sum.iter_mut().zip(flat) {
@@ -284,7 +305,7 @@ impl Trainer for BurnTrainer {
 
     fn gradient(&self) -> Vec<f32> {
         let (mut sum, samples) = self.accumulated.clone();
-        sum.resize(self.net.parameters(), 0.0);
+        sum.resize(self.net().parameters(), 0.0);
         sum.iter_mut().for_each(|value| *value /= samples.max(1) as f32);
         sum
     }
@@ -294,31 +315,31 @@ impl Trainer for BurnTrainer {
     }
 
     fn apply(&mut self, gradient: &[f32], learning_rate: f64) -> Result<(), Error> {
-        let gradients = gradient::unflat(gradient, &self.net)?;
+        let gradients = gradient::unflat(gradient, self.net())?;
         self.forget_gradient();
         self.descend(gradients, learning_rate);
         Ok(())
     }
 
     fn evaluate(&mut self, inputs: &[f32], labels: &[u32]) -> Result<Evaluation, Error> {
-        Ok(Classifier::from(&self.net).evaluate(inputs, labels)?)
+        Ok(Classifier::from(self.net()).evaluate(inputs, labels)?)
     }
 
     fn flat(&self) -> Vec<f32> {
-        self.net.flat()
+        self.net().flat()
     }
 
     fn set_flat(&mut self, flat: &[f32]) -> Result<(), Error> {
-        self.net = self.net.clone().with_flat(flat)?;
+        self.net = Some(self.net().clone().with_flat(flat)?);
         Ok(())
     }
 
     fn weights(&self) -> Vec<u8> {
-        self.net.to_safetensors()
+        self.net().to_safetensors()
     }
 
     fn load_weights(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.net = self.net.clone().with_safetensors(bytes)?;
+        self.net = Some(self.net().clone().with_safetensors(bytes)?);
         Ok(())
     }
 
@@ -338,7 +359,7 @@ impl Trainer for BurnTrainer {
             return Err(Error::OptimizerState);
         }
         let state = Bytes::from_bytes_vec(state.to_vec());
-        self.optimizer = fresh(&self.config)
+        self.optimizer = fresh(&self.config, self.choice)
             .from_bytes(state)
             .map_err(|_| Error::OptimizerState)?;
         Ok(())

@@ -1,5 +1,6 @@
 //! The seam between the worker and tensors: what it takes to train a model, in plain data.
 
+mod adam;
 mod burn;
 mod exits;
 mod gradient;

@@ -6,32 +6,39 @@ use burn::optim::momentum::MomentumConfig;
 use burn::optim::{AdamConfig, AdamWConfig, GradientsParams, ModuleOptimizer, SgdConfig};
 use burn::tensor::Tensor;
 use retort_job::{Optimizer, OptimizerKind};
-use retort_models::Net;
+use retort_models::{Choice, Net};
 
-/// As PyTorch's; burn's is 1e-5.
-const EPSILON: f32 = 1e-8;
+use super::adam::{Adam, EPSILON};
 
 /// Added to a norm that is divided by, as PyTorch's `clip_grad_norm_` does.
 const TINY: f32 = 1e-6;
 
 /// An optimizer without state, with PyTorch's defaults, which are not burn's: Adam's epsilon, and momentum that is not
 /// damped. Weight decay leaves biases and norms alone.
-pub(super) fn fresh(config: &Optimizer) -> ModuleOptimizer {
+pub(super) fn fresh(config: &Optimizer, device: Choice) -> ModuleOptimizer {
+    if device.on_host()
+        && let Some(adam) = host_adam(config)
+    {
+        let undecayed = Adam {
+            penalty: 0.0,
+            decay: 0.0,
+        };
+        return ModuleOptimizer::from(adam).with_group(undecayed_weights(), undecayed, None);
+    }
     let decay = (config.weight_decay > 0.0).then_some(WeightDecayConfig {
         penalty: config.weight_decay as f32,
     });
-    let undecayed = || ParamGroup::from_any_predicates(vec![".bias", ".gamma", ".beta"]);
     match config.kind {
         OptimizerKind::Adam => {
             let adam = AdamConfig::new().with_epsilon(EPSILON);
             let optimizer = ModuleOptimizer::from(adam.clone().with_weight_decay(decay).build());
-            optimizer.with_group(undecayed(), adam.build(), None)
+            optimizer.with_group(undecayed_weights(), adam.build(), None)
         }
         OptimizerKind::Adamw => {
             let adam = AdamWConfig::new().with_epsilon(EPSILON);
             let decayed = adam.clone().with_weight_decay(config.weight_decay as f32);
             let optimizer = ModuleOptimizer::from(decayed.build());
-            optimizer.with_group(undecayed(), adam.with_weight_decay(0.0).build(), None)
+            optimizer.with_group(undecayed_weights(), adam.with_weight_decay(0.0).build(), None)
         }
         OptimizerKind::Sgd => {
             let momentum = (config.momentum > 0.0).then_some(MomentumConfig {
@@ -41,8 +48,24 @@ pub(super) fn fresh(config: &Optimizer) -> ModuleOptimizer {
             });
             let sgd = SgdConfig::new().with_momentum(momentum);
             let optimizer = ModuleOptimizer::from(sgd.clone().with_weight_decay(decay).build());
-            optimizer.with_group(undecayed(), sgd.build(), None)
+            optimizer.with_group(undecayed_weights(), sgd.build(), None)
         }
+    }
+}
+
+fn undecayed_weights() -> ParamGroup {
+    ParamGroup::from_any_predicates(vec![".bias", ".gamma", ".beta"])
+}
+
+fn host_adam(config: &Optimizer) -> Option<Adam> {
+    let decay = config.weight_decay as f32;
+    match config.kind {
+        OptimizerKind::Adam => Some(Adam {
+            penalty: decay,
+            decay: 0.0,
+        }),
+        OptimizerKind::Adamw => Some(Adam { penalty: 0.0, decay }),
+        OptimizerKind::Sgd => None,
     }
 }
 

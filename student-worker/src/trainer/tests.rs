@@ -13,6 +13,7 @@ fn spec(architecture: Architecture) -> Spec {
     Spec {
         model: Model {
             architecture,
+            embedding: None,
             hidden: mlp.then(|| vec![12]),
             width: (!mlp).then_some(4),
             depth: None,
@@ -32,6 +33,7 @@ fn spec(architecture: Architecture) -> Spec {
             mean: vec![0.5],
             std: vec![0.3],
         },
+        tokens: None,
         projection: None,
     }
 }

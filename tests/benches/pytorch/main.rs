@@ -1,7 +1,7 @@
 //! Our steps, evaluations and epochs beside PyTorch's: the same networks, batches, optimizer, cores. `bench/pytorch/run.sh`
 //! builds it with LibTorch where that is installed, and calls it.
 //!
-//!   bench/pytorch/run.sh [--quick] [--device DEVICE]
+//!   bench/pytorch/run.sh [--quick] [--device DEVICE] [--part steps|phases|epochs|service]
 //!
 //! Without PyTorch only our side is shown. A device other than the processor's (`libtorch:cuda:0`) is compared with PyTorch
 //! on the same GPU, and epochs of the service are left out.
@@ -9,6 +9,7 @@
 mod epochs;
 mod models;
 mod ours;
+mod phases;
 mod python;
 mod service;
 mod steps;
@@ -21,9 +22,13 @@ use retort_tests::bench::Table;
 
 use python::Arm;
 
+const PARTS: [&str; 4] = ["steps", "phases", "epochs", "service"];
+
 /// What was asked for on the command line.
 pub(crate) struct Options {
     pub(crate) quick: bool,
+    /// Only this one of [`PARTS`].
+    part: Option<String>,
     /// Devices of our side.
     pub(crate) devices: Vec<Choice>,
     /// PyTorch's device.
@@ -49,12 +54,22 @@ fn main() -> anyhow::Result<()> {
         options.threads,
         names.join(" and ")
     ));
-    steps::run(&mut table, &options, python.as_mut())?;
+    let wanted = |part: &str| options.part.as_deref().is_none_or(|only| only == part);
+    if wanted("steps") {
+        steps::run(&mut table, &options, python.as_mut())?;
+    }
+    if wanted("phases") {
+        phases::run(&mut table, &options, python.as_mut())?;
+    }
     if options.cuda {
         table.head("Epochs of the service: left out, they compare what runs on the processor");
     } else {
-        epochs::run(&mut table, &options, python.as_mut())?;
-        service::run(&mut table, &options)?;
+        if wanted("epochs") {
+            epochs::run(&mut table, &options, python.as_mut())?;
+        }
+        if wanted("service") {
+            service::run(&mut table, &options)?;
+        }
     }
     table.result("pytorch");
     Ok(())
@@ -63,12 +78,16 @@ fn main() -> anyhow::Result<()> {
 fn options() -> anyhow::Result<Options> {
     let mut args = std::env::args().skip(1).filter(|a| a != "--bench");
     let mut quick = false;
-    let mut device = None;
+    let (mut device, mut part) = (None, None);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--quick" => quick = true,
             "--device" => device = Some(args.next().context("--device wants a name")?.parse::<Choice>()?),
-            other => bail!("{other:?}: expected --quick or --device DEVICE"),
+            "--part" => {
+                let name = args.next().filter(|name| PARTS.contains(&name.as_str()));
+                part = Some(name.with_context(|| format!("--part wants one of {}", PARTS.join(", ")))?);
+            }
+            other => bail!("{other:?}: expected --quick, --device DEVICE or --part PART"),
         }
     }
     let devices = match device {
@@ -83,6 +102,7 @@ fn options() -> anyhow::Result<Options> {
     }
     Ok(Options {
         quick,
+        part,
         cuda: matches!(device, Some(Choice::LibtorchCuda(_) | Choice::Cuda(_))),
         devices,
         threads: std::thread::available_parallelism()?.get(),

@@ -59,6 +59,7 @@ pub(crate) fn spec(name: &str) -> Spec {
                 std: vec![0.353],
             }
         },
+        tokens: None,
         projection: None,
     }
 }

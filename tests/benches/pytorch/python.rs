@@ -67,6 +67,12 @@ impl Arm {
             None => Ok(serde_json::from_value(seconds.clone())?),
         }
     }
+
+    /// Seconds of the parts of each step, by their names.
+    pub(crate) fn phases(&mut self, question: &Value) -> anyhow::Result<Vec<BTreeMap<String, f64>>> {
+        let answer = ask(&mut self.questions, &mut self.answers, question)?;
+        Ok(serde_json::from_value(answer["phases"].clone())?)
+    }
 }
 
 fn ask(

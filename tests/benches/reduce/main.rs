@@ -165,6 +165,7 @@ fn network(table: &mut Table) {
 fn step(table: &mut Table, quick: bool) -> anyhow::Result<f64> {
     let model = Model {
         architecture: Architecture::Mlp,
+        embedding: None,
         hidden: Some(vec![800, 800]),
         width: None,
         depth: None,
@@ -186,6 +187,7 @@ fn step(table: &mut Table, quick: bool) -> anyhow::Result<f64> {
             mean: vec![0.5],
             std: vec![0.25],
         },
+        tokens: None,
         projection: None,
     };
     let optimizer = Optimizer {

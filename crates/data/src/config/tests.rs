@@ -78,3 +78,38 @@ fn refuses_unknown_keys_and_keeps_json() {
     let error = read(r#"{"format":"parquet"}"#).expect_err("format");
     assert!(error.to_string().contains("idx"), "{error}");
 }
+
+#[test]
+fn text_has_keys_of_its_own() {
+    let read = serde_json::from_str::<DatasetConfig>;
+    let plain = read(r#"{"format":"text","path":"x"}"#).expect("read");
+    assert_eq!(plain.problems(), []);
+    let full = r#"{"format":"text","path":"x","unlabelled":"y.txt","views":{"drop":0.1},"text":{"text":"sentence",
+        "label":"lang","length":64,"tokens":{"kind":"words-hashed","ngrams":[1,3],"buckets":100}}}"#;
+    let full = read(full).expect("read");
+    assert_eq!(full.problems(), []);
+    let written = serde_json::to_string(&full).expect("write");
+    assert_eq!(read(&written).expect("read again"), full);
+    assert!(read(r#"{"format":"text","text":{"tokens":{"kind":"bytes","buckets":3}}}"#).is_err());
+    assert!(read(r#"{"format":"text","text":{"tokens":{"kind":"words"}}}"#).is_err());
+    let wrong = r#"{"format":"text","unlabelled":"s3://b","views":{"shift":1,"flip":true,"noise":1,"drop":1},
+        "text":{"label":"text","length":0,"tokens":{"kind":"characters-hashed","ngrams":[3,2],"buckets":65536}}}"#;
+    let expected = [
+        "path",
+        "views.drop",
+        "views.shift",
+        "views.flip",
+        "views.noise",
+        "unlabelled",
+        "text.label",
+        "text.tokens.ngrams",
+        "text.tokens.buckets",
+        "text.length",
+    ];
+    assert_eq!(keys(&read(wrong).expect("read")), expected);
+    let of_images = r#"{"name":"digits","unlabelled":"y.txt","text":{},"views":{"drop":0.5}}"#;
+    assert_eq!(
+        keys(&read(of_images).expect("read")),
+        ["views.drop", "unlabelled", "text"]
+    );
+}

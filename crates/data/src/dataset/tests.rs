@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::Views;
 
 fn config(name: &str) -> DatasetConfig {
     DatasetConfig {
@@ -116,7 +117,7 @@ fn views_are_a_function_of_sample_and_seed() {
         shift: 1,
         crop: 1,
         noise: 0.05,
-        flip: false,
+        ..Views::default()
     };
     let (a, b) = (loaded(&with_views, 1), loaded(&with_views, 2));
     let view = |set: &Dataset, sample, seed| {

@@ -21,6 +21,10 @@ impl Model {
         let mut problems = self.unused();
         match self.architecture {
             Architecture::Mlp => self.check_hidden(&mut problems),
+            Architecture::EmbeddingBag => {
+                self.check_embedding(&mut problems);
+                self.check_hidden(&mut problems);
+            }
             Architecture::Cnn => {
                 self.check_width(&mut problems);
                 whole(&mut problems, "depth", self.depth(), MAX_CNN_DEPTH, "layers");
@@ -49,14 +53,23 @@ impl Model {
     fn unused(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let of = |architectures: &[Architecture]| architectures.contains(&self.architecture);
-        let mlp = of(&[Architecture::Mlp]);
-        if let Some(hidden) = self.hidden.as_ref().filter(|_| !mlp) {
-            let unused = "absent: only an mlp has hidden layers";
+        let bag = of(&[Architecture::EmbeddingBag]);
+        let unused = "absent: only an embedding-bag has embeddings of its own width";
+        let embedding = self.embedding.filter(|_| !bag);
+        problems.extend(embedding.map(|n| problem("embedding", n, unused)));
+        let perceptron = of(&[Architecture::Mlp, Architecture::EmbeddingBag]);
+        if let Some(hidden) = self.hidden.as_ref().filter(|_| !perceptron) {
+            let unused = "absent: only an mlp and an embedding-bag have hidden layers";
             problems.push(problem("hidden", format!("{hidden:?}"), unused));
         }
-        let unused = "absent: an mlp has its sizes in `hidden`";
-        problems.extend(self.width.filter(|_| mlp).map(|n| problem("width", n, unused)));
-        problems.extend(self.depth.filter(|_| mlp).map(|n| problem("depth", n, unused)));
+        let unused = if bag {
+            "absent: an embedding-bag has its sizes in `embedding` and `hidden`"
+        } else {
+            "absent: an mlp has its sizes in `hidden`"
+        };
+        for (key, value) in [("width", self.width), ("depth", self.depth)] {
+            problems.extend(value.filter(|_| perceptron).map(|n| problem(key, n, unused)));
+        }
         let resnet = of(&[Architecture::Resnet]);
         let unused = "absent: only a resnet has stages";
         problems.extend(
@@ -91,8 +104,21 @@ impl Model {
         );
     }
 
+    fn check_embedding(&self, problems: &mut Vec<Problem>) {
+        const UNIT: &str = "numbers for a token";
+        match self.embedding {
+            None => problems.push(problem(
+                "embedding",
+                "(absent)",
+                &format!("1..={MAX_WIDTH} {UNIT}"),
+            )),
+            Some(embedding) => whole(problems, "embedding", embedding, MAX_WIDTH, UNIT),
+        }
+    }
+
     fn check_hidden(&self, problems: &mut Vec<Problem>) {
         match &self.hidden {
+            None if self.architecture == Architecture::EmbeddingBag => {}
             None => problems.push(problem("hidden", "(absent)", "a list of layer sizes, like [128]")),
             Some(hidden) if hidden.len() > MAX_HIDDEN_LAYERS => {
                 let expected = format!("at most {MAX_HIDDEN_LAYERS} layers");
@@ -144,8 +170,8 @@ impl Model {
     fn check_exits(&self, exits: &Exits, problems: &mut Vec<Problem>) {
         let segments = self.segments();
         let text = format!("{:?}", exits.at);
-        if self.architecture == Architecture::Mlp {
-            let expected = "absent: an mlp has no exits (cnn, resnet and transformer have)";
+        if matches!(self.architecture, Architecture::Mlp | Architecture::EmbeddingBag) {
+            let expected = "absent: only a cnn, a resnet and a transformer have exits";
             problems.push(problem("exits.at", text, expected));
         } else if segments < 2 {
             let expected = format!("a model of at least 2 parts, and this one has {segments}");
@@ -200,6 +226,8 @@ mod tests {
             "architecture = 'resnet'\nwidth = 16\ndepth = 200",
             "architecture = 'resnet'\nwidth = 16\nstages = 1\ndepth = 4",
             "architecture = 'resnet'\nwidth = 16\nstages = 2\nexits = { at = [1] }",
+            "architecture = 'embedding-bag'\nembedding = 8",
+            "architecture = 'embedding-bag'\nembedding = 1024\nhidden = [9, 5]\ndropout = 0.1",
             "architecture = 'transformer'\nwidth = 8",
             "architecture = 'transformer'\nwidth = 9\nheads = 3\ndepth = 64\nexits = { at = [1, 5, 63] }",
             "architecture = 'cnn'\nwidth = 8\nexits = { at = [1, 2], alpha = 1.0, temperature = 1, feature_weight = 2 }",
@@ -288,6 +316,18 @@ mod tests {
             (
                 "architecture = 'mlp'\nhidden = []\nonnx = { input = 'x', layout = 'flat', output = 'y', gives = 'logits' }",
                 vec!["onnx"],
+            ),
+            (
+                "architecture = 'transformer'\nwidth = 8\nembedding = 8",
+                vec!["embedding"],
+            ),
+            (
+                "architecture = 'embedding-bag'\nhidden = [0]",
+                vec!["embedding", "hidden.0"],
+            ),
+            (
+                "architecture = 'embedding-bag'\nembedding = 1025\nwidth = 1\ndepth = 1\nheads = 1\nexits = { at = [1] }",
+                vec!["width", "depth", "heads", "embedding", "exits.at"],
             ),
             (
                 "architecture = 'mlp'\nhidden = []\ndropout = 1.0",

@@ -5,7 +5,7 @@ use burn::nn::{LayerNorm, Linear};
 use burn::tensor::Tensor;
 
 use super::layers::Layer;
-use super::{Dropout, Init, Spec};
+use super::{Dropout, Init, Spec, tokens};
 
 /// A mean over positions and a linear classifier, with a norm before them where the layers leave that out.
 #[derive(Module, Debug)]
@@ -26,13 +26,17 @@ impl Head {
     /// # Shapes
     ///
     /// - features: `[n, channels, positions]`
+    /// - mask: `[n, 1, positions]`, of the positions that count where not all do
     /// - output: `[n, channels]`
-    pub(super) fn pool(&self, features: Tensor<3>) -> Tensor<2> {
+    pub(super) fn pool(&self, features: Tensor<3>, mask: Option<&Tensor<3>>) -> Tensor<2> {
         let features = match &self.norm {
             Some(norm) => norm.forward(features.swap_dims(1, 2)).swap_dims(1, 2),
             None => features,
         };
-        features.mean_dim(2).squeeze_dim(2)
+        match mask {
+            Some(mask) => tokens::mean(features.swap_dims(1, 2), mask.clone()),
+            None => features.mean_dim(2).squeeze_dim(2),
+        }
     }
 
     /// # Shapes

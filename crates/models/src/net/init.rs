@@ -2,7 +2,7 @@
 
 use burn::module::{Param, ParamId};
 use burn::nn::conv::Conv2d;
-use burn::nn::{GroupNorm, LayerNorm, LayerNormConfig, Linear, PaddingConfig2d};
+use burn::nn::{Embedding, GroupNorm, LayerNorm, LayerNormConfig, Linear, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, TensorData};
 use retort_data::rng::Rng;
 
@@ -30,6 +30,13 @@ impl<'a> Init<'a> {
         Linear {
             weight: self.uniform([inputs, outputs], inputs),
             bias: Some(self.uniform([outputs], inputs)),
+        }
+    }
+
+    /// Vectors of the size that a linear layer over one-hot tokens of this width would be given.
+    pub(crate) fn embedding(&mut self, vocabulary: usize, width: usize) -> Embedding {
+        Embedding {
+            weight: self.uniform([vocabulary, width], width),
         }
     }
 

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use retort_job::Architecture;
 
-use super::{Spec, SpecError, cnn, mlp, resnet, transformer};
+use super::{Spec, SpecError, bag, cnn, mlp, resnet, transformer};
 
 /// A layer whose output can be asked for: `hidden1`, ... of an `mlp`, `conv1`, ... of a `cnn`, `stem`, `stage1`, ... of a
-/// `resnet`, `block1`, ... of a `transformer`.
+/// `resnet`, `block1`, ... of a `transformer`, `mean`, `hidden1`, ... of an `embedding-bag`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     pub name: String,
     pub channels: usize,
-    /// Places that each have all the channels: pixels, samples of a signal, tokens; 1 of an `mlp`.
+    /// Places that each have all the channels: pixels, samples of a signal, tokens (padding included); 1 of an `mlp` and an
+    /// `embedding-bag`.
     pub positions: usize,
 }
 
@@ -31,10 +32,11 @@ impl Spec {
     /// The layers of a sound specification, in the order of a forward pass.
     pub fn layers(&self) -> Vec<Layer> {
         match self.model.architecture {
-            Architecture::Mlp => mlp::layers(self),
+            Architecture::Mlp => mlp::layers(self.input_len(), self),
             Architecture::Cnn => cnn::layers(self),
             Architecture::Resnet => resnet::layers(self),
             Architecture::Transformer => transformer::layers(self),
+            Architecture::EmbeddingBag => bag::layers(self),
             Architecture::Onnx => Vec::new(),
         }
     }
@@ -62,15 +64,16 @@ impl Spec {
     }
 
     /// Floating-point operations of one sample's forward pass: twice the multiplications of all products with weights and
-    /// of attention. Biases, norms, activations, pooling, softmax and preprocessing, which are of a lower order, are not
+    /// of attention, and of the mean of an `embedding-bag`. Looking up embeddings costs none. Biases, norms, activations, pooling, softmax and preprocessing, which are of a lower order, are not
     /// counted, padding counts like what it surrounds, and neither exits nor a projection run in [`Net::forward`](crate::Net::forward).
     /// `None` of an ONNX model, which nobody counts.
     pub fn flops(&self) -> Option<u64> {
         let body = match self.model.architecture {
-            Architecture::Mlp => mlp::products(self),
+            Architecture::Mlp => mlp::products(self.input_len(), self),
             Architecture::Cnn => cnn::products(self),
             Architecture::Resnet => resnet::products(self),
             Architecture::Transformer => transformer::products(self),
+            Architecture::EmbeddingBag => bag::products(self),
             Architecture::Onnx => return None,
         };
         Some(2 * (body + self.features() * self.classes) as u64)

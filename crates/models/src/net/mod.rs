@@ -1,5 +1,6 @@
 //! Networks: from a configuration, a shape and a seed to logits.
 
+mod bag;
 mod cnn;
 mod cut;
 mod head;
@@ -10,9 +11,10 @@ mod resnet;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod transformer;
 #[cfg(test)]
-pub(crate) use tests::fixture;
+pub(crate) use tests::{fixture, random_values, text_fixture};
 
 pub use self::layers::Layer;
 pub use self::spec::{Preprocessing, Projection, Spec, SpecError};
@@ -23,6 +25,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use retort_data::rng::Rng;
 use retort_job::Architecture;
 
+use self::bag::EmbeddingBag;
 use self::cnn::Cnn;
 use self::head::{Exit, Head};
 use self::init::Init;
@@ -49,6 +52,7 @@ enum Body {
     Cnn(Cnn),
     Resnet(Resnet),
     Transformer(Transformer),
+    EmbeddingBag(EmbeddingBag),
 }
 
 /// Everything that a forward pass can tell.
@@ -56,7 +60,7 @@ enum Body {
 pub struct Outputs {
     /// `[n, classes]`, those of [`Net::forward`].
     pub logits: Tensor<2>,
-    /// What the classifier sees, a mean over positions: `[n, channels]`.
+    /// What the classifier sees, a mean over positions, without those of padding: `[n, channels]`.
     pub pooled: Tensor<2>,
     /// Logits of each exit, in ascending order, `[n, classes]`.
     pub exits: Vec<Tensor<2>>,
@@ -83,10 +87,11 @@ impl Net {
         spec.validate()?;
         let mut init = Init::new(seed, device);
         let body = match spec.model.architecture {
-            Architecture::Mlp => Body::Mlp(Mlp::new(spec, &mut init)),
+            Architecture::Mlp => Body::Mlp(Mlp::new(spec.input_len(), spec, &mut init)),
             Architecture::Cnn => Body::Cnn(Cnn::new(spec, &mut init)),
             Architecture::Resnet => Body::Resnet(Resnet::new(spec, &mut init)),
             Architecture::Transformer => Body::Transformer(Transformer::new(spec, &mut init)),
+            Architecture::EmbeddingBag => Body::EmbeddingBag(EmbeddingBag::new(spec, &mut init)),
             Architecture::Onnx => return Err(SpecError::Foreign),
         };
         let head = Head::new(spec, spec.features(), &mut init);
@@ -123,7 +128,7 @@ impl Net {
     ///
     /// # Shapes
     ///
-    /// - inputs: `[n, channels, height, width]`
+    /// - inputs: `[n, channels, height, width]`, or ids of tokens `[n, 1, 1, tokens]`
     /// - output: `[n, classes]`
     pub fn forward(&self, inputs: Tensor<4>, noise: Option<&mut Rng>) -> Tensor<2> {
         self.run(inputs, noise, &Ask::default()).logits
@@ -173,13 +178,18 @@ impl Net {
         };
         let mut taps = Taps::new(at.iter().copied().chain(ask.tap));
         let inputs = self.spec.preprocessing.apply(inputs);
+        // An embedding-bag takes its mean itself.
+        let masked = self.spec.tokens.is_some() && matches!(self.body, Body::Transformer(_));
+        let mask = masked.then(|| tokens::mask(&inputs));
+        let mask = mask.as_ref();
         let last = match &self.body {
-            Body::Mlp(net) => net.forward(inputs, &mut dropout, &mut taps),
+            Body::Mlp(net) => net.forward(inputs.flatten(1, 3), 0, &mut dropout, &mut taps),
             Body::Cnn(net) => net.forward(inputs, &mut taps),
             Body::Resnet(net) => net.forward(inputs, &mut taps),
-            Body::Transformer(net) => net.forward(inputs, &mut dropout, &mut taps),
+            Body::Transformer(net) => net.forward(inputs, mask, &mut dropout, &mut taps),
+            Body::EmbeddingBag(net) => net.forward(inputs, &mut dropout, &mut taps),
         };
-        let pooled = self.head.pool(last);
+        let pooled = self.head.pool(last, mask);
         let mut outputs = Outputs {
             logits: self.head.classify(pooled.clone(), &mut dropout),
             pooled,
@@ -194,7 +204,7 @@ impl Net {
             .iter()
             .zip(at.iter().filter_map(|&layer| taps.output(layer)))
         {
-            let pooled = exit.head.pool(output);
+            let pooled = exit.head.pool(output, mask);
             outputs
                 .exits
                 .push(exit.head.classify(pooled.clone(), &mut dropout));

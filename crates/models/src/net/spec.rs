@@ -1,8 +1,8 @@
 //! What a network is but for its weights.
 
 use burn::tensor::{Tensor, TensorData};
-use retort_data::Shape;
-use retort_job::{Features, Model};
+use retort_data::{Dataset, Shape, Tokens};
+use retort_job::{Architecture, Features, Model};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -45,6 +45,8 @@ pub struct Spec {
     pub input: Shape,
     pub classes: usize,
     pub preprocessing: Preprocessing,
+    /// How a text becomes the ids that its inputs are; `None`: they are numbers.
+    pub tokens: Option<Tokens>,
     /// For a loss that compares features with a wider or narrower teacher's; a model card never has one.
     pub projection: Option<Projection>,
 }
@@ -69,6 +71,14 @@ pub enum SpecError {
         value: String,
         expected: String,
     },
+    #[error("model.architecture is {found}, expected {expected} for inputs that are {inputs}")]
+    Architecture {
+        found: Architecture,
+        expected: &'static str,
+        inputs: &'static str,
+    },
+    #[error("inputs that are tokens have a shape of 1x1xL and no preprocessing, found {0}")]
+    Tokens(Shape),
     #[error("an input of {channels} x {height} x {width} holds nothing")]
     Empty {
         channels: usize,
@@ -106,6 +116,25 @@ pub enum SpecError {
 }
 
 impl Spec {
+    /// The network of a job's model for this data: its inputs, classes and tokens, and the mean and deviation of its
+    /// training samples where they are numbers. Goes through all of them.
+    pub fn of(dataset: &Dataset, model: Model) -> Self {
+        let preprocessing = if dataset.tokens().is_some() {
+            Preprocessing::none(dataset.shape().channels)
+        } else {
+            let (mean, std) = dataset.pixel_stats();
+            Preprocessing { mean, std }
+        };
+        Self {
+            model,
+            input: dataset.shape(),
+            classes: dataset.classes(),
+            preprocessing,
+            tokens: dataset.tokens().cloned(),
+            projection: None,
+        }
+    }
+
     /// Refuses what no network can be built from.
     pub fn validate(&self) -> Result<(), SpecError> {
         if let Some((key, value, expected)) = self.model.problems().into_iter().next() {
@@ -126,6 +155,7 @@ impl Spec {
         if self.classes == 0 {
             return Err(SpecError::NoClasses);
         }
+        self.check_tokens()?;
         let Preprocessing { mean, std } = &self.preprocessing;
         if mean.len() != channels || std.len() != channels {
             return Err(SpecError::Channels {
@@ -145,6 +175,36 @@ impl Spec {
             }
         }
         Ok(())
+    }
+
+    /// Ids are no quantities, and numbers are no ids.
+    fn check_tokens(&self) -> Result<(), SpecError> {
+        let found = self.model.architecture;
+        let misfit = match (found, &self.tokens) {
+            (Architecture::Mlp | Architecture::Cnn | Architecture::Resnet, Some(_)) => {
+                Some(("embedding-bag or transformer", "tokens"))
+            }
+            (Architecture::EmbeddingBag, None) => Some(("mlp, cnn, resnet or transformer", "numbers")),
+            _ => None,
+        };
+        if let Some((expected, inputs)) = misfit {
+            return Err(SpecError::Architecture {
+                found,
+                expected,
+                inputs,
+            });
+        }
+        let plain =
+            self.input.height * self.input.channels == 1 && self.preprocessing == Preprocessing::none(1);
+        if self.tokens.is_some() && !plain {
+            return Err(SpecError::Tokens(self.input));
+        }
+        Ok(())
+    }
+
+    /// Number of token ids; 0 where inputs are numbers.
+    pub(super) fn vocabulary(&self) -> usize {
+        self.tokens.as_ref().map_or(0, Tokens::vocabulary)
     }
 
     /// A student's specification for learning from a layer of its teacher's: with a projection where the loss compares

@@ -1,5 +1,5 @@
 use burn::optim::{AdamConfig, GradientsParams};
-use retort_data::Shape;
+use retort_data::{Shape, Tokens};
 use retort_losses::{CrossEntropy, Labels};
 
 use super::*;
@@ -7,6 +7,7 @@ use crate::{Classifier, WeightsError};
 
 mod exits;
 mod layers;
+mod tokens;
 mod transformer;
 
 /// A specification from the model's TOML, for the tests of this crate.
@@ -21,6 +22,7 @@ pub(crate) fn fixture(model: &str, input: [usize; 3], classes: usize) -> Spec {
         },
         classes,
         preprocessing: Preprocessing::none(channels),
+        tokens: None,
         projection: None,
     }
 }
@@ -38,11 +40,37 @@ const MODELS: [&str; 10] = [
     "architecture = 'cnn'\nwidth = 3\nexits = { at = [1, 2], feature_weight = 0.1 }",
 ];
 
-fn random(spec: &Spec, samples: usize, seed: u64, device: &Device) -> Tensor<4> {
+/// A specification for texts of so many tokens, of 20 words and padding.
+pub(crate) fn text_fixture(model: &str, length: usize, classes: usize) -> Spec {
+    Spec {
+        tokens: Some(Tokens::WordsHashed {
+            ngrams: [1, 1],
+            buckets: 20,
+        }),
+        ..fixture(model, [1, 1, length], classes)
+    }
+}
+
+const TEXT_MODELS: [&str; 4] = [
+    "architecture = 'embedding-bag'\nembedding = 5",
+    "architecture = 'embedding-bag'\nembedding = 6\nhidden = [9, 7]\ndropout = 0.3",
+    "architecture = 'transformer'\nwidth = 8",
+    "architecture = 'transformer'\nwidth = 6\nheads = 3\ndepth = 3\nexits = { at = [1], feature_weight = 0.1 }",
+];
+
+/// Numbers from 0 to 1, or ids of tokens and padding.
+pub(crate) fn random_values(spec: &Spec, samples: usize, seed: u64) -> Vec<f32> {
     let mut rng = Rng::new(seed);
-    let values: Vec<f32> = (0..samples * spec.input_len())
-        .map(|_| rng.uniform_f32())
-        .collect();
+    let ids = spec.vocabulary() as f32;
+    let value = |_| match spec.tokens {
+        Some(_) => (rng.uniform_f32() * ids).floor(),
+        None => rng.uniform_f32(),
+    };
+    (0..samples * spec.input_len()).map(value).collect()
+}
+
+fn random(spec: &Spec, samples: usize, seed: u64, device: &Device) -> Tensor<4> {
+    let values = random_values(spec, samples, seed);
     let Shape {
         channels,
         height,
@@ -97,6 +125,10 @@ fn initial_weights_are_a_function_of_the_seed() {
 /// The same for the other architectures, by hash.
 #[test]
 fn initial_weights_of_every_architecture_stay() {
+    let hash = |spec: &Spec| {
+        let net = Net::new(spec, 7, &Device::flex()).unwrap();
+        blake3::hash(&net.to_safetensors()).to_hex()
+    };
     for (model, expected) in [
         ("architecture = 'mlp'\nhidden = [5]", "402cd87f61623428"),
         ("architecture = 'cnn'\nwidth = 2", "da350eaed4133d69"),
@@ -107,9 +139,7 @@ fn initial_weights_of_every_architecture_stay() {
         ("architecture = 'transformer'\nwidth = 4", "4900b31885ce2094"),
     ] {
         let spec = fixture(model, [2, 5, 6], 3);
-        let net = Net::new(&spec, 7, &Device::flex()).unwrap();
-        let hash = blake3::hash(&net.to_safetensors()).to_hex();
-        assert_eq!(&hash[..16], expected, "{model}");
+        assert_eq!(&hash(&spec)[..16], expected, "{model}");
     }
 }
 
@@ -132,8 +162,9 @@ fn layers_have_the_customary_initial_range() {
 
 #[test]
 fn weights_round_trip_flat_and_as_safetensors() {
-    for model in MODELS {
-        let spec = fixture(model, [1, 4, 6], 3);
+    let of_numbers = MODELS.map(|model| fixture(model, [1, 4, 6], 3));
+    let of_tokens = TEXT_MODELS.map(|model| text_fixture(model, 7, 3));
+    for spec in of_numbers.into_iter().chain(of_tokens) {
         let device = Device::flex();
         let net = Net::new(&spec, 1, &device).unwrap();
         let flat = net.flat();
@@ -239,8 +270,9 @@ fn preprocessing_comes_first() {
 #[test]
 fn dropout_is_a_function_of_its_generator_and_only_there_in_training() {
     let device = Device::flex().autodiff();
-    for model in [MODELS[1], MODELS[3], MODELS[6], MODELS[8]] {
-        let spec = fixture(model, [1, 4, 4], 5);
+    let of_numbers = [1, 3, 6, 8].map(|i| fixture(MODELS[i], [1, 4, 4], 5));
+    for spec in of_numbers.into_iter().chain([text_fixture(TEXT_MODELS[1], 7, 5)]) {
+        let model = &spec.model;
         let net = Net::new(&spec, 1, &device).unwrap();
         let inputs = random(&spec, 8, 4, &device);
         let noisy = |seed| values(net.forward(inputs.clone(), Some(&mut Rng::new(seed))));
@@ -251,7 +283,7 @@ fn dropout_is_a_function_of_its_generator_and_only_there_in_training() {
         // Only without autodiff are softmax and layer norm one operation each, which rounds differently.
         let valid = values(net.valid().forward(inputs.clone().without_autodiff(), None));
         for (quiet, valid) in quiet.iter().zip(valid) {
-            assert!((quiet - valid).abs() < 1e-5, "{model}: {quiet} {valid}");
+            assert!((quiet - valid).abs() < 1e-5, "{model:?}: {quiet} {valid}");
         }
     }
 }
@@ -259,13 +291,15 @@ fn dropout_is_a_function_of_its_generator_and_only_there_in_training() {
 #[test]
 fn every_architecture_can_learn() {
     let device = Device::flex().autodiff();
-    for model in [
+    let of_numbers = [
         "architecture = 'mlp'\nhidden = [16]",
         "architecture = 'cnn'\nwidth = 4",
         "architecture = 'resnet'\nwidth = 4",
         "architecture = 'transformer'\nwidth = 8",
-    ] {
-        let spec = fixture(model, [1, 6, 6], 3);
+    ];
+    let of_numbers = of_numbers.map(|model| fixture(model, [1, 6, 6], 3));
+    let of_tokens = [0, 1, 2].map(|i| text_fixture(TEXT_MODELS[i], 7, 3));
+    for spec in of_numbers.into_iter().chain(of_tokens) {
         let mut net = Net::new(&spec, 1, &device).unwrap();
         let mut optimizer = AdamConfig::new().init();
         let inputs = random(&spec, 12, 9, &device);
@@ -281,6 +315,7 @@ fn every_architecture_can_learn() {
             net = optimizer.step(0.02, net, grads);
         }
         let after = evaluate(&net);
-        assert!(after.loss < 0.3 * before.loss, "{model}: {before:?} {after:?}");
+        let model = &spec.model;
+        assert!(after.loss < 0.3 * before.loss, "{model:?}: {before:?} {after:?}");
     }
 }

@@ -1,13 +1,12 @@
 //! Transformer encoders.
 
 use burn::module::{Module, Param};
-use burn::nn::{LayerNorm, Linear};
+use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, softmax};
-use retort_data::Shape;
 
 use super::layers::{Layer, Taps};
-use super::{Dropout, Init, Spec};
+use super::{Dropout, Init, Spec, tokens};
 
 /// How much wider the perceptron inside a block is than a token.
 const EXPANSION: usize = 4;
@@ -16,15 +15,23 @@ const EXPANSION: usize = 4;
 /// attention with `heads` heads and a perceptron with GELU, each behind a layer norm and added to its input.
 ///
 /// The tokens of an image are its rows, all channels of one side by side. A signal (height 1) is cut into pieces of equal
-/// length: the greatest divisor of its length that is not above the length's square root (40 samples: 8 tokens of 5).
+/// length: the greatest divisor of its length that is not above the length's square root (40 samples: 8 tokens of 5). Of a
+/// text its own tokens have vectors, and padding gets no attention.
 ///
 /// References: Vaswani et al., Attention Is All You Need, 2017, <https://arxiv.org/abs/1706.03762>; the norm comes first as
 /// in Xiong et al. 2020, <https://arxiv.org/abs/2002.04745>, which trains without a warm-up.
 #[derive(Module, Debug)]
 pub(super) struct Transformer {
-    embedding: Linear,
+    embedding: Embed,
     positions: Param<Tensor<2>>,
     blocks: Vec<Block>,
+}
+
+/// From what an input has to the numbers of a token.
+#[derive(Module, Debug)]
+enum Embed {
+    Values(Linear),
+    Ids(Embedding),
 }
 
 #[derive(Module, Debug)]
@@ -41,9 +48,15 @@ struct Block {
     heads: usize,
 }
 
-/// Tokens of a sample, and samples of each channel in one.
-fn tokens(input: Shape) -> [usize; 2] {
-    let (height, width) = (input.height, input.width);
+/// Added to the scores of padding, beside which scores are nothing: where all is padding, all get the same attention.
+const MASKED: f64 = -1e9;
+
+/// Tokens of a sample, and values of each channel in one.
+fn pieces(spec: &Spec) -> [usize; 2] {
+    let (height, width) = (spec.input.height, spec.input.width);
+    if spec.tokens.is_some() {
+        return [width, 1];
+    }
     if height > 1 {
         return [height, width];
     }
@@ -58,7 +71,7 @@ fn width(spec: &Spec) -> usize {
 }
 
 pub(super) fn layers(spec: &Spec) -> Vec<Layer> {
-    let [tokens, _] = tokens(spec.input);
+    let [tokens, _] = pieces(spec);
     (1..=spec.model.depth())
         .map(|block| Layer::new(format!("block{block}"), width(spec), tokens))
         .collect()
@@ -66,8 +79,11 @@ pub(super) fn layers(spec: &Spec) -> Vec<Layer> {
 
 /// Multiplications of one sample.
 pub(super) fn products(spec: &Spec) -> usize {
-    let ([tokens, piece], width) = (tokens(spec.input), width(spec));
-    let embedding = spec.input.channels * piece * width;
+    let ([tokens, piece], width) = (pieces(spec), width(spec));
+    let embedding = match spec.tokens {
+        Some(_) => 0,
+        None => spec.input.channels * piece * width,
+    };
     // Queries, keys, values and the way out; queries by keys, and weights by values; both layers of the perceptron.
     let block = 4 * width * width + 2 * tokens * width + 2 * EXPANSION * width * width;
     tokens * (embedding + spec.model.depth() as usize * block)
@@ -75,10 +91,13 @@ pub(super) fn products(spec: &Spec) -> usize {
 
 impl Transformer {
     pub(super) fn new(spec: &Spec, init: &mut Init<'_>) -> Self {
-        let ([tokens, piece], width) = (tokens(spec.input), width(spec));
+        let ([tokens, piece], width) = (pieces(spec), width(spec));
         let heads = spec.model.heads() as usize;
         Self {
-            embedding: init.linear(spec.input.channels * piece, width),
+            embedding: match spec.tokens {
+                Some(_) => Embed::Ids(init.embedding(spec.vocabulary(), width)),
+                None => Embed::Values(init.linear(spec.input.channels * piece, width)),
+            },
             positions: init.uniform([tokens, width], width),
             blocks: (0..spec.model.depth())
                 .map(|_| Block::new(width, heads, init))
@@ -89,19 +108,37 @@ impl Transformer {
     /// # Shapes
     ///
     /// - inputs: `[n, channels, height, width]`
+    /// - mask: `[n, 1, tokens]` where they are ids
     /// - output: `[n, channels, positions]`: numbers of a token, tokens; the last block's
-    pub(super) fn forward(&self, inputs: Tensor<4>, dropout: &mut Dropout<'_>, taps: &mut Taps) -> Tensor<3> {
+    pub(super) fn forward(
+        &self,
+        inputs: Tensor<4>,
+        mask: Option<&Tensor<3>>,
+        dropout: &mut Dropout<'_>,
+        taps: &mut Taps,
+    ) -> Tensor<3> {
         let [samples, channels, height, width] = inputs.dims();
-        let [tokens, _] = self.positions.val().dims();
-        let piece = height * width / tokens;
-        let x = inputs
-            .reshape([samples, channels, tokens, piece])
-            .swap_dims(1, 2)
-            .flatten(2, 3);
-        let mut x = self.embedding.forward(x) + self.positions.val().unsqueeze();
+        let embedded = match &self.embedding {
+            Embed::Ids(embedding) => tokens::embed(embedding, inputs),
+            Embed::Values(linear) => {
+                let [tokens, _] = self.positions.val().dims();
+                let piece = height * width / tokens;
+                let x = inputs.reshape([samples, channels, tokens, piece]);
+                linear.forward(x.swap_dims(1, 2).flatten::<3>(2, 3))
+            }
+        };
+        let mut x = embedded + self.positions.val().unsqueeze();
+        // `[n, 1 (of the heads), 1 (of the queries), tokens]`
+        let unseen = mask.map(|mask| ((mask.clone() * -1.0 + 1.0) * MASKED).unsqueeze_dim::<4>(1));
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(x, dropout);
-            taps.offer(layer, || x.clone().swap_dims(1, 2));
+            x = block.forward(x, unseen.as_ref(), dropout);
+            taps.offer(layer, || {
+                let output = x.clone().swap_dims(1, 2);
+                match mask {
+                    Some(mask) => output * mask.clone(),
+                    None => output,
+                }
+            });
         }
         x.swap_dims(1, 2)
     }
@@ -123,22 +160,26 @@ impl Block {
     /// # Shapes
     ///
     /// - x, output: `[n, tokens, width]`
-    fn forward(&self, x: Tensor<3>, dropout: &mut Dropout<'_>) -> Tensor<3> {
-        let attended = self.attend(self.norm1.forward(x.clone()));
+    /// - unseen: `[n, 1, 1, tokens]`, what is added to the scores of a token's key
+    fn forward(&self, x: Tensor<3>, unseen: Option<&Tensor<4>>, dropout: &mut Dropout<'_>) -> Tensor<3> {
+        let attended = self.attend(self.norm1.forward(x.clone()), unseen);
         let x = x + dropout.apply(attended);
         let y = gelu(self.up.forward(self.norm2.forward(x.clone())));
         x + dropout.apply(self.down.forward(y))
     }
 
     /// Every token a mean of all tokens' values, weighted by how well their keys match its query, head by head.
-    fn attend(&self, x: Tensor<3>) -> Tensor<3> {
+    fn attend(&self, x: Tensor<3>, unseen: Option<&Tensor<4>>) -> Tensor<3> {
         let [samples, tokens, width] = x.dims();
         let size = width / self.heads;
         let by_head = |x: Tensor<3>| x.reshape([samples, tokens, self.heads, size]).swap_dims(1, 2);
         let qkv = self.qkv.forward(x);
         let part = |i: usize| by_head(qkv.clone().narrow(2, i * width, width));
         let (queries, keys, values) = (part(0), part(1), part(2));
-        let scores = queries.matmul(keys.transpose()) / (size as f64).sqrt();
+        let mut scores = queries.matmul(keys.transpose()) / (size as f64).sqrt();
+        if let Some(unseen) = unseen {
+            scores = scores + unseen.clone();
+        }
         let mixed = softmax(scores, 3).matmul(values);
         let mixed = mixed.swap_dims(1, 2).reshape([samples, tokens, width]);
         self.out.forward(mixed)

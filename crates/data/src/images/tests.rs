@@ -1,0 +1,140 @@
+use std::fs;
+
+use image::{GrayImage, Rgb, RgbImage};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{DatasetConfig, Format, Part};
+
+/// Two classes, some files each, red on the left in `a` and on the right in `b`.
+fn folder(width: u32, height: u32) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, part, files) in [
+        ("a", "train", 6),
+        ("b", "train", 6),
+        ("a", "test", 2),
+        ("b", "test", 2),
+    ] {
+        let path = folder.path().join(part).join(class);
+        fs::create_dir_all(&path).unwrap();
+        for file in 0..files {
+            let image = RgbImage::from_fn(width, height, |x, y| {
+                let red = (x < width / 2) == (class == "a");
+                Rgb([if red { 200 } else { 0 }, (10 * y) as u8, file])
+            });
+            image.save(path.join(format!("{file}.png"))).unwrap();
+        }
+    }
+    folder
+}
+
+fn config(folder: &TempDir, images: Images) -> DatasetConfig {
+    DatasetConfig {
+        format: Some(Format::Images),
+        path: Some(folder.path().display().to_string()),
+        images: Some(images),
+        validation: Some(2),
+        ..DatasetConfig::default()
+    }
+}
+
+#[test]
+fn channels_lie_one_after_the_other() {
+    let folder = folder(4, 2);
+    let data = crate::load(&config(&folder, Images::default()), Path::new("."), 1).unwrap();
+    assert_eq!(data.shape().to_string(), "3x2x4");
+    assert_eq!(data.class_names(), ["a", "b"]);
+    assert_eq!((data.train_len(), data.split(Part::Test).len()), (10, 4));
+    let mut values = vec![0.0; 24];
+    let test = data.split(Part::Test);
+    for sample in 0..4 {
+        test.write(sample, &mut values);
+        let red = 200.0 / 255.0;
+        let row = match test.label(sample) {
+            0 => [red, red, 0.0, 0.0],
+            _ => [0.0, 0.0, red, red],
+        };
+        assert_eq!(values[..4], row);
+        assert_eq!(values[4..8], row);
+        assert_eq!(values[8..12], [0.0; 4]);
+        assert_eq!(values[12..16], [10.0 / 255.0; 4]);
+    }
+}
+
+#[test]
+fn other_sizes_are_scaled_where_a_size_is_set() {
+    let folder = folder(8, 4);
+    let wide = folder.path().join("train/a/0.png");
+    GrayImage::from_pixel(30, 7, image::Luma([99]))
+        .save(&wide)
+        .unwrap();
+    let refused = crate::load(&config(&folder, Images::default()), Path::new("."), 1).unwrap_err();
+    let text = refused.to_string();
+    // The first file is the odd one, so the second is named.
+    assert!(
+        text.contains("1.png has 8x4 pixels, expected 30x7 like the first file"),
+        "{text}"
+    );
+    let images = Images {
+        height: Some(4),
+        width: Some(8),
+        grey: true,
+    };
+    let data = crate::load(&config(&folder, images), Path::new("."), 1).unwrap();
+    assert_eq!(data.shape().to_string(), "1x4x8");
+    let (part, mut values) = (data.split(Part::Train), vec![0.0; 32]);
+    let grey = (0..part.len()).filter(|&sample| {
+        part.write(sample, &mut values);
+        values.iter().all(|&value| value == 99.0 / 255.0)
+    });
+    let held_out = data.split(Part::Validation);
+    let mut others = vec![0.0; 32];
+    let elsewhere = (0..held_out.len()).filter(|&sample| {
+        held_out.write(sample, &mut others);
+        others.iter().all(|&value| value == 99.0 / 255.0)
+    });
+    assert_eq!(grey.count() + elsewhere.count(), 1);
+}
+
+#[test]
+fn a_damaged_file_is_named() {
+    let folder = folder(4, 2);
+    let file = folder.path().join("train/b/3.png");
+    let whole = fs::read(&file).unwrap();
+    for bytes in [&whole[..whole.len() / 2], b"no image", b""] {
+        fs::write(&file, bytes).unwrap();
+        let error = crate::load(&config(&folder, Images::default()), Path::new("."), 1).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("train/b/3.png, expected an image"), "{text}");
+    }
+}
+
+#[test]
+fn sizes_are_checked_before_a_file_is_read() {
+    let nowhere = config(
+        &tempfile::tempdir().unwrap(),
+        Images {
+            height: Some(0),
+            width: None,
+            grey: false,
+        },
+    );
+    let problems: Vec<String> = nowhere.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "images.height = 0: expected 1 to 1024",
+            "images.width = unset: expected a size, since the other is set"
+        ]
+    );
+    let digits = DatasetConfig {
+        name: Some("digits".to_owned()),
+        images: Some(Images::default()),
+        ..DatasetConfig::default()
+    };
+    let problems: Vec<String> = digits.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        ["images = a table: expected absent: only format = \"images\" has it"]
+    );
+}

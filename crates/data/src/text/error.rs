@@ -1,0 +1,57 @@
+//! What can be wrong with a text file.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What is wrong with a text data set.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be read.
+    #[error("read {file}")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A folder has no file for training, or several.
+    #[error("{folder} holds {found}, expected one of train.jsonl, train.csv and train.tsv")]
+    Folder {
+        /// The folder, or what is in its place.
+        folder: PathBuf,
+        /// The files found.
+        found: String,
+    },
+    /// Its name says of no known format.
+    #[error("{file} has an unknown ending, expected one of {expected}")]
+    Ending {
+        /// The file.
+        file: PathBuf,
+        /// Known endings.
+        expected: String,
+    },
+    /// A line is not what it should be.
+    #[error("{file} line {line}: {column} = {value}: expected {expected}")]
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// The field or column, or `line`.
+        column: String,
+        /// What is there, shortened.
+        value: String,
+        /// What should be.
+        expected: String,
+    },
+    /// It has no sample with a label, or none at all.
+    #[error("{file} holds {found}, expected {expected}")]
+    Empty {
+        /// The file.
+        file: PathBuf,
+        /// What it has.
+        found: &'static str,
+        /// What it needs.
+        expected: String,
+    },
+}

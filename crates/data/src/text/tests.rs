@@ -1,0 +1,349 @@
+use std::fs;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{DatasetConfig, Part as Split, Views};
+
+fn folder(files: &[(&str, &[u8])]) -> TempDir {
+    let folder = TempDir::new().expect("folder");
+    for (name, content) in files {
+        fs::write(folder.path().join(name), content).expect("write");
+    }
+    folder
+}
+
+fn bytes(length: u32) -> TextConfig {
+    TextConfig {
+        tokens: Tokens::Bytes {},
+        length,
+        ..TextConfig::default()
+    }
+}
+
+/// The text that a sample of bytes stands for.
+fn text(samples: &Samples, sample: u32) -> String {
+    let mut ids = vec![0.0; samples.values];
+    samples.write(sample, &mut ids);
+    let bytes = ids.into_iter().filter(|&id| id > 0.0).map(|id| (id - 1.0) as u8);
+    String::from_utf8(bytes.collect()).expect("text")
+}
+
+fn texts(samples: &Samples) -> Vec<(String, u32)> {
+    (0..samples.len())
+        .map(|i| (text(samples, i), samples.labels[i as usize]))
+        .collect()
+}
+
+fn message(folder: &TempDir, name: &str) -> String {
+    let error = load(&bytes(4), &folder.path().join(name), None)
+        .err()
+        .expect("an error");
+    error
+        .to_string()
+        .replace(&folder.path().display().to_string(), "")
+}
+
+const JSONL: &[u8] = b"\xef\xbb\xbf{\"text\":\"one\",\"label\":\"b\"}\r\n\n{\"label\":\"a\",\"text\":\"two\",\"more\":1}\n\
+    {\"text\":\"x\"}\n{\"text\":\"y\",\"label\":null}\n{\"text\":\"z\",\"label\":\"\"}\n{\"text\":\"three\",\"label\":7}";
+const CSV: &[u8] = b"label,text\nb,one\n\"a\",\"two\"\n,x\n\"\",y\n,z\n7,three\n";
+const TSV: &[u8] = b"text\tmore\tlabel\none\t\tb\ntwo\t\ta\nx\t\t\ny\t\t\nz\t\t\nthree\t\t7\n";
+
+#[test]
+fn all_formats_say_the_same() {
+    let test = b"text,label\ntest,b\n";
+    for (name, content) in [("train.jsonl", JSONL), ("train.csv", CSV), ("train.tsv", TSV)] {
+        let folder = folder(&[(name, content), ("test.csv", test)]);
+        let set = load(&bytes(5), folder.path(), None).expect(name);
+        assert_eq!(set.class_names, ["7", "a", "b"], "{name}");
+        let pool = [("one", 2), ("two", 1), ("three", 0)];
+        let pool = pool.map(|(text, class)| (text.to_owned(), class));
+        assert_eq!(texts(&set.pool), pool, "{name}");
+        assert_eq!(texts(&set.test), [("test".to_owned(), 2)], "{name}");
+        let rest = ["x", "y", "z"].map(|text| (text.to_owned(), UNLABELLED));
+        assert_eq!(texts(&set.unlabelled), rest, "{name}");
+    }
+}
+
+#[test]
+fn quotes_mean_themselves_between_tabs() {
+    let folder = folder(&[
+        ("train.tsv", b"text\tlabel\n\"half a quote\ta\n"),
+        ("test.csv", b"text,label\n\"a, b\n\"\"c\"\"\",a\n"),
+    ]);
+    let set = load(&bytes(20), folder.path(), None).expect("load");
+    assert_eq!(text(&set.pool, 0), "\"half a quote");
+    assert_eq!(text(&set.test, 0), "a, b\n\"c\"");
+}
+
+#[test]
+fn without_a_test_file_a_fifth_of_the_texts_is_held_out() {
+    let lines = |range: std::ops::Range<u32>| -> String {
+        let line = |i| format!("{{\"text\":\"text {}\",\"label\":{}}}\n", i % 1_000, i % 2);
+        range.map(line).collect()
+    };
+    let folder = folder(&[("all.jsonl", lines(0..2_000).as_bytes())]);
+    let set = load(&bytes(10), &folder.path().join("all.jsonl"), None).expect("load");
+    assert_eq!(set.pool.len() + set.test.len(), 2_000);
+    assert!((320..480).contains(&set.test.len()), "{}", set.test.len());
+    let of = |samples: &Samples| -> BTreeMap<String, u32> { texts(samples).into_iter().collect() };
+    let (pool, test) = (of(&set.pool), of(&set.test));
+    assert!(
+        test.keys().all(|text| !pool.contains_key(text)),
+        "equal texts stay together"
+    );
+}
+
+#[test]
+fn another_file_adds_samples_whose_labels_are_not_read() {
+    let train = b"text,label\none,b\ntwo,a\n";
+    for (name, content) in [
+        ("more.txt", b"x\n\ny, \"1\"\n".as_slice()),
+        (
+            "more.jsonl",
+            b"{\"text\":\"x\",\"label\":\"unknown\"}\n{\"text\":\"y, \\\"1\\\"\"}\n",
+        ),
+        ("more.csv", b"text\nx\n\"y, \"\"1\"\"\"\n"),
+    ] {
+        let folder = folder(&[("train.csv", train), ("test.csv", train), (name, content)]);
+        let more = folder.path().join(name);
+        let set = load(&bytes(8), folder.path(), Some(&more)).expect(name);
+        let expected = ["x", "y, \"1\""].map(|text| (text.to_owned(), UNLABELLED));
+        assert_eq!(texts(&set.unlabelled), expected, "{name}");
+        assert_eq!(set.class_names, ["a", "b"]);
+    }
+}
+
+#[test]
+fn says_what_is_wrong_and_where() {
+    let good = b"text,label\none,a\n".as_slice();
+    let cases: [(&str, &[u8], &str); 15] = [
+        (
+            "a.jsonl",
+            b"{\"text\":\"x\"}\n[1]",
+            "/a.jsonl line 2: line = \"[1]\": expected a JSON object with \"text\"",
+        ),
+        (
+            "a.jsonl",
+            b"\n{\"text\":",
+            "/a.jsonl line 2: line = \"{\\\"text\\\":\": expected a JSON object",
+        ),
+        (
+            "a.jsonl",
+            b"{\"label\":\"a\"}",
+            "line 1: text = absent: expected a string",
+        ),
+        (
+            "a.jsonl",
+            b"{\"text\":3}",
+            "line 1: text = \"3\": expected a string",
+        ),
+        (
+            "a.jsonl",
+            b"{\"text\":\"x\",\"label\":0.5}",
+            "line 1: label = \"0.5\": expected a string, a whole number, true, false, or null",
+        ),
+        (
+            "a.jsonl",
+            b"{\"text\":\"x\"}\n\xff",
+            "line 2: line = bytes that break off UTF-8 after 0",
+        ),
+        (
+            "a.jsonl",
+            b"{\"text\":\"x\"}",
+            "/a.jsonl holds no label, expected some line with \"label\"",
+        ),
+        (
+            "a.csv",
+            b"",
+            "line 1: text = absent: expected a header that names it, found \"\"",
+        ),
+        (
+            "a.csv",
+            b"text,class\nx,a",
+            "line 1: label = absent: expected a header that names it, found \"text, class\"",
+        ),
+        (
+            "a.csv",
+            b"text,label\nx,a\ny",
+            "line 3: line = 1 columns: expected 2, as many as the header",
+        ),
+        (
+            "a.csv",
+            b"text,label\nx,\xff",
+            "line 2: line = bytes that break off UTF-8 in column 2",
+        ),
+        (
+            "a.csv",
+            b"text,label\nx,a\n",
+            "/a.csv holds no test sample, expected some",
+        ),
+        (
+            "a.txt",
+            b"x",
+            "/a.txt has an unknown ending, expected one of .jsonl, .csv, .tsv",
+        ),
+        (
+            "",
+            b"",
+            " holds none, expected one of train.jsonl, train.csv and train.tsv",
+        ),
+        (
+            "no.csv",
+            b"",
+            "/no.csv holds none, expected one of train.jsonl, train.csv and train.tsv",
+        ),
+    ];
+    for (name, content, expected) in cases {
+        let folder = match name {
+            "" | "no.csv" => folder(&[]),
+            name => folder(&[(name, content)]),
+        };
+        let message = message(&folder, name);
+        assert!(message.contains(expected), "{message}\n{expected}");
+    }
+    let two = folder(&[("train.csv", good), ("train.jsonl", b"")]);
+    assert!(message(&two, "").contains("holds train.jsonl, train.csv, expected one of"));
+    for (test, expected) in [
+        (
+            b"text,label\nx,a\ny,c\n".as_slice(),
+            "/test.csv line 3: label = \"c\": expected one of the 1 labels of /train.csv",
+        ),
+        (
+            b"text,label\nx,\n",
+            "/test.csv line 2: label = absent: expected one of the 1 labels",
+        ),
+        (b"text,label\n", "/test.csv holds no test sample"),
+    ] {
+        let message = message(&folder(&[("train.csv", good), ("test.csv", test)]), "");
+        assert!(message.contains(expected), "{message}");
+    }
+    let alone = folder(&[("train.csv", good), ("test.csv", good)]);
+    let error = load(&bytes(4), alone.path(), Some(Path::new("no.txt")))
+        .err()
+        .expect("missing");
+    assert_eq!(error.to_string(), "read no.txt");
+}
+
+fn config(folder: &TempDir) -> DatasetConfig {
+    DatasetConfig {
+        format: Some(crate::Format::Text),
+        path: Some(folder.path().display().to_string()),
+        text: Some(bytes(6)),
+        validation: Some(3),
+        ..DatasetConfig::default()
+    }
+}
+
+/// 20 labelled samples and two without a label.
+fn small() -> TempDir {
+    let lines = |more: &str| -> String {
+        let lines: String = (0..20)
+            .map(|i| format!("text{i},{}\n", ["no", "yes"][i % 2]))
+            .collect();
+        format!("text,label\n{more}{lines}")
+    };
+    folder(&[
+        ("train.csv", lines("first,\nsecond,\n").as_bytes()),
+        ("test.csv", lines("").as_bytes()),
+        ("more.txt", b"third\nfourth\nfifth\n"),
+    ])
+}
+
+#[test]
+fn samples_without_labels_train_and_nothing_else() {
+    let folder = small();
+    let load = |config: &DatasetConfig, seed| crate::load(config, folder.path(), seed).expect("load");
+    let config = config(&folder);
+    let few = load(&config, 1);
+    assert_eq!(
+        (few.train_len(), few.labelled().len(), few.classes()),
+        (19, 17, 2)
+    );
+    assert_eq!(
+        (few.vocabulary(), few.tokens()),
+        (Some(257), Some(&Tokens::Bytes {}))
+    );
+    assert_eq!(few.shape().to_string(), "1x1x6");
+    let mut config = DatasetConfig {
+        unlabelled: Some("more.txt".to_owned()),
+        labelled: Some(10),
+        ..config
+    };
+    let many = load(&config, 1);
+    assert_eq!((many.train_len(), many.labelled().len()), (22, 10));
+    assert!(
+        many.labelled()
+            .iter()
+            .all(|&sample| sample < 17 && many.label(sample).is_some())
+    );
+    assert!((17..22).all(|sample| many.label(sample).is_none()));
+    for part in [Split::Validation, Split::Test] {
+        let labels = |set: &crate::Dataset| -> Vec<u32> {
+            let split = set.split(part);
+            (0..split.len()).map(|i| split.label(i)).collect()
+        };
+        assert_eq!(labels(&many), labels(&few), "held-out samples stay");
+    }
+    assert_ne!(many.digest(), few.digest());
+    let digests = [few.digest(), many.digest()].map(|digest| digest[..16].to_owned());
+    assert_eq!(
+        digests,
+        ["91a161ac565ed154", "a3c8ad4765b23d1a"],
+        "recorded runs name these"
+    );
+    config.without_classes = vec![1];
+    config.labelled = None;
+    let without = load(&config, 1);
+    assert_eq!(without.train_len() as usize, without.labelled().len() + 5);
+    config.labelled = Some(17);
+    let error = crate::load(&config, folder.path(), 1)
+        .expect_err("too many")
+        .to_string();
+    assert!(error.contains("labelled = 17: expected at most"), "{error}");
+}
+
+#[test]
+fn views_of_text_drop_tokens() {
+    let folder = small();
+    let plain = config(&folder);
+    let views = Views {
+        drop: 0.5,
+        ..Views::default()
+    };
+    let views = DatasetConfig {
+        views,
+        ..plain.clone()
+    };
+    let [plain, views] = [plain, views].map(|c| crate::load(&c, folder.path(), 1).expect("load"));
+    let view = |set: &crate::Dataset, seed| {
+        let mut out = [f32::NAN; 6];
+        set.view(3, seed, &mut out);
+        out
+    };
+    let whole = view(&plain, 1);
+    assert_eq!(view(&views, 1), view(&views, 1));
+    let dropped: BTreeMap<String, bool> = (0..50)
+        .map(|seed| view(&views, seed))
+        .inspect(|got| assert!(got.iter().zip(whole).all(|(a, b)| *a == 0.0 || *a == b)))
+        .map(|got| (format!("{got:?}"), got == whole))
+        .collect();
+    assert!(dropped.len() > 10, "{dropped:?}");
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(content: Vec<u8>, kind in 0usize..3) {
+        let name = ["train.jsonl", "train.csv", "train.tsv"][kind];
+        let mut whole = [b"", b"text,label\n".as_slice(), b"label\ttext\n"][kind].to_vec();
+        whole.extend(&content);
+        let folder = folder(&[(name, &whole), ("test.csv", b"text,label\n"), ("more.txt", &content)]);
+        let path = folder.path();
+        let alone = load(&bytes(4), &path.join(name), Some(&path.join("more.txt")));
+        prop_assert!(load(&bytes(4), path, None).is_err());
+        if let Ok(set) = alone {
+            prop_assert!(set.pool.labels.iter().all(|&l| (l as usize) < set.class_names.len()));
+        }
+    }
+}

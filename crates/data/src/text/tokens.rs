@@ -1,0 +1,236 @@
+//! From text to token ids.
+
+use serde::{Deserialize, Serialize};
+
+/// The id that fills a sample up to its length. Models leave it out.
+pub(crate) const PADDING: u16 = 0;
+
+/// Beyond this an n-gram is as good as a sample of its own.
+const MAX_NGRAM: u32 = 8;
+/// Ids are stored in 16 bits. A table of so many rows of 16 numbers is a million parameters.
+const MAX_BUCKETS: u32 = u16::MAX as u32;
+
+/// How a text becomes ids. Id 0 is padding.
+///
+/// Hashed n-grams need no vocabulary: the id of one is `1 + hash % buckets`, whether or not training met it, and n-grams
+/// that meet in a bucket share it. Bojanowski et al., Enriching Word Vectors with Subword Information, 2017,
+/// <https://arxiv.org/abs/1607.04606>; Joulin et al., Bag of Tricks for Efficient Text Classification, 2017,
+/// <https://arxiv.org/abs/1607.01759>. Differences from their fastText: there is no dictionary of whole words beside the
+/// n-grams, letters are made lower case, and a punctuation mark is a word of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Tokens {
+    /// The n-grams of the characters of each word between `<` and `>`, which mark its ends, but for these alone.
+    CharactersHashed {
+        /// Shortest and longest.
+        #[serde(default = "characters")]
+        ngrams: [u32; 2],
+        #[serde(default = "buckets")]
+        buckets: u32,
+    },
+    /// The n-grams of words.
+    WordsHashed {
+        /// Shortest and longest.
+        #[serde(default = "words")]
+        ngrams: [u32; 2],
+        #[serde(default = "buckets")]
+        buckets: u32,
+    },
+    /// The bytes of its UTF-8 form: id `1 + byte`.
+    Bytes {},
+}
+
+fn characters() -> [u32; 2] {
+    [1, 4]
+}
+
+fn words() -> [u32; 2] {
+    [1, 2]
+}
+
+fn buckets() -> u32 {
+    16_384
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self::CharactersHashed {
+            ngrams: characters(),
+            buckets: buckets(),
+        }
+    }
+}
+
+impl Tokens {
+    /// Number of ids, padding included.
+    pub fn vocabulary(&self) -> usize {
+        match self {
+            Self::CharactersHashed { buckets, .. } | Self::WordsHashed { buckets, .. } => {
+                1 + *buckets as usize
+            }
+            Self::Bytes {} => 1 + usize::from(u8::MAX) + 1,
+        }
+    }
+
+    /// The first `length` ids of a text, as the numbers that models take; padding follows where there are fewer.
+    pub fn encode(&self, text: &str, length: usize) -> Vec<f32> {
+        let mut ids = Vec::with_capacity(length);
+        self.write(text, length, &mut ids);
+        ids.into_iter().map(f32::from).collect()
+    }
+
+    /// Appends `length` ids.
+    pub(super) fn write(&self, text: &str, length: usize, out: &mut Vec<u16>) {
+        let end = out.len() + length;
+        match self {
+            Self::CharactersHashed { ngrams, buckets } => {
+                let text = text.to_lowercase();
+                let ids = split(&text).flat_map(|word| of_characters(word, *ngrams, *buckets));
+                out.extend(ids.take(length));
+            }
+            Self::WordsHashed { ngrams, buckets } => {
+                let text = text.to_lowercase();
+                out.extend(of_words(&text, *ngrams, *buckets).take(length));
+            }
+            Self::Bytes {} => out.extend(text.bytes().map(|byte| 1 + u16::from(byte)).take(length)),
+        }
+        out.resize(end, PADDING);
+    }
+
+    /// Key, value, what is expected.
+    pub(super) fn problems(&self) -> Vec<(&'static str, String, String)> {
+        let mut problems = Vec::new();
+        if let Self::CharactersHashed { ngrams, buckets } | Self::WordsHashed { ngrams, buckets } = self {
+            let [shortest, longest] = *ngrams;
+            if !(1..=MAX_NGRAM).contains(&shortest) || !(shortest..=MAX_NGRAM).contains(&longest) {
+                let expected = format!("shortest and longest, 1 <= shortest <= longest <= {MAX_NGRAM}");
+                problems.push(("ngrams", format!("{ngrams:?}"), expected));
+            }
+            if !(1..=MAX_BUCKETS).contains(buckets) {
+                let expected = format!("1..={MAX_BUCKETS}, ids have 16 bits");
+                problems.push(("buckets", buckets.to_string(), expected));
+            }
+        }
+        problems
+    }
+}
+
+/// The words of a text: runs of letters and digits, and any other visible character by itself.
+fn split(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        rest = rest.trim_start();
+        let first = rest.chars().next()?;
+        let len = if first.is_alphanumeric() {
+            rest.find(|c: char| !c.is_alphanumeric()).unwrap_or(rest.len())
+        } else {
+            first.len_utf8()
+        };
+        let (word, after) = rest.split_at(len);
+        rest = after;
+        Some(word)
+    })
+}
+
+/// By place of the first character, the shorter first.
+fn of_characters(word: &str, [shortest, longest]: [u32; 2], buckets: u32) -> Vec<u16> {
+    let word = format!("<{word}>");
+    let mut places: Vec<usize> = word.char_indices().map(|(place, _)| place).collect();
+    let last = places.len() - 1;
+    places.push(word.len());
+    let mut ids = Vec::new();
+    for from in 0..=last {
+        for n in shortest as usize..=longest as usize {
+            let mark = n == 1 && (from == 0 || from == last);
+            if let Some(&to) = places.get(from + n).filter(|_| !mark) {
+                ids.push(bucket(&word.as_bytes()[places[from]..to], buckets));
+            }
+        }
+    }
+    ids
+}
+
+/// By the first word, the shorter first. The words of one are hashed with a space between them.
+fn of_words(text: &str, [shortest, longest]: [u32; 2], buckets: u32) -> impl Iterator<Item = u16> {
+    let words: Vec<&str> = split(text).collect();
+    (0..words.len()).flat_map(move |from| {
+        let lengths = shortest as usize..=longest as usize;
+        let ngrams = lengths.filter_map(|n| words.get(from..from + n));
+        ngrams
+            .map(|ngram| bucket(ngram.join(" ").as_bytes(), buckets))
+            .collect::<Vec<_>>()
+    })
+}
+
+fn bucket(bytes: &[u8], buckets: u32) -> u16 {
+    (1 + fnv1a(bytes) % buckets) as u16
+}
+
+/// The hash of fastText, FNV-1a in 32 bits (<https://datatracker.ietf.org/doc/html/rfc9923>).
+fn fnv1a(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, &byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_hash_has_its_published_values() {
+        let expected = [("", 0x811c_9dc5), ("a", 0xe40c_292c), ("foobar", 0xbf9c_f968)];
+        for (text, hash) in expected {
+            assert_eq!(fnv1a(text.as_bytes()), hash, "{text}");
+        }
+    }
+
+    fn hashed(ngrams: &[&str], buckets: u32) -> Vec<u16> {
+        ngrams.iter().map(|n| bucket(n.as_bytes(), buckets)).collect()
+    }
+
+    #[test]
+    fn characters_by_hand() {
+        let got = of_characters("où", [1, 3], 1_000);
+        assert_eq!(got, hashed(&["<o", "<où", "o", "où", "où>", "ù", "ù>"], 1_000));
+        assert_eq!(of_characters("a", [2, 2], 7), hashed(&["<a", "a>"], 7));
+        assert!(of_characters("a", [5, 6], 7).is_empty());
+    }
+
+    #[test]
+    fn words_by_hand() {
+        let words: Vec<&str> = split("  don't stop, 3 Ærø!").collect();
+        assert_eq!(words, ["don", "'", "t", "stop", ",", "3", "Ærø", "!"]);
+        let ids: Vec<u16> = of_words("a b  c", [1, 2], 1_000).collect();
+        assert_eq!(ids, hashed(&["a", "a b", "b", "b c", "c"], 1_000));
+    }
+
+    #[test]
+    fn texts_are_cut_and_filled_up_to_one_length() {
+        assert_eq!(Tokens::Bytes {}.encode("ab", 4), [98.0, 99.0, 0.0, 0.0]);
+        assert_eq!(Tokens::Bytes {}.encode("abc", 2), [98.0, 99.0]);
+        let characters = Tokens::default();
+        assert_eq!(characters.encode("", 3), [0.0; 3]);
+        assert_eq!(characters.encode("Été", 50), characters.encode(" été\n", 50));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_ids_within_the_vocabulary(text: String, length in 1usize..40, buckets in 1u32..=65_535) {
+            let ngrams = [1, 4];
+            for tokens in [
+                Tokens::CharactersHashed { ngrams, buckets },
+                Tokens::WordsHashed { ngrams, buckets },
+                Tokens::Bytes {},
+            ] {
+                let ids = tokens.encode(&text, length);
+                prop_assert_eq!(ids.len(), length);
+                let end = ids.iter().position(|&id| id == 0.0).unwrap_or(length);
+                prop_assert!(ids[end..].iter().all(|&id| id == 0.0), "padding comes last");
+                prop_assert!(ids.iter().all(|&id| (id as usize) < tokens.vocabulary()));
+            }
+        }
+    }
+}
