@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use retort_data::{Dataset, Shape, Tokens};
-use retort_job::{Job, Loss, Problem, Source};
+use retort_job::{Architecture, Job, Loss, Problem, Source};
 use retort_models::{Choice, Classifier, Export, Spec, SpecError};
 
 use crate::cli::JobArgs;
@@ -79,6 +79,7 @@ pub(crate) fn job_before(
         match Export::load(&folder) {
             Ok(export) => {
                 let mismatches = mismatch(&key, &export, &checked.dataset);
+                problems.extend(processor(i, &teacher.device.0, &export));
                 if mismatches.is_empty() {
                     problems.extend(worthless(&key, &export, &checked.dataset));
                 }
@@ -236,6 +237,19 @@ fn devices(job: &Job) -> Vec<Problem> {
         .collect()
 }
 
+/// An ONNX model runs nowhere else.
+fn processor(i: usize, device: &str, export: &Export) -> Option<Problem> {
+    let elsewhere = !matches!(device.parse(), Ok(Choice::Auto | Choice::Flex));
+    (export.card.model.architecture == Architecture::Onnx && elsewhere).then(|| {
+        let key = format!("teachers.{i}.device");
+        Problem::new(
+            key,
+            format!("{device:?}"),
+            "flex or auto: an ONNX model runs on the processor",
+        )
+    })
+}
+
 /// A teacher must give finite numbers on a few samples before students are made to wait for it.
 fn worthless(key: &str, export: &Export, dataset: &Dataset) -> Option<Problem> {
     const PROBES: u32 = 16;
@@ -258,8 +272,9 @@ fn worthless(key: &str, export: &Export, dataset: &Dataset) -> Option<Problem> {
     Some(Problem::new(key, "this model", expected))
 }
 
-/// Class counts and input shapes must agree between data, teacher and student.
-fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Problem> {
+/// Class counts and input shapes must agree between data, teacher and student, and the names of an ONNX model's classes,
+/// whose order nothing else vouches for.
+pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Problem> {
     let card = &export.card;
     let mut problems = Vec::new();
     if card.classes != dataset.classes() {
@@ -290,6 +305,21 @@ fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Problem> {
         let expected = format!("a teacher for inputs of {}", name(dataset.tokens()));
         let found = format!("a model for inputs of {}", name(card.tokens.as_ref()));
         problems.push(Problem::new(key, found, expected));
+    }
+    let mut names = card.class_names.iter().zip(dataset.class_names()).enumerate();
+    if card.model.architecture == Architecture::Onnx
+        && card.classes == dataset.classes()
+        && let Some((class, (theirs, ours))) = names.find(|(_, (theirs, ours))| theirs != ours)
+    {
+        let expected = format!(
+            "{ours:?} like the data set {}: import the model again with the data set's names, in the model's order",
+            dataset.name()
+        );
+        problems.push(Problem::new(
+            key,
+            format!("a model whose class {class} is {theirs:?}"),
+            expected,
+        ));
     }
     problems
 }

@@ -9,7 +9,7 @@ use retort_runtime::{Shutdown, TaskGroup, announce, listen};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::{check, devices, evaluate, experiment, export, predict, report, run, status, submit};
+use crate::{check, devices, evaluate, experiment, export, import, predict, report, run, status, submit};
 
 /// Retort distils knowledge from teacher models into small students, as a service.
 #[derive(Debug, Parser)]
@@ -46,6 +46,8 @@ enum Command {
     Predict(predict::Args),
     /// Export one version of a group from a run's checkpoints, or a model up to one of its exits.
     Export(export::Args),
+    /// Make a teacher of an ONNX file: a folder like an export's (needs the cargo feature `onnx`).
+    Import(import::Args),
     /// Be the coordinator of a fleet.
     Coordinator(retort_coordinator::Config),
     /// Be a teacher server.
@@ -100,6 +102,7 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Evaluate(args) => evaluate::command(&args),
         Command::Predict(args) => predict::command(&args),
         Command::Export(args) => export::export(&args),
+        Command::Import(args) => import::command(&args),
         Command::Coordinator(config) => role(async {
             let listeners = retort_coordinator::bind(&config).await?;
             let tasks = tasks(config.exit_with_parent)?;

@@ -41,7 +41,7 @@ struct Model {
 struct Exit {
     at: u32,
     parameters: usize,
-    flops: u64,
+    flops: Option<u64>,
     accuracy: f64,
 }
 
@@ -79,14 +79,10 @@ pub(crate) async fn gather(
         models.push(measure(checked, (average, None), export, (&inputs, &labels))?);
     }
     for (name, export) in &checked.fixed {
-        let export = Export {
-            card: export.card.clone(),
-            weights: export.weights.clone(),
-        };
         models.push(measure(
             checked,
             (name.clone(), None),
-            export,
+            export.clone(),
             (&inputs, &labels),
         )?);
     }

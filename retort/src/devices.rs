@@ -144,6 +144,7 @@ fn trainer(choice: Choice) -> Result<BurnTrainer, String> {
             heads: None,
             dropout: 0.0,
             exits: None,
+            onnx: None,
         },
         input: INPUT,
         classes: CLASSES,

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use crate::failure::Failure;
 use crate::report::metrics::{Evaluation, Logits, MetricsError, SharedErrors};
 use crate::report::{Cost, Machine};
-use crate::{collect, cost};
+use crate::{check, collect, cost};
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
-    /// Folder with model.safetensors and model.json, such as RUN/students/small.
+    /// Folder with model.safetensors (or model.onnx) and model.json, such as RUN/students/small.
     model: PathBuf,
     /// Job file whose data set to use; the run's own (RUN/job.toml) or the model card's unless given.
     #[arg(long)]
@@ -68,13 +68,15 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
 fn measure(args: &Args) -> Result<Measured, Failure> {
     let export = Export::load(&args.model).map_err(Failure::input)?;
     let dataset = dataset_of(&export, &args.model, args.job.as_deref())?;
+    fits(&export, &args.model, &dataset)?;
     let (inputs, labels) = collect::samples(&dataset, Part::Test);
     let logits = logits(&export, &inputs, labels.len())?;
     let mine = Logits::new(&logits, dataset.classes()).context("evaluate")?;
     let test = mine.evaluate(&labels).context("evaluate")?;
     let compared = match &args.teacher {
-        Some(teacher) => {
-            let teacher = Export::load(teacher).map_err(Failure::input)?;
+        Some(folder) => {
+            let teacher = Export::load(folder).map_err(Failure::input)?;
+            fits(&teacher, folder, &dataset)?;
             let theirs = self::logits(&teacher, &inputs, labels.len())?;
             let theirs = Logits::new(&theirs, dataset.classes()).map_err(Failure::input)?;
             Some(
@@ -94,6 +96,17 @@ fn measure(args: &Args) -> Result<Measured, Failure> {
         cost,
         machine: cost::machine(),
     })
+}
+
+/// Refuses a model that is for other data.
+fn fits(export: &Export, folder: &Path, dataset: &Dataset) -> Result<(), Failure> {
+    let problems = check::mismatch("model", export, dataset).into_iter();
+    let problems: Vec<String> = problems.map(|p| format!("{}: {p}", folder.display())).collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Input(problems.join("\n")))
+    }
 }
 
 fn logits(export: &Export, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Failure> {
@@ -226,6 +239,12 @@ fn dataset_of(export: &Export, model: &Path, job: Option<&Path>) -> Result<Datas
             let base = file.parent().unwrap_or(Path::new(".")).to_owned();
             (job.dataset, base, file.display().to_string())
         }
+        None if export.card.dataset.name.is_empty() => {
+            return Err(Failure::input(format!(
+                "{}: its card names no data set: name a job with --job, whose data set to use",
+                model.display()
+            )));
+        }
         None => {
             let config = DatasetConfig {
                 name: Some(export.card.dataset.name.clone()),
@@ -236,11 +255,12 @@ fn dataset_of(export: &Export, model: &Path, job: Option<&Path>) -> Result<Datas
     };
     let dataset = retort_data::load(&config, &base, 0)
         .map_err(|e| Failure::input(format!("{from}: {:#}", anyhow::Error::new(e))))?;
-    if dataset.digest() != export.card.dataset.digest {
+    let made_on = &export.card.dataset;
+    if !made_on.name.is_empty() && dataset.digest() != made_on.digest {
         return Err(Failure::input(format!(
             "the data set of {from} has digest {}, the model was made on {}: name the right job with --job",
             dataset.digest(),
-            export.card.dataset.digest
+            made_on.digest
         )));
     }
     Ok(dataset)

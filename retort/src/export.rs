@@ -9,7 +9,7 @@ use crate::failure::Failure;
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
-    /// A run's folder, or one with model.safetensors and model.json.
+    /// A run's folder, or one with model.safetensors (or model.onnx) and model.json.
     from: PathBuf,
     /// Group of the run to export: a student, a teacher or a baseline (NAME@alone).
     #[arg(long)]

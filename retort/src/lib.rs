@@ -14,6 +14,7 @@ mod export;
 mod failure;
 mod fleet;
 mod follow;
+mod import;
 mod predict;
 pub mod report;
 mod run;

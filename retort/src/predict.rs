@@ -13,7 +13,7 @@ use crate::report::metrics::log_softmax;
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
-    /// Folder with model.safetensors and model.json.
+    /// Folder with model.safetensors (or model.onnx) and model.json.
     model: PathBuf,
     /// PNG or PNM images; for signals of height 1: text files of numbers; for tokens: files of one text each.
     #[arg(required = true)]

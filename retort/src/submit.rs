@@ -123,7 +123,7 @@ pub(crate) async fn submit_run(
         let card = serde_json::to_vec_pretty(&export.card).context("write model card")?;
         let files = vec![
             (
-                "model.safetensors".to_owned(),
+                export.card.weights_file().to_owned(),
                 Bytes::from(export.weights.clone()),
             ),
             ("model.json".to_owned(), Bytes::from(card)),

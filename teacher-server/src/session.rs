@@ -230,9 +230,15 @@ struct Recorder {
 impl Recorder {
     fn open(&self, serving: &Serving, card: &Card, weights: &[u8]) -> std::io::Result<Store> {
         let dataset = &serving.device.blocks.dataset;
+        let mut hash = blake3::Hasher::new();
+        hash.update(weights);
+        if let Some(onnx) = &card.model.onnx {
+            // One file answers differently by what is read of it.
+            hash.update(&serde_json::to_vec(&(onnx, card.input, &card.preprocessing))?);
+        }
         let identity = Identity {
             teacher: serving.teacher.clone(),
-            weights: blake3::hash(weights).to_hex().to_string(),
+            weights: hash.finalize().to_hex().to_string(),
             dataset_digest: dataset.digest().to_owned(),
             samples: dataset.train_len(),
             classes: card.classes,
@@ -410,8 +416,8 @@ async fn load_version(
     let mut client = retort_client::versions(data);
     let at = (serving.run.as_str(), serving.teacher.as_str());
     let card = retort_client::fetch(&mut client, at, Some(version), "model.json").await?;
-    let weights = retort_client::fetch(&mut client, at, Some(version), "model.safetensors").await?;
     let card: Card = serde_json::from_slice(&card.bytes).context("model card")?;
+    let weights = retort_client::fetch(&mut client, at, Some(version), card.weights_file()).await?;
     let classes = serving.device.blocks.dataset.classes();
     anyhow::ensure!(
         card.classes == classes,

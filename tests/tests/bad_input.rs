@@ -85,6 +85,10 @@ fn values_outside_their_bounds() {
         ("distillation.alpha=-0.5", &["distillation.alpha", "-0.5"]),
         ("students.0.replicas=0", &["students.0.replicas", "from 1"]),
         ("teachers.0.replicas=0", &["teachers.0.replicas", "from 1"]),
+        (
+            "students.0.model={ architecture = \"onnx\" }",
+            &["students.0.model.architecture", "onnx", "retort import"],
+        ),
         ("run.epochs=0", &["run.epochs", "from 1"]),
         ("students.0.teachers.0.name=nobody", &["nobody", "wide"]),
         ("students.0.device=gpu", &["students.0.device", "gpu", "flex"]),

@@ -1,6 +1,9 @@
 //! Model configuration: enough to build the same network anywhere.
 
+mod onnx;
 mod problems;
+
+pub use self::onnx::{Gives, Layout, Onnx};
 
 use std::fmt;
 
@@ -38,6 +41,9 @@ pub struct Model {
     /// `cnn`, `resnet`, `transformer`: further classifiers on the way, which learn from the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<Exits>,
+    /// `onnx` (required): how the file is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<Onnx>,
 }
 
 /// Classifiers on the way, and what each is taught: `(1 - alpha) CE(y, exit) + alpha T² KL(last || exit) +
@@ -79,6 +85,8 @@ pub enum Architecture {
     Transformer,
     /// Of tokens only: a perceptron behind the mean of their vectors.
     EmbeddingBag,
+    /// A file from elsewhere, which teaches and is never trained.
+    Onnx,
 }
 
 /// As a job spells it.
@@ -90,6 +98,7 @@ impl fmt::Display for Architecture {
             Self::Resnet => "resnet",
             Self::Transformer => "transformer",
             Self::EmbeddingBag => "embedding-bag",
+            Self::Onnx => "onnx",
         })
     }
 }
@@ -98,7 +107,7 @@ impl Model {
     /// Layers, by the architecture's default where the configuration leaves them out.
     pub fn depth(&self) -> u32 {
         self.depth.unwrap_or(match self.architecture {
-            Architecture::Mlp | Architecture::EmbeddingBag => 0,
+            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx => 0,
             Architecture::Cnn => 3,
             Architecture::Resnet => 2 * self.stages() + 2,
             Architecture::Transformer => 2,
@@ -118,7 +127,7 @@ impl Model {
     /// Parts behind which an exit may stand, but for the last one: convolutions, stages or blocks.
     pub fn segments(&self) -> u32 {
         match self.architecture {
-            Architecture::Mlp | Architecture::EmbeddingBag => 0,
+            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx => 0,
             Architecture::Cnn | Architecture::Transformer => self.depth(),
             Architecture::Resnet => self.stages(),
         }

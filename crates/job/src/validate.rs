@@ -408,6 +408,12 @@ fn check_teacher(i: usize, t: &Teacher, out: &mut Vec<Problem>) {
 }
 
 fn check_model(out: &mut Vec<Problem>, key: &str, model: &crate::Model) {
+    if model.architecture == crate::Architecture::Onnx {
+        let expected = "one that can be trained; an ONNX model only teaches: make a folder of it with `retort import`, and \
+                        say source = { kind = \"checkpoint\", path = \"FOLDER\" } without a model";
+        out.push(Problem::new(format!("{key}.architecture"), "\"onnx\"", expected));
+        return;
+    }
     for (k, value, expected) in model.problems() {
         out.push(Problem::new(format!("{key}.{k}"), value, expected));
     }

@@ -1,4 +1,4 @@
-//! Export folders: `model.safetensors` with the weights, `model.json` with everything needed to use them.
+//! Export folders: `model.safetensors` with the weights, or `model.onnx`; `model.json` with everything needed to use them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use retort_data::{Shape, Tokens};
-use retort_job::Model;
+use retort_job::{Architecture, Model};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{ClassifierError, Net, Preprocessing, Spec, WeightsError, weights};
 
-pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub const CARD_FILE: &str = "model.json";
 
 /// Version of the card's format that this code writes, and the newest that it reads.
@@ -44,13 +43,13 @@ pub struct Card {
     pub metrics: BTreeMap<String, f64>,
     /// Version of Retort that wrote the folder.
     pub retort: String,
-    /// BLAKE3 of the weights file, in hexadecimal. A hand-written card may leave it out.
+    /// BLAKE3 of [`Card::weights_file`], in hexadecimal. A hand-written card may leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_blake3: Option<String>,
 }
 
-/// What a model was trained on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a model was trained on; both are empty where nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DatasetReference {
     pub name: String,
     pub digest: String,
@@ -60,7 +59,7 @@ pub struct DatasetReference {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Export {
     pub card: Card,
-    /// A safetensors file.
+    /// The bytes of [`Card::weights_file`].
     pub weights: Vec<u8>,
 }
 
@@ -111,6 +110,14 @@ impl Card {
         }
     }
 
+    /// Name of the file beside the card.
+    pub fn weights_file(&self) -> &'static str {
+        match self.model.architecture {
+            Architecture::Onnx => "model.onnx",
+            _ => "model.safetensors",
+        }
+    }
+
     /// What it says about the network.
     pub fn spec(&self) -> Spec {
         Spec {
@@ -144,6 +151,9 @@ impl Card {
 impl Export {
     /// The model alone, of weights that may come with a projection.
     pub fn without_projection(self) -> Result<Self, WeightsError> {
+        if self.card.model.architecture == Architecture::Onnx {
+            return Ok(self);
+        }
         let Some((weights, parameters)) = weights::without_projection(&self.weights)? else {
             return Ok(self);
         };
@@ -187,7 +197,7 @@ impl Export {
             source,
         })?;
         text.push(b'\n');
-        replace(&folder.join(WEIGHTS_FILE), &self.weights)?;
+        replace(&folder.join(card.weights_file()), &self.weights)?;
         replace(&path, &text)?;
         // Makes the renames durable too.
         File::open(folder)
@@ -212,11 +222,12 @@ impl Export {
         if let Some(problem) = card.problem() {
             return Err(inconsistent(problem));
         }
-        let weights = read(&folder.join(WEIGHTS_FILE))?;
+        let file = card.weights_file();
+        let weights = read(&folder.join(file))?;
         let found = digest(&weights);
         match &card.weights_blake3 {
             Some(named) if *named != found => {
-                let expected = format!("{found}, the hash of {WEIGHTS_FILE}");
+                let expected = format!("{found}, the hash of {file}");
                 Err(inconsistent(("weights_blake3", named.clone(), expected)))
             }
             _ => Ok(Self { card, weights }),
@@ -291,6 +302,43 @@ mod tests {
     }
 
     #[test]
+    fn an_onnx_file_is_kept_as_it_came_and_is_no_network() {
+        let folder = tempfile::tempdir().unwrap();
+        let model =
+            "architecture = 'onnx'\nonnx = { input = 'x', layout = 'nhwc', output = 'y', gives = 'logits' }";
+        let spec = crate::net::fixture(model, [3, 2, 2], 5);
+        let export = Export {
+            card: Card::new("foreign", &spec, 7, DatasetReference::default()),
+            weights: b"not read".to_vec(),
+        };
+        export.save(folder.path()).unwrap();
+        let file = folder.path().join("model.onnx");
+        assert_eq!(fs::read(&file).unwrap(), export.weights);
+        let mut loaded = Export::load(folder.path()).unwrap();
+        assert!(loaded.card.weights_blake3.take().is_some());
+        assert_eq!(loaded.without_projection().unwrap(), export);
+        assert_eq!((spec.flops(), spec.layers().len()), (None, 0));
+        let device = Device::flex();
+        for message in [
+            Net::new(&spec, 0, &device).unwrap_err().to_string(),
+            spec.layer("y").unwrap_err().to_string(),
+            export.cut(1).unwrap_err().to_string(),
+        ] {
+            assert!(message.contains("ONNX"), "{message}");
+        }
+        let refused = Classifier::load(folder.path(), &device).unwrap_err().to_string();
+        let expected = if cfg!(feature = "onnx") {
+            "not a readable ONNX file"
+        } else {
+            "--features onnx"
+        };
+        assert!(refused.contains(expected), "{refused}");
+        fs::write(file, b"other").unwrap();
+        let message = Export::load(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("the hash of model.onnx"), "{message}");
+    }
+
+    #[test]
     fn errors_name_the_file_and_what_is_wrong() {
         let folder = tempfile::tempdir().unwrap();
         let missing = Export::load(folder.path()).unwrap_err();
@@ -322,7 +370,7 @@ mod tests {
             assert!(message.contains(expected), "{message}");
         }
         export.save(folder.path()).unwrap();
-        fs::write(folder.path().join(WEIGHTS_FILE), b"other").unwrap();
+        fs::write(folder.path().join(export.card.weights_file()), b"other").unwrap();
         let message = Export::load(folder.path()).unwrap_err().to_string();
         assert!(message.contains("weights_blake3"), "{message}");
     }

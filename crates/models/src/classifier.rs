@@ -5,8 +5,10 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use retort_data::Shape;
+use retort_job::Architecture;
 use thiserror::Error;
 
+use crate::onnx::{self, Graph};
 use crate::{CardError, Export, Net, Spec, SpecError, WeightsError};
 
 /// Samples of every forward pass; a last partial one is filled up with zeros. Matrix products may sum in an order that
@@ -23,6 +25,8 @@ pub enum Error {
     Spec(#[from] SpecError),
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    #[error(transparent)]
+    Onnx(#[from] onnx::Error),
     #[error("model card: parameters is {found}, expected {expected}")]
     Parameters { found: usize, expected: usize },
     #[error("{what}: {found} values, expected {expected}")]
@@ -35,10 +39,16 @@ pub enum Error {
     Device(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// A network that evaluates, on a device without autodiff.
+/// A model that evaluates: a network on a device without autodiff, or an ONNX file on the processor.
 #[derive(Debug)]
 pub struct Classifier {
-    net: Net,
+    model: Model,
+}
+
+#[derive(Debug)]
+enum Model {
+    Net(Box<Net>),
+    Onnx(Box<Graph>),
 }
 
 impl Classifier {
@@ -46,7 +56,7 @@ impl Classifier {
     pub fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
         let Export { card, weights } = Export::load(folder)?;
         let classifier = Self::from_parts(&card.spec(), &weights, device)?;
-        let (found, expected) = (card.parameters, classifier.net.parameters());
+        let (found, expected) = (card.parameters, classifier.parameters());
         if found == expected {
             Ok(classifier)
         } else {
@@ -54,16 +64,31 @@ impl Classifier {
         }
     }
 
-    /// The classifier with the weights of a safetensors file.
+    /// The classifier with the weights of a safetensors file, or the one that an ONNX file is.
     pub fn from_parts(spec: &Spec, weights: &[u8], device: &Device) -> Result<Self, Error> {
-        let net = Net::new(spec, 0, &device.clone().without_autodiff())?;
-        Ok(Self {
-            net: net.with_safetensors(weights)?,
-        })
+        let model = if spec.model.architecture == Architecture::Onnx {
+            spec.validate()?;
+            Model::Onnx(Box::new(Graph::new(spec, weights)?))
+        } else {
+            let net = Net::new(spec, 0, &device.clone().without_autodiff())?;
+            Model::Net(Box::new(net.with_safetensors(weights)?))
+        };
+        Ok(Self { model })
     }
 
     pub fn spec(&self) -> &Spec {
-        self.net.spec()
+        match &self.model {
+            Model::Net(net) => net.spec(),
+            Model::Onnx(graph) => graph.spec(),
+        }
+    }
+
+    /// How many numbers its weights are.
+    pub fn parameters(&self) -> usize {
+        match &self.model {
+            Model::Net(net) => net.parameters(),
+            Model::Onnx(graph) => graph.parameters(),
+        }
     }
 
     pub fn classes(&self) -> usize {
@@ -73,7 +98,10 @@ impl Classifier {
     /// Logits, row by row. They depend on the sample alone, not on what it is evaluated with.
     pub fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error> {
         self.check(inputs, samples)?;
-        Ok(self.net.passes(inputs, None)?.0)
+        match &self.model {
+            Model::Net(net) => Ok(net.passes(inputs, None)?.0),
+            Model::Onnx(graph) => Ok(graph.logits(inputs)?),
+        }
     }
 
     /// Logits as [`Classifier::logits`] gives them, and for each sample the output of a layer, channel by channel. They too
@@ -86,7 +114,10 @@ impl Classifier {
     ) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let (number, _) = self.spec().layer(layer)?;
         self.check(inputs, samples)?;
-        self.net.passes(inputs, Some(number))
+        match &self.model {
+            Model::Net(net) => net.passes(inputs, Some(number)),
+            Model::Onnx(_) => Err(SpecError::Foreign.into()),
+        }
     }
 
     fn check(&self, inputs: &[f32], samples: usize) -> Result<(), Error> {
@@ -112,7 +143,8 @@ impl Classifier {
 impl From<&Net> for Classifier {
     /// A classifier with the present weights of a network, which may be in training.
     fn from(net: &Net) -> Self {
-        Self { net: net.valid() }
+        let model = Model::Net(Box::new(net.valid()));
+        Self { model }
     }
 }
 

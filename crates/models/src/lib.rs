@@ -4,7 +4,8 @@
 //! * [`Spec`] says everything about a network but its weights; [`Net`] is the network, a burn module.
 //! * Weights travel as safetensors ([`Net::to_safetensors`]) or as one flat vector ([`Net::flat`]), always in the order of
 //!   their names.
-//! * [`Export`] is a folder with `model.safetensors` and its [`Card`]; [`Classifier`] evaluates one with plain data.
+//! * [`Export`] is a folder with `model.safetensors` (or `model.onnx`) and its [`Card`]; [`Classifier`] evaluates one with
+//!   plain data.
 //!
 //! This crate knows burn and must never depend on a runtime or a wire format.
 
@@ -12,10 +13,11 @@ mod card;
 mod classifier;
 pub mod device;
 mod net;
+pub mod onnx;
 mod timing;
 mod weights;
 
-pub use card::{CARD_FILE, Card, DatasetReference, Error as CardError, Export, WEIGHTS_FILE};
+pub use card::{CARD_FILE, Card, DatasetReference, Error as CardError, Export};
 pub use classifier::{Classifier, Error as ClassifierError, Evaluation};
 pub use device::Choice;
 pub use net::{Layer, Net, Outputs, Preprocessing, Projection, Spec, SpecError};

@@ -14,7 +14,8 @@ pub struct Effort {
 }
 
 impl Classifier {
-    /// Samples of one forward pass. Fewer cost as much, since a pass is always filled up.
+    /// Samples of one forward pass of a network. Fewer cost as much, since a pass is always filled up. A pass of an ONNX
+    /// model holds one sample.
     pub const PASS: usize = BATCH;
 
     /// The time of each of several calls of [`Classifier::logits`] with the same samples, one after the other from one

@@ -82,8 +82,8 @@ pub struct Teacher {
     pub parameters: u64,
     /// Size of the exported weights.
     pub bytes: u64,
-    /// Floating-point operations of one sample, twice the multiplications.
-    pub flops_per_sample: u64,
+    /// Floating-point operations of one sample, twice the multiplications; null of an ONNX model, where nobody counts.
+    pub flops_per_sample: Option<u64>,
     pub test_accuracy: Metric,
     pub test_nll: Metric,
     pub ece: Metric,
@@ -104,7 +104,7 @@ pub struct Student {
     /// Size of the exported weights.
     pub bytes: u64,
     /// Floating-point operations of one sample, twice the multiplications.
-    pub flops_per_sample: u64,
+    pub flops_per_sample: Option<u64>,
     pub test_accuracy: Metric,
     pub test_nll: Metric,
     pub ece: Metric,
@@ -172,7 +172,7 @@ pub struct ExitRow {
     /// Where it is, as in the job.
     pub at: u32,
     pub parameters: u64,
-    pub flops_per_sample: u64,
+    pub flops_per_sample: Option<u64>,
     pub test_accuracy: Metric,
 }
 

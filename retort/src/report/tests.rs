@@ -26,7 +26,7 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         name: name.to_owned(),
         parameters,
         bytes: 4 * parameters + 300,
-        flops_per_sample: 2 * parameters,
+        flops_per_sample: Some(2 * parameters),
         test_accuracy: metric(|a| a),
         test_nll: metric(|a| -a.ln()),
         ece: metric(|a| 0.2 * (1.0 - a)),
@@ -43,7 +43,7 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         exits: vec![ExitRow {
             at: 1,
             parameters: parameters / 2,
-            flops_per_sample: parameters,
+            flops_per_sample: Some(parameters),
             test_accuracy: metric(|a| a * 0.8),
         }],
         left_out: Some(LeftOut {
@@ -73,7 +73,7 @@ pub(super) fn teacher(name: &str, parameters: u64, accuracies: &[f64]) -> Teache
         name: name.to_owned(),
         parameters,
         bytes: 4 * parameters + 300,
-        flops_per_sample: 2 * parameters,
+        flops_per_sample: Some(2 * parameters),
         test_accuracy: accuracies.to_vec().into(),
         test_nll: accuracies.iter().map(|a| -a.ln()).collect::<Vec<_>>().into(),
         ece: accuracies

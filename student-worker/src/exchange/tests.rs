@@ -23,6 +23,7 @@ fn trainer(kind: OptimizerKind, clip_norm: Option<f64>) -> BurnTrainer {
             heads: None,
             dropout: 0.0,
             exits: None,
+            onnx: None,
         },
         input: Shape {
             channels: 1,

@@ -21,6 +21,7 @@ fn spec(architecture: Architecture) -> Spec {
             heads: None,
             dropout: 0.2,
             exits: None,
+            onnx: None,
         },
         input: Shape {
             channels: 1,

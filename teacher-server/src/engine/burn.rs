@@ -1,4 +1,4 @@
-//! [`TeacherEngine`] on burn.
+//! [`TeacherEngine`] on burn, and on ONNX files.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ impl BurnEngine {
         Ok(Self { classifier })
     }
 
-    /// The model with published weights, a safetensors file.
+    /// The model with published weights: a safetensors or ONNX file, as the specification says.
     pub fn from_weights(spec: &Spec, weights: &[u8], device: Choice) -> Result<Self, Error> {
         let classifier = Classifier::from_parts(spec, weights, &device.open()?)?;
         Ok(Self { classifier })

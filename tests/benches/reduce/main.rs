@@ -173,6 +173,7 @@ fn step(table: &mut Table, quick: bool) -> anyhow::Result<f64> {
         heads: None,
         dropout: 0.0,
         exits: None,
+        onnx: None,
     };
     let spec = Spec {
         model,

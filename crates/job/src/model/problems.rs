@@ -38,6 +38,7 @@ impl Model {
                 whole(&mut problems, "depth", self.depth(), MAX_BLOCKS, "blocks");
                 self.check_heads(&mut problems);
             }
+            Architecture::Onnx => self.check_onnx(&mut problems),
         }
         if !(0.0..1.0).contains(&self.dropout) {
             problems.push(problem("dropout", self.dropout, "at least 0 and less than 1"));
@@ -83,7 +84,24 @@ impl Model {
                 .filter(|_| !transformer)
                 .map(|n| problem("heads", n, unused)),
         );
+        if self.onnx.is_some() && !of(&[Architecture::Onnx]) {
+            problems.push(problem("onnx", "given", "absent: only an onnx model has it"));
+        }
         problems
+    }
+
+    fn check_onnx(&self, problems: &mut Vec<Problem>) {
+        if self.onnx.is_none() {
+            let expected = "input, layout, output and what it gives";
+            problems.push(problem("onnx", "(absent)", expected));
+        }
+        let unused = "absent: the file has its sizes";
+        let sizes = [("width", self.width), ("depth", self.depth)];
+        problems.extend(
+            sizes
+                .into_iter()
+                .filter_map(|(key, n)| Some(problem(key, n?, unused))),
+        );
     }
 
     fn check_embedding(&self, problems: &mut Vec<Problem>) {
@@ -213,6 +231,7 @@ mod tests {
             "architecture = 'transformer'\nwidth = 8",
             "architecture = 'transformer'\nwidth = 9\nheads = 3\ndepth = 64\nexits = { at = [1, 5, 63] }",
             "architecture = 'cnn'\nwidth = 8\nexits = { at = [1, 2], alpha = 1.0, temperature = 1, feature_weight = 2 }",
+            "architecture = 'onnx'\nonnx = { input = 'x', layout = 'nchw', output = 'y', gives = 'logits' }",
         ] {
             assert_eq!(keys(text), [""; 0], "{text}");
         }
@@ -289,6 +308,14 @@ mod tests {
             (
                 "architecture = 'cnn'\nwidth = 1\nexits = { at = [1], alpha = 1.1, temperature = 0, feature_weight = -1 }",
                 vec!["exits.alpha", "exits.temperature", "exits.feature_weight"],
+            ),
+            (
+                "architecture = 'onnx'\nhidden = [2]\nwidth = 8\nexits = { at = [1] }",
+                vec!["hidden", "onnx", "width", "exits.at"],
+            ),
+            (
+                "architecture = 'mlp'\nhidden = []\nonnx = { input = 'x', layout = 'flat', output = 'y', gives = 'logits' }",
+                vec!["onnx"],
             ),
             (
                 "architecture = 'transformer'\nwidth = 8\nembedding = 8",

@@ -37,11 +37,15 @@ impl Spec {
             Architecture::Resnet => resnet::layers(self),
             Architecture::Transformer => transformer::layers(self),
             Architecture::EmbeddingBag => bag::layers(self),
+            Architecture::Onnx => Vec::new(),
         }
     }
 
     /// Number and description of the layer with this name.
     pub fn layer(&self, name: &str) -> Result<(usize, Layer), SpecError> {
+        if self.model.architecture == Architecture::Onnx {
+            return Err(SpecError::Foreign);
+        }
         let layers = self.layers();
         let known: Vec<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
         let known = if known.is_empty() {
@@ -62,15 +66,17 @@ impl Spec {
     /// Floating-point operations of one sample's forward pass: twice the multiplications of all products with weights and
     /// of attention, and of the mean of an `embedding-bag`. Looking up embeddings costs none. Biases, norms, activations, pooling, softmax and preprocessing, which are of a lower order, are not
     /// counted, padding counts like what it surrounds, and neither exits nor a projection run in [`Net::forward`](crate::Net::forward).
-    pub fn flops(&self) -> u64 {
+    /// `None` of an ONNX model, which nobody counts.
+    pub fn flops(&self) -> Option<u64> {
         let body = match self.model.architecture {
             Architecture::Mlp => mlp::products(self.input_len(), self),
             Architecture::Cnn => cnn::products(self),
             Architecture::Resnet => resnet::products(self),
             Architecture::Transformer => transformer::products(self),
             Architecture::EmbeddingBag => bag::products(self),
+            Architecture::Onnx => return None,
         };
-        2 * (body + self.features() * self.classes) as u64
+        Some(2 * (body + self.features() * self.classes) as u64)
     }
 
     /// Numbers that the classifier sees.

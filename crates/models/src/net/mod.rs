@@ -92,6 +92,7 @@ impl Net {
             Architecture::Resnet => Body::Resnet(Resnet::new(spec, &mut init)),
             Architecture::Transformer => Body::Transformer(Transformer::new(spec, &mut init)),
             Architecture::EmbeddingBag => Body::EmbeddingBag(EmbeddingBag::new(spec, &mut init)),
+            Architecture::Onnx => return Err(SpecError::Foreign),
         };
         let head = Head::new(spec, spec.features(), &mut init);
         let exits = spec.exit_layers();

@@ -11,7 +11,7 @@ struct Row<'a> {
     role: &'static str,
     parameters: u64,
     bytes: u64,
-    flops: u64,
+    flops: Option<u64>,
     cost: Option<&'a Cost>,
 }
 
@@ -120,7 +120,7 @@ fn table(rows: &[Row<'_>]) -> String {
             r.role.to_owned(),
             tables::count(r.parameters),
             tables::bytes(r.bytes),
-            tables::count(r.flops),
+            r.flops.map_or_else(|| NONE.to_owned(), tables::count),
             cost(&|c| Some(milliseconds(c.latency_ms))),
             cost(&|c| Some(milliseconds(c.latency_p95_ms))),
             cost(&|c| Some(tables::count(c.samples_per_s.round() as u64))),
@@ -154,7 +154,7 @@ fn note(report: &Report, rows: &[Row<'_>], without_energy: bool) -> String {
     format!(
         "Measured on {}, device {}, which may use {}, by the call that <code>retort predict</code> makes, one after the \
          other: {calls} calls with one sample after others to warm up, then calls with {}. A forward pass always holds {}, \
-         so that one sample takes as long as they do.{energy}",
+         so that one sample takes as long as they do; of an ONNX model it holds one, or as many as the file says.{energy}",
         escape(processor),
         escape(&machine.device),
         tables::counted(machine.threads, "thread"),

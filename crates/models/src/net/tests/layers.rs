@@ -191,7 +191,7 @@ fn a_projection_that_cannot_be_says_why() {
 
 #[test]
 fn operations_by_hand() {
-    let flops = |model: &str, input| fixture(model, input, 3).flops();
+    let flops = |model: &str, input| fixture(model, input, 3).flops().unwrap();
     assert_eq!(flops("architecture = 'mlp'\nhidden = []", [1, 2, 2]), 2 * 4 * 3);
     assert_eq!(
         flops("architecture = 'mlp'\nhidden = [5, 7]", [1, 2, 2]),

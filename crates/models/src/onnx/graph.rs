@@ -1,0 +1,298 @@
+//! An ONNX model by tract.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use retort_data::Shape;
+use retort_job::{Gives, Layout, Onnx};
+use tract_onnx::pb::ModelProto;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::DimLike;
+use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_hir::ops::source::Source;
+use tract_onnx::tract_hir::ops::unimpl::UnimplementedOp;
+
+use super::{Error, Ports};
+use crate::{Preprocessing, Spec};
+
+/// How far a sum of probabilities may be from 1, for rounding in `f32` or `f16`.
+const SUM_TOLERANCE: f32 = 1e-2;
+
+/// A model that is ready to evaluate. A forward pass holds one sample (and zeros, where the file fixes a larger batch), so
+/// that logits cannot depend on the company, whatever the operators do; threads share the passes.
+#[derive(Debug)]
+pub(crate) struct Graph {
+    spec: Spec,
+    onnx: Onnx,
+    plan: Arc<TypedSimplePlan>,
+    input: Input,
+    parameters: usize,
+}
+
+/// Type and shape of the tensor that a pass takes.
+#[derive(Debug, Clone)]
+struct Input {
+    number: DatumType,
+    /// The batch first: 1, unless the file fixes another.
+    dims: Vec<usize>,
+}
+
+/// Inputs and outputs of a file.
+pub fn ports(bytes: &[u8]) -> Result<Ports, Error> {
+    let file = read(bytes)?;
+    Ok(super::ports::ports(&file.graph.unwrap_or_default()))
+}
+
+fn read(bytes: &[u8]) -> Result<ModelProto, Error> {
+    let file = tract_onnx::onnx().proto_model_for_read(&mut &bytes[..]);
+    let file = file.map_err(|e| Error::Format(format!("{e:#}")))?;
+    // Any bytes may pass for an empty message.
+    if file.graph.as_ref().is_none_or(|graph| graph.node.is_empty()) {
+        return Err(Error::Format("it holds no graph".into()));
+    }
+    Ok(file)
+}
+
+impl Graph {
+    /// A model of a file's bytes, by what the specification says of it.
+    pub(crate) fn new(spec: &Spec, bytes: &[u8]) -> Result<Self, Error> {
+        let onnx = spec.model.onnx.clone();
+        let onnx = onnx.ok_or_else(|| Error::Prepare("nothing says how the file is used".into()))?;
+        let file = read(bytes)?;
+        let parameters = super::ports::parameters(file.graph.as_ref().unwrap_or(&Default::default()));
+        // A file may hold what the library does not expect.
+        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(spec, &onnx, &file)));
+        let (plan, input) =
+            prepared.unwrap_or_else(|_| Err(Error::Prepare("the ONNX library panicked".into())))?;
+        Ok(Self {
+            spec: spec.clone(),
+            onnx,
+            plan,
+            input,
+            parameters,
+        })
+    }
+
+    pub(crate) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Numbers that its weights are.
+    pub(crate) fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    /// Logits of whole samples, row by row.
+    pub(crate) fn logits(&self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
+        let len = self.spec.input_len();
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let part = (inputs.len() / len).div_ceil(threads).max(1);
+        let parts = inputs.chunks(part * len);
+        let parts: Vec<Result<Vec<f32>, Error>> = thread::scope(|scope| {
+            let threads: Vec<_> = parts.map(|part| scope.spawn(|| self.serial(part))).collect();
+            let ends = threads.into_iter().map(|thread| thread.join());
+            ends.map(|end| end.unwrap_or_else(|_| Err(Error::Run("the ONNX library panicked".into()))))
+                .collect()
+        });
+        Ok(parts.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
+    fn serial(&self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
+        let failed = |e: TractError| Error::Run(format!("{e:#}"));
+        let (len, classes) = (self.spec.input_len(), self.spec.classes);
+        let mut state = self.plan.spawn().map_err(failed)?;
+        let mut logits = Vec::with_capacity(inputs.len() / len * classes);
+        for sample in inputs.chunks_exact(len) {
+            let tensor = self.tensor(sample).map_err(failed)?;
+            let outputs = state.run(tvec![tensor.into()]).map_err(failed)?;
+            let output = outputs[0].cast_to::<f32>().map_err(failed)?;
+            let plain = output.try_as_plain_ram().map_err(failed)?;
+            let row = &plain.as_slice::<f32>().map_err(failed)?[..classes];
+            match self.onnx.gives {
+                Gives::Logits => logits.extend_from_slice(row),
+                Gives::Probabilities => {
+                    self.check_sum(row)?;
+                    logits.extend(row.iter().map(|p| p.max(f32::MIN_POSITIVE).ln()));
+                }
+            }
+        }
+        Ok(logits)
+    }
+
+    fn check_sum(&self, row: &[f32]) -> Result<(), Error> {
+        let sum: f32 = row.iter().sum();
+        let negative = row.iter().any(|&p| p < 0.0);
+        if (sum - 1.0).abs() <= SUM_TOLERANCE && !negative {
+            return Ok(());
+        }
+        let name = self.onnx.output.clone();
+        Err(Error::Sum { name, sum })
+    }
+
+    /// A sample as the model takes it: preprocessed, in its layout and type, alone in its batch.
+    fn tensor(&self, sample: &[f32]) -> TractResult<Tensor> {
+        let Shape {
+            channels,
+            height,
+            width,
+        } = self.spec.input;
+        let pixels = height * width;
+        let Preprocessing { mean, std } = &self.spec.preprocessing;
+        let mut values = vec![0f32; self.input.dims.iter().product()];
+        for (i, &value) in sample.iter().enumerate() {
+            let (channel, pixel) = (i / pixels, i % pixels);
+            let place = match self.onnx.layout {
+                Layout::Nchw | Layout::Flat => i,
+                Layout::Nhwc => pixel * channels + channel,
+            };
+            values[place] = (value - mean[channel]) / std[channel];
+        }
+        if self.input.number.is_integer() {
+            values.iter_mut().for_each(|value| *value = value.round());
+        }
+        let tensor = Tensor::from_shape(&self.input.dims, &values)?;
+        Ok(tensor.cast_to_dt(self.input.number)?.into_owned())
+    }
+}
+
+/// The part of the file between input and output, with a fixed batch.
+fn prepare(spec: &Spec, onnx: &Onnx, file: &ModelProto) -> Result<(Arc<TypedSimplePlan>, Input), Error> {
+    let failed = |e: TractError| Error::Prepare(format!("{e:#}"));
+    // What files say of inner and output shapes is often wrong, or names the batch in two ways.
+    let library = tract_onnx::onnx()
+        .with_ignore_value_info(true)
+        .with_ignore_output_shapes(true);
+    let parsed = library.parse(file, None).map_err(failed)?;
+    let mut model = parsed.model;
+    let input = find_input(&model, onnx)?;
+    let output = parsed.outlets_by_name.get(&onnx.output);
+    let output = *output.ok_or_else(|| Error::Name {
+        key: "output",
+        name: onnx.output.clone(),
+        known: format!("a tensor of the file, such as its outputs {:?}", outputs(file)),
+    })?;
+    model.select_output_outlets(&[output]).map_err(failed)?;
+    check_path(&model, onnx, input)?;
+    model.set_input_outlets(&[input]).map_err(failed)?;
+    let takes = shape(spec, onnx, model.outlet_fact(input).map_err(failed)?)?;
+    let fact = InferenceFact::dt_shape(takes.number, &takes.dims);
+    let typed = model.with_input_fact(0, fact).and_then(|m| m.into_optimized());
+    let typed = typed.map_err(failed)?;
+    let gives = &typed.output_fact(0).map_err(failed)?.shape;
+    let dims = gives.as_concrete();
+    let fits = dims.is_some_and(|dims| {
+        dims.first() == takes.dims.first() && dims[1..].iter().product::<usize>() == spec.classes
+    });
+    if !fits {
+        return Err(Error::Classes {
+            name: onnx.output.clone(),
+            batch: takes.dims[0],
+            found: format!("{gives:?}").replace(',', " x "),
+            classes: spec.classes,
+        });
+    }
+    Ok((typed.into_runnable().map_err(failed)?, takes))
+}
+
+fn outputs(file: &ModelProto) -> Vec<&str> {
+    let graph = file.graph.iter();
+    graph
+        .flat_map(|graph| &graph.output)
+        .map(|output| output.name.as_str())
+        .collect()
+}
+
+fn find_input(model: &InferenceModel, onnx: &Onnx) -> Result<OutletId, Error> {
+    let name = |outlet: &&OutletId| model.node(outlet.node).name.as_str();
+    let inputs = model.inputs.iter();
+    inputs
+        .clone()
+        .find(|outlet| name(outlet) == onnx.input)
+        .copied()
+        .ok_or_else(|| Error::Name {
+            key: "input",
+            name: onnx.input.clone(),
+            known: format!("one of {:?}", inputs.map(|o| name(&o)).collect::<Vec<_>>()),
+        })
+}
+
+/// What lies between input and output must be computable from that input.
+fn check_path(model: &InferenceModel, onnx: &Onnx, input: OutletId) -> Result<(), Error> {
+    let order = model.eval_order();
+    let order = order.map_err(|e| Error::Prepare(format!("{e:#}")))?;
+    let nodes = order.iter().map(|&id| model.node(id));
+    let unknown = nodes.clone().filter(|node| node.op_is::<UnimplementedOp>());
+    let mut unknown: Vec<String> = unknown
+        .map(|node| node.op.name().replace("Unimplemented(", "").replace(')', ""))
+        .collect();
+    unknown.sort();
+    unknown.dedup();
+    if !unknown.is_empty() {
+        return Err(Error::Operators(unknown.join(", ")));
+    }
+    let sources: Vec<_> = nodes.filter(|node| node.op_is::<Source>()).collect();
+    if sources.len() == 1 && sources[0].id == input.node {
+        return Ok(());
+    }
+    let mut needs: Vec<&str> = sources.iter().map(|node| node.name.as_str()).collect();
+    needs.sort_unstable();
+    Err(Error::Inputs {
+        output: onnx.output.clone(),
+        input: onnx.input.clone(),
+        needs: format!("{needs:?}"),
+    })
+}
+
+/// Checks what the file declares of its input against the samples.
+fn shape(spec: &Spec, onnx: &Onnx, declared: &InferenceFact) -> Result<Input, Error> {
+    let Shape {
+        channels,
+        height,
+        width,
+    } = spec.input;
+    let sample = match onnx.layout {
+        Layout::Nchw => vec![channels, height, width],
+        Layout::Nhwc => vec![height, width, channels],
+        Layout::Flat => vec![spec.input_len()],
+    };
+    let refused = |expected: String| Error::Input {
+        name: onnx.input.clone(),
+        found: format!("{declared:?}"),
+        expected,
+    };
+    let number = declared.datum_type.concretize();
+    let number = number.filter(|number| {
+        let known = [
+            f32::datum_type(),
+            u8::datum_type(),
+            i32::datum_type(),
+            i64::datum_type(),
+        ];
+        known.contains(number)
+    });
+    let number = number.ok_or_else(|| refused("f32, u8, i32 or i64".into()))?;
+    let extents: Vec<Option<usize>> = declared
+        .shape
+        .dims()
+        .map(|dim| dim.concretize().and_then(|dim| dim.to_usize().ok()))
+        .collect();
+    let known_rank = declared.shape.rank().concretize().is_some();
+    let fits = extents.len() == sample.len() + 1
+        && extents[1..]
+            .iter()
+            .zip(&sample)
+            .all(|(has, needs)| has.is_none_or(|has| has == *needs));
+    if known_rank && !fits {
+        let dims: Vec<String> = sample.iter().map(usize::to_string).collect();
+        return Err(refused(format!(
+            "batch x {} for samples of {} in the layout {}",
+            dims.join(" x "),
+            spec.input,
+            format!("{:?}", onnx.layout).to_lowercase()
+        )));
+    }
+    let batch = extents.first().copied().flatten().unwrap_or(1);
+    let dims = std::iter::once(batch).chain(sample).collect();
+    Ok(Input { number, dims })
+}
