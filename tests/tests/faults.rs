@@ -415,7 +415,8 @@ fn grows_and_shrinks(strategy: &str, epochs: u64) -> Vec<Vec<(String, u64)>> {
         replicas(&fleet, 4);
         eventually("a guest's part of a merge", LIMIT, || {
             let student = fleet.student()?;
-            let brought = |w: &Value| names.iter().any(|n| w["worker"] == *n) && w["merged"].as_u64() > Some(0);
+            let brought =
+                |w: &Value| names.iter().any(|n| w["worker"] == *n) && w["merged"].as_u64() > Some(0);
             student["workers"].as_array()?.iter().any(brought).then_some(())
         })
         .unwrap();

@@ -29,7 +29,9 @@ fn metrics(address: &str) -> Option<Exposition> {
 #[test]
 fn a_run_can_be_watched_while_it_trains() {
     let h = harness();
-    let (job, out) = (h.job("job.toml", ONLINE), h.path("out"));
+    // Long enough that the second seed trains while the pages of the first are read.
+    let job = ONLINE.replace("epochs = 6", "epochs = 60");
+    let (job, out) = (h.job("job.toml", &job), h.path("out"));
     let running = h.start(&["run", text(&job), "--out", text(&out), "--json", "--seeds", "2"]);
     let address = eventually("the HTTP port", LIMIT, || dashboard(&out)).unwrap();
     let first = eventually("a run", LIMIT, || {
