@@ -12,6 +12,7 @@
 mod card;
 mod classifier;
 pub mod device;
+pub mod host;
 mod net;
 pub mod onnx;
 mod timing;
@@ -20,7 +21,7 @@ mod weights;
 pub use card::{CARD_FILE, Card, DatasetReference, Error as CardError, Export};
 pub use classifier::{Classifier, Error as ClassifierError, Evaluation};
 pub use device::Choice;
-pub use net::{Layer, Net, Outputs, Preprocessing, Projection, Spec, SpecError};
+pub use net::{Layer, Net, Outputs, Pass, PassError, Preprocessing, Projection, Spec, SpecError};
 pub use timing::Effort;
 pub use weights::Error as WeightsError;
 

@@ -3,6 +3,7 @@
 use burn::optim::{LearningRate, Optimizer, RecordState, StateSink, StateSource, join_path};
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
+use retort_models::host;
 
 /// PyTorch's, as are the defaults below.
 pub(super) const EPSILON: f32 = 1e-8;
@@ -54,12 +55,10 @@ impl Optimizer for Adam {
         gradient: Tensor<D>,
         state: Option<State>,
     ) -> (Tensor<D>, Option<State>) {
-        let device = weights.device();
-        let (mut weights, gradient) = (weights.into_data(), gradient.into_data());
         let mut state = state.unwrap_or_else(|| State {
             time: 0,
-            moment_1: TensorData::zeros::<f32, _>(gradient.shape().clone()),
-            moment_2: TensorData::zeros::<f32, _>(gradient.shape().clone()),
+            moment_1: TensorData::zeros::<f32, _>(gradient.shape()),
+            moment_2: TensorData::zeros::<f32, _>(gradient.shape()),
         });
         state.time += 1;
         let time = i32::try_from(state.time).unwrap_or(i32::MAX); // by then the powers are 0
@@ -71,13 +70,11 @@ impl Optimizer for Adam {
             epsilon: EPSILON * root,
             rate: rate as f32,
         };
-        update(
-            values(&mut weights),
-            gradient.as_slice().expect("gradients are f32"),
-            [values(&mut state.moment_1), values(&mut state.moment_2)],
-            factors,
-        );
-        (Tensor::from_data(weights, &device), Some(state))
+        let moments = [values(&mut state.moment_1), values(&mut state.moment_2)];
+        let weights = host::change(weights, gradient, |weights, gradient| {
+            update(weights, gradient, moments, factors);
+        });
+        (weights, Some(state))
     }
 
     /// It stays with the processor.
@@ -87,7 +84,7 @@ impl Optimizer for Adam {
 }
 
 fn values(data: &mut TensorData) -> &mut [f32] {
-    data.as_mut_slice().expect("weights and moments are f32")
+    data.as_mut_slice().expect("moments are f32")
 }
 
 fn update(weights: &mut [f32], gradient: &[f32], [moments_1, moments_2]: [&mut [f32]; 2], factors: Factors) {
@@ -159,6 +156,17 @@ mod tests {
         net
     }
 
+    #[cfg(feature = "libtorch")]
+    fn at(net: &Linear, device: &Device) -> Linear {
+        let weight = Tensor::<2>::from_data(net.weight.val().to_data(), device).require_grad();
+        let bias = net.bias.as_ref().expect("a bias").val().to_data();
+        let bias = Tensor::<1>::from_data(bias, device).require_grad();
+        Linear {
+            weight: burn::module::Param::from_tensor(weight),
+            bias: Some(burn::module::Param::from_tensor(bias)),
+        }
+    }
+
     fn weights(net: &Linear) -> Vec<f32> {
         net.weight.val().try_into_vec_as().unwrap()
     }
@@ -181,6 +189,28 @@ mod tests {
             let found = steps(&mut ours, net.clone(), 0, 5);
             assert_eq!(weights(&found), weights(&expected), "penalty {penalty}");
             assert_ne!(weights(&found), weights(&net));
+        }
+    }
+
+    #[cfg(feature = "libtorch")]
+    #[expect(deprecated, reason = "the libtorch backend is deprecated upstream")]
+    #[test]
+    fn on_libtorch_it_is_the_same_and_weights_that_others_hold_stay() {
+        let adam = || {
+            ModuleOptimizer::from(Adam {
+                penalty: 0.01,
+                decay: 0.0,
+            })
+        };
+        let start = linear(&Device::flex().autodiff());
+        let expected = weights(&steps(&mut adam(), start.clone(), 0, 5));
+        let net = at(&start, &Device::libtorch().autodiff());
+        let held = net.clone();
+        let before = weights(&held);
+        let found = weights(&steps(&mut adam(), net, 0, 5));
+        assert_eq!(weights(&held), before);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-5, "{found} {expected}");
         }
     }
 

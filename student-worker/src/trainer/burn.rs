@@ -6,7 +6,7 @@ use retort_codec::Features;
 use retort_data::rng::{self, Rng};
 use retort_job::{FeatureLoss, Loss, Optimizer};
 use retort_losses::{Combined, CrossEntropy, Labels, Objective};
-use retort_models::{Choice, Classifier, Device, Evaluation, Net, Outputs, Spec};
+use retort_models::{Choice, Classifier, Device, Evaluation, Net, Outputs, Pass, Spec};
 use tracing::trace_span;
 
 use super::gradient;
@@ -163,7 +163,7 @@ impl BurnTrainer {
         }
     }
 
-    fn outputs(&self, batch: &Batch) -> Result<Outputs, Error> {
+    fn pass(&self, batch: &Batch) -> Result<Pass, Error> {
         let shape = self.net().spec().input;
         let dims = [batch.samples, shape.channels, shape.height, shape.width];
         let inputs = Tensor::from_data(TensorData::new(batch.inputs.clone(), dims), &self.device);
@@ -171,7 +171,7 @@ impl BurnTrainer {
         let hint = batch.soft.as_ref().and_then(|soft| soft.hint.as_ref());
         Ok(self
             .net()
-            .forward_all(inputs, Some(&mut noise), hint.map(|h| h.layer.as_str()))?)
+            .pass(inputs, Some(&mut noise), hint.map(|h| h.layer.as_str()))?)
     }
 
     fn targets(&self, targets: &Targets, samples: usize) -> retort_losses::Targets {
@@ -222,11 +222,10 @@ impl BurnTrainer {
 
 impl BurnTrainer {
     /// The loss and its parts, in the order of [`report`].
-    fn loss(&self, batch: &Batch) -> Result<(Tensor<1>, Vec<Tensor<1>>), Error> {
-        let outputs = self.outputs(batch)?;
+    fn loss(&self, batch: &Batch, outputs: &Outputs) -> Result<(Tensor<1>, Vec<Tensor<1>>), Error> {
         let labels = Labels::new(&batch.labels, &self.device);
-        let exits = exits::loss(self.net().spec().model.exits.as_ref(), &outputs, &labels);
-        let Outputs { logits, features, .. } = outputs;
+        let exits = exits::loss(self.net().spec().model.exits.as_ref(), outputs, &labels);
+        let Outputs { logits, features, .. } = outputs.clone();
         let (total, parts) = match &batch.soft {
             Some(soft) => {
                 let combined = Combined {
@@ -257,10 +256,14 @@ impl BurnTrainer {
     /// The gradient of a batch. Nothing of the trainer changes.
     fn gradients(&self, batch: &Batch) -> Result<(GradientsParams, StepReport), Error> {
         self.check(batch)?;
-        let (total, parts) = trace_span!("forward").in_scope(|| self.loss(batch))?;
+        let (pass, total, parts) = trace_span!("forward").in_scope(|| {
+            let pass = self.pass(batch)?;
+            let (total, parts) = self.loss(batch, &pass.outputs)?;
+            Ok::<_, Error>((pass, total, parts))
+        })?;
         // The backward pass is queued before anything is read back, and all is read in one transfer.
-        let gradients =
-            trace_span!("backward").in_scope(|| GradientsParams::from_grads(total.backward(), self.net()));
+        let gradients = trace_span!("backward").in_scope(|| pass.gradients(&total, self.net()));
+        let gradients = gradients.map_err(|e| device_error("find the gradient", e))?;
         let mut scalars = vec![total.without_autodiff()];
         scalars.extend(parts);
         let scalars = Tensor::cat(scalars, 0).try_into_vec_as::<f32>();

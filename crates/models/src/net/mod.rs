@@ -5,8 +5,10 @@ mod cnn;
 mod cut;
 mod head;
 mod init;
+mod kernels;
 mod layers;
 mod mlp;
+mod pass;
 mod resnet;
 mod spec;
 #[cfg(test)]
@@ -17,6 +19,7 @@ mod transformer;
 pub(crate) use tests::{fixture, random_values, text_fixture};
 
 pub use self::layers::Layer;
+pub use self::pass::{Pass, PassError};
 pub use self::spec::{Preprocessing, Projection, Spec, SpecError};
 
 use burn::module::Module;
@@ -254,7 +257,8 @@ impl Dropout<'_> {
             (0..dims.iter().product::<usize>()).map(|_| if noise.uniform_f32() < rate { 0.0 } else { scale });
         let mask = TensorData::new(mask.collect::<Vec<f32>>(), dims);
         let device = x.device();
-        x * Tensor::from_data(mask, &device)
+        // The product may be written over its first operand; the gradient of what made x may need x.
+        Tensor::from_data(mask, &device) * x
     }
 }
 

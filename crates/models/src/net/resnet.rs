@@ -6,6 +6,7 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 
+use super::kernels::group_norm;
 use super::layers::{Layer, Taps};
 use super::{Init, Spec, window};
 
@@ -138,7 +139,7 @@ impl Resnet {
     /// - inputs: `[n, channels, height, width]`
     /// - output: `[n, channels, positions]`, the last stage's
     pub(super) fn forward(&self, inputs: Tensor<4>, taps: &mut Taps) -> Tensor<3> {
-        let mut x = relu(self.stem_norm.forward(self.stem.forward(inputs)));
+        let mut x = relu(group_norm(&self.stem_norm, self.stem.forward(inputs)));
         taps.offer(0, || x.clone().flatten(2, 3));
         for (stage, blocks) in self.blocks.chunks(self.blocks_per_stage).enumerate() {
             x = blocks.iter().fold(x, |x, block| block.forward(x));
@@ -164,12 +165,13 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let y = relu(self.norm1.forward(self.conv1.forward(x.clone())));
-        let y = self.norm2.forward(self.conv2.forward(y));
+        let y = relu(group_norm(&self.norm1, self.conv1.forward(x.clone())));
+        let y = group_norm(&self.norm2, self.conv2.forward(y));
         let x = match &self.shortcut {
-            Some(shortcut) => shortcut.norm.forward(shortcut.conv.forward(x)),
+            Some(shortcut) => group_norm(&shortcut.norm, shortcut.conv.forward(x)),
             None => x,
         };
-        relu(x + y)
+        // The sum may be written over its first operand; the gradient of a convolution needs x.
+        relu(y + x)
     }
 }

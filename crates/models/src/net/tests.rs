@@ -7,6 +7,7 @@ use crate::{Classifier, WeightsError};
 
 mod exits;
 mod layers;
+mod pass;
 mod tokens;
 mod transformer;
 

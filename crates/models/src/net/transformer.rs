@@ -163,9 +163,10 @@ impl Block {
     /// - unseen: `[n, 1, 1, tokens]`, what is added to the scores of a token's key
     fn forward(&self, x: Tensor<3>, unseen: Option<&Tensor<4>>, dropout: &mut Dropout<'_>) -> Tensor<3> {
         let attended = self.attend(self.norm1.forward(x.clone()), unseen);
-        let x = x + dropout.apply(attended);
+        // A sum may be written over its first operand; the gradient of a norm needs x.
+        let x = dropout.apply(attended) + x;
         let y = gelu(self.up.forward(self.norm2.forward(x.clone())));
-        x + dropout.apply(self.down.forward(y))
+        dropout.apply(self.down.forward(y)) + x
     }
 
     /// Every token a mean of all tokens' values, weighted by how well their keys match its query, head by head.

@@ -1,0 +1,97 @@
+use burn::optim::{GradientsParams, SgdConfig};
+
+use super::*;
+
+/// Logits, and the weights less the gradient of a loss of all outputs.
+fn step(spec: &Spec, device: &Device) -> [Vec<f32>; 2] {
+    let net = Net::new(spec, 5, device).unwrap();
+    let last = spec.layers().last().map(|layer| layer.name.clone());
+    let mut noise = Rng::new(3);
+    let pass = net
+        .pass(random(spec, 4, 1, device), Some(&mut noise), last.as_deref())
+        .unwrap();
+    let Outputs {
+        logits,
+        pooled,
+        exits,
+        hints,
+        features,
+    } = pass.outputs.clone();
+    let by_class = Tensor::<2>::from_floats([[1.0, -2.0, 0.5]], device);
+    let mut loss = (logits.clone() * by_class).sum() + pooled.powi_scalar(2).sum();
+    for output in exits.into_iter().chain(hints) {
+        loss = loss + output.powi_scalar(2).sum();
+    }
+    if let Some(features) = features {
+        loss = loss + features.powi_scalar(2).mean();
+    }
+    let gradients = pass.gradients(&loss, &net).unwrap();
+    let net = SgdConfig::new().init().step(0.1, net, gradients);
+    [values(logits), net.flat()]
+}
+
+#[test]
+fn on_flex_it_is_a_forward_and_a_backward_pass() {
+    let device = Device::flex().autodiff();
+    let spec = fixture(MODELS[5], [1, 8, 8], 3);
+    let net = Net::new(&spec, 5, &device).unwrap();
+    let gradients = |pass: bool| {
+        let inputs = random(&spec, 4, 1, &device);
+        let gradients = if pass {
+            let pass = net.pass(inputs, None, None).unwrap();
+            let loss = pass.outputs.logits.clone().powi_scalar(2).sum();
+            pass.gradients(&loss, &net).unwrap()
+        } else {
+            let loss = net.forward(inputs, None).powi_scalar(2).sum();
+            GradientsParams::from_grads(loss.backward(), &net)
+        };
+        SgdConfig::new().init().step(0.1, net.clone(), gradients).flat()
+    };
+    assert_eq!(gradients(true), gradients(false));
+    assert_eq!(step(&spec, &device), step(&spec, &device));
+}
+
+#[cfg(feature = "libtorch")]
+mod libtorch {
+    #![expect(deprecated, reason = "the libtorch backend is deprecated upstream")]
+
+    use burn::tensor::Tolerance;
+
+    use super::*;
+
+    #[test]
+    fn gradients_are_those_of_flex() {
+        let texts = TEXT_MODELS.map(|model| text_fixture(model, 12, 3));
+        let images = MODELS
+            .iter()
+            .flat_map(|model| [[1, 8, 8], [1, 1, 40], [3, 9, 7]].map(|input| fixture(model, input, 3)));
+        for spec in texts.into_iter().chain(images) {
+            let expected = step(&spec, &Device::flex().autodiff());
+            let found = step(&spec, &Device::libtorch().autodiff());
+            for (expected, found) in expected.into_iter().zip(found) {
+                let [expected, found] =
+                    [expected, found].map(|values| TensorData::new(values.clone(), [values.len()]));
+                found.assert_approx_eq::<f32>(&expected, Tolerance::absolute(1e-4));
+            }
+        }
+    }
+
+    /// Between the two ways other passes use the same weights.
+    #[test]
+    fn passes_do_not_disturb_each_other() {
+        let device = Device::libtorch().autodiff();
+        let spec = fixture(MODELS[5], [1, 8, 8], 3);
+        let net = Net::new(&spec, 5, &device).unwrap();
+        let start = |seed| net.pass(random(&spec, 4, seed, &device), None, None).unwrap();
+        let back = |pass: Pass| {
+            let loss = pass.outputs.logits.clone().sum();
+            let gradients = pass.gradients(&loss, &net).unwrap();
+            SgdConfig::new().init().step(0.1, net.clone(), gradients).flat()
+        };
+        let alone = back(start(1));
+        let passes = [start(2), start(1), start(3)];
+        let together = passes.map(back);
+        assert_eq!(together[1], alone);
+        assert_ne!(together[0], alone);
+    }
+}
