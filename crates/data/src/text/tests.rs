@@ -67,6 +67,58 @@ fn all_formats_say_the_same() {
 }
 
 #[test]
+fn files_are_read_by_their_list_and_classes_come_in_the_order_given() {
+    let list = b"{\"text\":\"a/x.rs\",\"label\":\"rust\"}\n{\"text\":\"y\"}\n";
+    let folder = folder(&[
+        ("train.jsonl", list),
+        ("test.csv", b"text,label\ny,python\n"),
+        ("classes.txt", b"rust\npython\nada\n"),
+        ("y", b"  import re\n"),
+    ]);
+    fs::create_dir(folder.path().join("a")).expect("create");
+    fs::write(folder.path().join("a/x.rs"), b"fn").expect("write");
+    let config = TextConfig {
+        tokens: Tokens::FileBytes {},
+        length: 8,
+        ..TextConfig::default()
+    };
+    let set = load(&config, folder.path(), None).expect("load");
+    assert_eq!(set.class_names, ["rust", "python", "ada"]);
+    assert_eq!(texts(&set.pool), [("fnfn".to_owned(), 0)]);
+    assert_eq!(texts(&set.test), [("impot re".to_owned(), 1)]);
+    assert_eq!(texts(&set.unlabelled), [("impot re".to_owned(), UNLABELLED)]);
+
+    fs::write(folder.path().join("classes.txt"), b"rust\n\n").expect("write");
+    let message = load(&config, folder.path(), None)
+        .err()
+        .expect("an error")
+        .to_string();
+    assert!(
+        message.ends_with("classes.txt line 2: line = \"\": expected the name of a class, each once"),
+        "{message}"
+    );
+    fs::write(folder.path().join("classes.txt"), b"ada\n").expect("write");
+    let message = load(&config, folder.path(), None)
+        .err()
+        .expect("an error")
+        .to_string();
+    assert!(
+        message.ends_with("label = \"rust\": expected one of the 1 names in classes.txt"),
+        "{message}"
+    );
+    fs::write(folder.path().join("classes.txt"), b"rust\npython\n").expect("write");
+    fs::remove_file(folder.path().join("y")).expect("remove");
+    let message = load(&config, folder.path(), None)
+        .err()
+        .expect("an error")
+        .to_string();
+    assert!(
+        message.contains("line 2: text = \"y\": expected a file that can be read"),
+        "{message}"
+    );
+}
+
+#[test]
 fn quotes_mean_themselves_between_tabs() {
     let folder = folder(&[
         ("train.tsv", b"text\tlabel\n\"half a quote\ta\n"),

@@ -26,6 +26,9 @@ impl Model {
                 self.check_hidden(&mut problems);
             }
             Architecture::Cnn => {
+                if self.embedding.is_some() {
+                    self.check_embedding(&mut problems);
+                }
                 self.check_width(&mut problems);
                 whole(&mut problems, "depth", self.depth(), MAX_CNN_DEPTH, "layers");
             }
@@ -54,8 +57,8 @@ impl Model {
         let mut problems = Vec::new();
         let of = |architectures: &[Architecture]| architectures.contains(&self.architecture);
         let bag = of(&[Architecture::EmbeddingBag]);
-        let unused = "absent: only an embedding-bag has embeddings of its own width";
-        let embedding = self.embedding.filter(|_| !bag);
+        let unused = "absent: only an embedding-bag and a cnn of tokens have embeddings of their own width";
+        let embedding = self.embedding.filter(|_| !bag && !of(&[Architecture::Cnn]));
         problems.extend(embedding.map(|n| problem("embedding", n, unused)));
         let perceptron = of(&[Architecture::Mlp, Architecture::EmbeddingBag]);
         if let Some(hidden) = self.hidden.as_ref().filter(|_| !perceptron) {
@@ -222,7 +225,7 @@ mod tests {
             "architecture = 'mlp'\nhidden = []",
             "architecture = 'mlp'\nhidden = [32, 16]\ndropout = 0.5",
             "architecture = 'cnn'\nwidth = 8",
-            "architecture = 'cnn'\nwidth = 1\ndepth = 6",
+            "architecture = 'cnn'\nwidth = 1\ndepth = 6\nembedding = 2",
             "architecture = 'resnet'\nwidth = 16\ndepth = 200",
             "architecture = 'resnet'\nwidth = 16\nstages = 1\ndepth = 4",
             "architecture = 'resnet'\nwidth = 16\nstages = 2\nexits = { at = [1] }",

@@ -180,9 +180,12 @@ impl Spec {
     /// Ids are no quantities, and numbers are no ids.
     fn check_tokens(&self) -> Result<(), SpecError> {
         let found = self.model.architecture;
+        let embeds = self.model.embedding.is_some();
         let misfit = match (found, &self.tokens) {
-            (Architecture::Mlp | Architecture::Cnn | Architecture::Resnet, Some(_)) => {
-                Some(("embedding-bag or transformer", "tokens"))
+            (Architecture::Cnn, Some(_)) if !embeds => Some(("a cnn with an embedding", "tokens")),
+            (Architecture::Cnn, None) if embeds => Some(("a cnn without an embedding", "numbers")),
+            (Architecture::Mlp | Architecture::Resnet, Some(_)) => {
+                Some(("embedding-bag, cnn or transformer", "tokens"))
             }
             (Architecture::EmbeddingBag, None) => Some(("mlp, cnn, resnet or transformer", "numbers")),
             _ => None,
