@@ -1,6 +1,7 @@
 //! Texts with labels, or lists of files, from JSON lines or tables, as token ids.
 
 mod error;
+mod next;
 mod rows;
 mod tokens;
 
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::Error;
+pub use self::next::Next;
 use self::rows::{Kind, Reader, Row, quoted};
 pub(crate) use self::tokens::PADDING;
 pub use self::tokens::Tokens;
@@ -37,6 +39,9 @@ pub struct TextConfig {
     pub tokens: Tokens,
     /// Tokens of a sample: longer ones are cut, shorter ones filled up with padding.
     pub length: u32,
+    /// Instead of labels, what comes next: a language model. The files are plain text then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Next>,
 }
 
 impl Default for TextConfig {
@@ -46,6 +51,7 @@ impl Default for TextConfig {
             label: "label".to_owned(),
             tokens: Tokens::default(),
             length: 128,
+            next: None,
         }
     }
 }
@@ -71,6 +77,16 @@ impl TextConfig {
             let expected = format!("1..={MAX_LENGTH} tokens");
             problems.push(("length".to_owned(), self.length.to_string(), expected));
         }
+        if let Some(next) = &self.next {
+            if next.stride == 0 {
+                let expected = "at least 1 byte".to_owned();
+                problems.push(("next.stride".to_owned(), "0".to_owned(), expected));
+            }
+            if self.tokens != (Tokens::Bytes {}) {
+                let expected = "{ kind = \"bytes\" }, which text.next tells the next one of".to_owned();
+                problems.push(("tokens".to_owned(), format!("{:?}", self.tokens), expected));
+            }
+        }
         problems
     }
 }
@@ -80,6 +96,8 @@ pub(crate) struct Texts {
     pub(crate) class_names: Vec<String>,
     pub(crate) pool: Samples,
     pub(crate) test: Samples,
+    /// Which samples of the pool belong together, where they overlap; else empty.
+    pub(crate) pages: Vec<u32>,
     /// Further training samples, which have no label.
     pub(crate) unlabelled: Samples,
 }
@@ -87,6 +105,9 @@ pub(crate) struct Texts {
 /// Reads a folder, or one file whose test samples are chosen by a hash of the text. `more` names a file of texts without
 /// labels.
 pub(crate) fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Result<Texts, Error> {
+    if let Some(next) = &config.next {
+        return next::load(config, next, path);
+    }
     let (train, test) = files(path)?;
     let (mut pool, mut held_out, mut unlabelled) =
         (Builder::new(config), Builder::new(config), Builder::new(config));
@@ -161,6 +182,7 @@ pub(crate) fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Res
     Ok(Texts {
         pool: pool.samples(),
         test: held_out.samples(),
+        pages: Vec::new(),
         unlabelled: unlabelled.samples(),
         class_names,
     })

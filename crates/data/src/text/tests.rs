@@ -119,6 +119,44 @@ fn files_are_read_by_their_list_and_classes_come_in_the_order_given() {
 }
 
 #[test]
+fn what_comes_next_is_the_label() {
+    let folder = folder(&[
+        ("train.txt", b"abcabd\n"),
+        ("test.txt", b"caba"),
+        ("one.txt", b"0123456789"),
+    ]);
+    let next = |stride| TextConfig {
+        next: Some(Next { stride }),
+        ..bytes(3)
+    };
+    let set = load(&next(1), folder.path(), None).expect("load");
+    assert_eq!(set.class_names, ["\\n", "a", "b", "c", "d"]);
+    let pool = [("abc", 1), ("bca", 2), ("cab", 4), ("abd", 0)];
+    let pool = pool.map(|(text, class)| (text.to_owned(), class));
+    assert_eq!(texts(&set.pool), pool);
+    assert_eq!(texts(&set.test), [("cab".to_owned(), 1)]);
+    assert_eq!((set.unlabelled.len(), set.pages), (0, vec![0; 4]));
+    let set = load(&next(3), folder.path(), None).expect("load");
+    assert_eq!(texts(&set.pool), [pool[0].clone(), pool[3].clone()]);
+
+    let message = |name: &str| {
+        let error = load(&next(1), &folder.path().join(name), None).err();
+        error.expect("an error").to_string()
+    };
+    assert!(
+        message("one.txt")
+            .ends_with("one.txt gives 0 samples of 3 bytes and the next one, expected 1 to 2147483647")
+    );
+    assert!(message("none.txt").starts_with("read "));
+    let config = TextConfig {
+        next: Some(Next { stride: 0 }),
+        ..TextConfig::default()
+    };
+    let keys: Vec<String> = config.problems().into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys, ["next.stride", "tokens"]);
+}
+
+#[test]
 fn quotes_mean_themselves_between_tabs() {
     let folder = folder(&[
         ("train.tsv", b"text\tlabel\n\"half a quote\ta\n"),

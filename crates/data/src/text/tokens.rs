@@ -152,7 +152,7 @@ impl Tokens {
     }
 }
 
-fn id(byte: &u8) -> u16 {
+pub(super) fn id(byte: &u8) -> u16 {
     1 + u16::from(*byte)
 }
 

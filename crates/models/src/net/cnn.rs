@@ -1,7 +1,6 @@
 //! Plain convolutional networks.
 
 use burn::module::Module;
-use burn::nn::Embedding;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
@@ -9,14 +8,12 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 
 use super::layers::{Layer, Taps};
-use super::{Init, Spec, tokens, window};
+use super::{Init, Spec, window};
 
 /// Convolutions 3 x 3 of `width`, 2 `width`, 4 `width`, ... channels with ReLU, 2 x 2 max pooling between them along each
-/// dimension that still has extent. Tokens get vectors first, whose numbers are the channels of a signal; padding is zeros,
-/// like what lies beyond a border.
+/// dimension that still has extent.
 #[derive(Module, Debug)]
 pub(super) struct Cnn {
-    embedding: Option<Embedding>,
     convolutions: Vec<Conv2d>,
 }
 
@@ -30,10 +27,7 @@ struct Plan {
 
 fn plan(spec: &Spec) -> Vec<Plan> {
     let first = Plan {
-        inputs: spec
-            .model
-            .embedding
-            .map_or(spec.input.channels, |numbers| numbers as usize),
+        inputs: spec.channels(),
         outputs: spec.model.width.unwrap_or(1) as usize,
         height: spec.input.height,
         width: spec.input.width,
@@ -69,28 +63,18 @@ pub(super) fn products(spec: &Spec) -> usize {
 
 impl Cnn {
     pub(super) fn new(spec: &Spec, init: &mut Init<'_>) -> Self {
-        let embedding = spec.model.embedding;
-        let embedding = embedding.map(|numbers| init.embedding(spec.vocabulary(), numbers as usize));
         let mut convolution = |p: &Plan| init.conv([p.inputs, p.outputs], kernel(spec), [1, 1], true);
         Self {
-            embedding,
             convolutions: plan(spec).iter().map(&mut convolution).collect(),
         }
     }
 
     /// # Shapes
     ///
-    /// - inputs: `[n, channels, height, width]`, or ids of tokens `[n, 1, 1, tokens]`
+    /// - inputs: `[n, channels, height, width]`
     /// - output: `[n, channels, positions]`, the last convolution's
     pub(super) fn forward(&self, inputs: Tensor<4>, taps: &mut Taps) -> Tensor<3> {
-        let mut x = match &self.embedding {
-            Some(embedding) => {
-                let there = tokens::mask(&inputs);
-                let vectors = tokens::embed(embedding, inputs).swap_dims(1, 2) * there;
-                vectors.unsqueeze_dim(2)
-            }
-            None => inputs,
-        };
+        let mut x = inputs;
         for (layer, convolution) in self.convolutions.iter().enumerate() {
             if layer > 0 {
                 let [_, _, height, width] = x.dims();
