@@ -6,8 +6,7 @@
 # Source: src/model.onnx of the crate magika 1.1.0 (Google, Apache-2.0). Needs cargo, python3 and the crates' registry, and
 # builds retort with the cargo feature `onnx`.
 #
-# A sample is 1 x 1 x 2048 numbers. The first 4,096 bytes of a file, without leading white space, give the first 1,024,
-# filled up with 256 behind; the last 4,096 bytes, without trailing white space, give the last 1,024, filled up in front.
+# A sample is 1 x 1 x 2048 bytes of both ends of a file: tokens.kind = "file-bytes" (docs/data.md).
 set -euo pipefail
 [ $# = 1 ] || { echo "usage: $0 OUT" >&2; exit 2; }
 work=$(mktemp -d)
@@ -38,6 +37,8 @@ shape = [1, 1, 2048]
 layout = "flat"
 output = "jax2tf_get_logits_/pjit_get_logits_/MagikaV2/Dense_1/AddV2:0"   # before its softmax
 gives = "logits"
+tokens = { kind = "file-bytes" }
+padding = 256
 classes = "classes.txt"
 TOML
 cargo run --release --quiet --features onnx -- import "$work/magika.onnx" --out "$1"

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
-use retort_data::Shape;
 use retort_data::rng::Rng;
+use retort_data::{Shape, Tokens};
 use retort_job::{Architecture, Gives, Layout, Model, Onnx, Problem};
 use retort_models::onnx::{self, Port};
 use retort_models::{Card, Classifier, DatasetReference, Device, Export, Preprocessing, Spec};
@@ -51,6 +51,10 @@ struct Config {
     output: Option<String>,
     gives: Gives,
     classes: Classes,
+    /// Of a model of bytes: which ones of a sample; `bytes` or `file-bytes`.
+    tokens: Option<Tokens>,
+    /// With `tokens`: the number that stands for no byte.
+    padding: Option<u32>,
 }
 
 /// Names of the classes, in the order of the output.
@@ -97,6 +101,7 @@ impl Config {
         if !(self.scale.is_finite() && self.scale > 0.0) {
             problems.push(Problem::new("scale", self.scale, "a finite number > 0"));
         }
+        self.check_tokens(&mut problems);
         for (key, values) in [("mean", &self.mean), ("std", &self.std)] {
             let Some(values) = values else { continue };
             let sound = |v: &f32| v.is_finite() && (key == "mean" || *v > 0.0);
@@ -107,6 +112,33 @@ impl Config {
             }
         }
         problems
+    }
+
+    fn check_tokens(&self, problems: &mut Vec<Problem>) {
+        let Some(tokens) = &self.tokens else {
+            if let Some(padding) = self.padding {
+                let expected = "absent: only bytes (tokens) are padded";
+                problems.push(Problem::new("padding", padding, expected));
+            }
+            return;
+        };
+        if !matches!(tokens, Tokens::Bytes {} | Tokens::FileBytes {}) {
+            let expected = "kind = \"bytes\" or \"file-bytes\": other ids are of this program alone";
+            problems.push(Problem::new("tokens", format!("{tokens:?}"), expected));
+        }
+        if self.padding.is_none() {
+            let expected = "the number that the model takes where there is no byte";
+            problems.push(Problem::new("padding", "(absent)", expected));
+        }
+        let [channels, height, _] = self.shape;
+        if (channels, height) != (1, 1) {
+            let expected = "[1, 1, length], since these are bytes";
+            problems.push(Problem::new("shape", format!("{:?}", self.shape), expected));
+        }
+        if self.scale != 1.0 || self.mean.is_some() || self.std.is_some() {
+            let expected = "absent, like mean and std: bytes are not scaled";
+            problems.push(Problem::new("scale", self.scale, expected));
+        }
     }
 
     /// The preprocessing as a card has it, without a scale: `(x - mean / scale) / (std / scale)`.
@@ -215,6 +247,7 @@ fn import(args: &Args) -> Result<Export, Failure> {
             layout: config.layout,
             output: only("output", &config.output, &ports.outputs)?,
             gives: config.gives,
+            padding: config.padding,
         }),
     };
     let [channels, height, width] = config.shape;
@@ -227,7 +260,7 @@ fn import(args: &Args) -> Result<Export, Failure> {
         },
         classes: class_names.len(),
         preprocessing: config.preprocessing(),
-        tokens: None,
+        tokens: config.tokens.clone(),
         projection: None,
     };
     let mut classifier = Classifier::from_parts(&spec, &bytes, &Device::flex()).map_err(|e| refused(&e))?;
@@ -247,9 +280,13 @@ fn import(args: &Args) -> Result<Export, Failure> {
 fn probe(classifier: &mut Classifier) -> Result<(), String> {
     let len = classifier.spec().input_len();
     let mut noise = Rng::new(1);
-    let inputs: Vec<f32> = (0..PROBES * len)
-        .map(|i| if i < len { 0.0 } else { noise.uniform_f32() })
-        .collect();
+    let ids = classifier.spec().tokens.as_ref().map(Tokens::vocabulary);
+    let value = |i| match ids {
+        _ if i < len => 0.0,
+        Some(ids) => (noise.uniform_f32() * ids as f32).floor(),
+        None => noise.uniform_f32(),
+    };
+    let inputs: Vec<f32> = (0..PROBES * len).map(value).collect();
     let logits = classifier.logits(&inputs, PROBES).map_err(|e| e.to_string())?;
     match logits.iter().find(|value| !value.is_finite()) {
         None => Ok(()),

@@ -15,7 +15,8 @@ use crate::report::metrics::log_softmax;
 pub(crate) struct Args {
     /// Folder with model.safetensors (or model.onnx) and model.json.
     model: PathBuf,
-    /// PNG or PNM images; for signals of height 1: text files of numbers; for tokens: files of one text each.
+    /// PNG or PNM images; for signals of height 1: text files of numbers; for tokens: files of one text each, or any files
+    /// where the model tells files apart.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Classes to show of each file.
@@ -79,7 +80,8 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
 fn read(file: &Path, card: &Card) -> Result<Vec<f32>, Failure> {
     let shape = card.input;
     if let Some(tokens) = &card.tokens {
-        return Ok(tokens.encode(&text(file)?, shape.width));
+        let ids = tokens.encode_file(file, shape.width);
+        return ids.map_err(|e| Failure::input(format!("{}: {e}", file.display())));
     }
     if shape.height == 1 {
         return numbers(file, shape);

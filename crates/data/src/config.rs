@@ -280,7 +280,8 @@ impl DatasetConfig {
             (None, Some(Source::Text)) => problems.push(
                 "path",
                 "unset",
-                "the folder that holds train.jsonl, train.csv or train.tsv, or one such file",
+                "the folder that holds train.jsonl, train.csv or train.tsv (with text.next train.txt and test.txt), or one \
+                 such file",
             ),
             (Some(path), Some(Source::Digits | Source::Mnist1d)) => problems.push(
                 "path",
@@ -404,6 +405,13 @@ impl DatasetConfig {
         if let Some(path) = &self.unlabelled
             && let Err(expected) = idx::local_path(path)
         {
+            problems.push("unlabelled", format_args!("{path:?}"), expected);
+        }
+        if let (Some(path), Some(_)) = (
+            &self.unlabelled,
+            self.text.as_ref().and_then(|text| text.next.as_ref()),
+        ) {
+            let expected = "absent: with text.next every sample has a label";
             problems.push("unlabelled", format_args!("{path:?}"), expected);
         }
         for (key, value, expected) in self.text.clone().unwrap_or_default().problems() {

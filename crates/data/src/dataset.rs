@@ -257,7 +257,7 @@ impl Raw {
             class_names: texts.class_names,
             pool: texts.pool,
             test: texts.test,
-            files: Vec::new(),
+            files: texts.pages,
             unlabelled: Some(texts.unlabelled),
             tokens: Some(config.tokens),
         })

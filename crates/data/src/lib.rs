@@ -34,5 +34,5 @@ pub use dataset::{Dataset, Error, Part, Shape, SplitRef, load};
 pub use folder::Error as FolderError;
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
 pub use images::{Error as ImagesError, Images};
-pub use text::{Error as TextError, TextConfig, Tokens};
+pub use text::{Error as TextError, Next, TextConfig, Tokens};
 pub use wav::{Audio, Error as WavError, Windows};

@@ -1,22 +1,27 @@
-//! Texts with labels, from JSON lines or tables, as token ids.
+//! Texts with labels, or lists of files, from JSON lines or tables, as token ids.
 
 mod error;
+mod next;
 mod rows;
 mod tokens;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::error::Error;
+pub use self::next::Next;
 use self::rows::{Kind, Reader, Row, quoted};
 pub(crate) use self::tokens::PADDING;
 pub use self::tokens::Tokens;
+use self::tokens::{read_ends, write_ends};
 use crate::split::{Pixels, Samples, UNLABELLED};
 
 /// Tokens of the longest samples that are let in: what a transformer makes of more fits no memory.
 const MAX_LENGTH: u32 = 65_536;
+/// Beside the file for training: the classes in their order, one a line, where a model that others trained knows more of them.
+const CLASSES: &str = "classes.txt";
 /// Keys the choice of test samples where there is no file of them; a constant, so that all runs share their parts.
 const TEST_KEY: &str = "retort text test split v1";
 /// Of five samples one is for testing.
@@ -34,6 +39,9 @@ pub struct TextConfig {
     pub tokens: Tokens,
     /// Tokens of a sample: longer ones are cut, shorter ones filled up with padding.
     pub length: u32,
+    /// Instead of labels, what comes next: a language model. The files are plain text then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Next>,
 }
 
 impl Default for TextConfig {
@@ -43,6 +51,7 @@ impl Default for TextConfig {
             label: "label".to_owned(),
             tokens: Tokens::default(),
             length: 128,
+            next: None,
         }
     }
 }
@@ -68,6 +77,16 @@ impl TextConfig {
             let expected = format!("1..={MAX_LENGTH} tokens");
             problems.push(("length".to_owned(), self.length.to_string(), expected));
         }
+        if let Some(next) = &self.next {
+            if next.stride == 0 {
+                let expected = "at least 1 byte".to_owned();
+                problems.push(("next.stride".to_owned(), "0".to_owned(), expected));
+            }
+            if self.tokens != (Tokens::Bytes {}) {
+                let expected = "{ kind = \"bytes\" }, which text.next tells the next one of".to_owned();
+                problems.push(("tokens".to_owned(), format!("{:?}", self.tokens), expected));
+            }
+        }
         problems
     }
 }
@@ -77,6 +96,8 @@ pub(crate) struct Texts {
     pub(crate) class_names: Vec<String>,
     pub(crate) pool: Samples,
     pub(crate) test: Samples,
+    /// Which samples of the pool belong together, where they overlap; else empty.
+    pub(crate) pages: Vec<u32>,
     /// Further training samples, which have no label.
     pub(crate) unlabelled: Samples,
 }
@@ -84,47 +105,65 @@ pub(crate) struct Texts {
 /// Reads a folder, or one file whose test samples are chosen by a hash of the text. `more` names a file of texts without
 /// labels.
 pub(crate) fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Result<Texts, Error> {
+    if let Some(next) = &config.next {
+        return next::load(config, next, path);
+    }
     let (train, test) = files(path)?;
     let (mut pool, mut held_out, mut unlabelled) =
         (Builder::new(config), Builder::new(config), Builder::new(config));
+    let known = class_list(&train)?;
     // By order of appearance.
-    let mut found = BTreeMap::new();
-    reader(&train, config).read(Kind::of(&train, &Kind::LABELLED)?, |row| {
-        let Some(label) = row.label else {
-            unlabelled.push(&row.text, UNLABELLED);
-            return Ok(());
+    let mut found: BTreeMap<String, u32> = known.iter().flatten().cloned().zip(0..).collect();
+    let reading = reader(&train, config);
+    reading.read(Kind::of(&train, &Kind::LABELLED)?, |row| {
+        let Some(label) = &row.label else {
+            return unlabelled.push(&reading, &row, UNLABELLED);
         };
-        let next = found.len() as u32;
-        let class = *found.entry(label).or_insert(next);
+        let class = match (found.get(label), &known) {
+            (Some(class), _) => *class,
+            (None, None) => {
+                let next = found.len() as u32;
+                found.insert(label.clone(), next);
+                next
+            }
+            (None, Some(known)) => {
+                let expected = format!("one of the {} names in {CLASSES}", known.len());
+                return Err(reading.wrong(row.line, &config.label, quoted(label), expected));
+            }
+        };
         let testing = test.is_none() && is_test(&row.text);
         let part = if testing { &mut held_out } else { &mut pool };
-        part.push(&row.text, class);
-        Ok(())
+        part.push(&reading, &row, class)
     })?;
-    if found.is_empty() {
+    if pool.labels.is_empty() && held_out.labels.is_empty() {
         let expected = format!("some line with {:?}", config.label);
         return Err(empty(&train, "no label", expected));
     }
-    let mut classes = vec![0; found.len()];
-    for (class, &appeared) in (0u32..).zip(found.values()) {
-        classes[appeared as usize] = class;
-    }
-    for label in pool.labels.iter_mut().chain(&mut held_out.labels) {
-        *label = classes[*label as usize];
-    }
-    let class_names: Vec<String> = found.into_keys().collect();
+    let class_names = match known {
+        Some(names) => names,
+        None => {
+            let mut classes = vec![0; found.len()];
+            for (class, appeared) in (0u32..).zip(found.values_mut()) {
+                classes[*appeared as usize] = class;
+                *appeared = class;
+            }
+            for label in pool.labels.iter_mut().chain(&mut held_out.labels) {
+                *label = classes[*label as usize];
+            }
+            found.keys().cloned().collect()
+        }
+    };
     if let Some(test) = &test {
         let kind = Kind::of(test, &Kind::LABELLED)?;
         let reader = reader(test, config);
-        reader.read(kind, |Row { line, text, label }| {
-            let known = |label: &str| class_names.binary_search_by(|name| name.as_str().cmp(label)).ok();
-            let class = label.as_deref().and_then(known).ok_or_else(|| {
-                let value = label.as_deref().map_or("absent".to_owned(), quoted);
+        reader.read(kind, |row| {
+            let label = row.label.as_deref();
+            let class = label.and_then(|label| found.get(label)).ok_or_else(|| {
+                let value = label.map_or("absent".to_owned(), quoted);
                 let expected = format!("one of the {} labels of {}", class_names.len(), train.display());
-                reader.wrong(line, &config.label, value, expected)
+                reader.wrong(row.line, &config.label, value, expected)
             })?;
-            held_out.push(&text, class as u32);
-            Ok(())
+            held_out.push(&reader, &row, *class)
         })?;
     }
     if held_out.labels.is_empty() {
@@ -137,16 +176,44 @@ pub(crate) fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Res
             ..reader(more, config)
         };
         reader.read(Kind::of(more, &Kind::ALL)?, |row| {
-            unlabelled.push(&row.text, UNLABELLED);
-            Ok(())
+            unlabelled.push(&reader, &row, UNLABELLED)
         })?;
     }
     Ok(Texts {
         pool: pool.samples(),
         test: held_out.samples(),
+        pages: Vec::new(),
         unlabelled: unlabelled.samples(),
         class_names,
     })
+}
+
+/// The names of all classes, if a file beside that for training has them.
+fn class_list(train: &Path) -> Result<Option<Vec<String>>, Error> {
+    let file = train.with_file_name(CLASSES);
+    if !file.is_file() {
+        return Ok(None);
+    }
+    let read = std::fs::read_to_string(&file);
+    let text = read.map_err(|source| Error::Read {
+        file: file.clone(),
+        source,
+    })?;
+    let names: Vec<String> = text.lines().map(|line| line.trim_end().to_owned()).collect();
+    let mut seen = BTreeSet::new();
+    let twice = (1u64..)
+        .zip(&names)
+        .find(|(_, name)| name.is_empty() || !seen.insert(*name));
+    match twice {
+        None => Ok(Some(names)),
+        Some((line, name)) => Err(Error::Line {
+            file,
+            line,
+            column: "line".to_owned(),
+            value: quoted(name),
+            expected: "the name of a class, each once".to_owned(),
+        }),
+    }
 }
 
 /// The file for training, and that for testing if there is one.
@@ -219,11 +286,21 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn push(&mut self, text: &str, label: u32) {
-        self.config
-            .tokens
-            .write(text, self.config.length as usize, &mut self.ids);
+    fn push(&mut self, reader: &Reader<'_>, row: &Row, label: u32) -> Result<(), Error> {
+        let TextConfig { tokens, length, .. } = self.config;
+        let length = *length as usize;
+        if tokens.of_files() {
+            let listed = reader.file.parent().unwrap_or(Path::new("")).join(&row.text);
+            let [first, last] = read_ends(&listed).map_err(|source| {
+                let expected = format!("a file that can be read, {} is not: {source}", listed.display());
+                reader.wrong(row.line, &self.config.text, quoted(&row.text), expected)
+            })?;
+            write_ends([&first, &last], length, &mut self.ids);
+        } else {
+            tokens.write(&row.text, length, &mut self.ids);
+        }
         self.labels.push(label);
+        Ok(())
     }
 
     fn samples(self) -> Samples {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Model {
     pub architecture: Architecture,
-    /// `embedding-bag` (required): numbers that stand for one token.
+    /// `embedding-bag`, `mlp` or `cnn` of tokens (required): numbers that stand for one token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<u32>,
     /// `mlp` (required): units of each hidden layer; may be empty (a linear classifier). `embedding-bag`: those behind the

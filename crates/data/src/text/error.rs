@@ -44,6 +44,16 @@ pub enum Error {
         /// What should be.
         expected: String,
     },
+    /// A text to tell what comes next in is too short, or too long.
+    #[error("{file} gives {samples} samples of {length} bytes and the next one, expected 1 to 2147483647")]
+    Length {
+        /// The file.
+        file: PathBuf,
+        /// Places that have enough before them.
+        samples: usize,
+        /// Bytes before a place.
+        length: u32,
+    },
     /// It has no sample with a label, or none at all.
     #[error("{file} holds {found}, expected {expected}")]
     Empty {

@@ -67,6 +67,96 @@ fn all_formats_say_the_same() {
 }
 
 #[test]
+fn files_are_read_by_their_list_and_classes_come_in_the_order_given() {
+    let list = b"{\"text\":\"a/x.rs\",\"label\":\"rust\"}\n{\"text\":\"y\"}\n";
+    let folder = folder(&[
+        ("train.jsonl", list),
+        ("test.csv", b"text,label\ny,python\n"),
+        ("classes.txt", b"rust\npython\nada\n"),
+        ("y", b"  import re\n"),
+    ]);
+    fs::create_dir(folder.path().join("a")).expect("create");
+    fs::write(folder.path().join("a/x.rs"), b"fn").expect("write");
+    let config = TextConfig {
+        tokens: Tokens::FileBytes {},
+        length: 8,
+        ..TextConfig::default()
+    };
+    let set = load(&config, folder.path(), None).expect("load");
+    assert_eq!(set.class_names, ["rust", "python", "ada"]);
+    assert_eq!(texts(&set.pool), [("fnfn".to_owned(), 0)]);
+    assert_eq!(texts(&set.test), [("impot re".to_owned(), 1)]);
+    assert_eq!(texts(&set.unlabelled), [("impot re".to_owned(), UNLABELLED)]);
+
+    fs::write(folder.path().join("classes.txt"), b"rust\n\n").expect("write");
+    let message = load(&config, folder.path(), None)
+        .err()
+        .expect("an error")
+        .to_string();
+    assert!(
+        message.ends_with("classes.txt line 2: line = \"\": expected the name of a class, each once"),
+        "{message}"
+    );
+    fs::write(folder.path().join("classes.txt"), b"ada\n").expect("write");
+    let message = load(&config, folder.path(), None)
+        .err()
+        .expect("an error")
+        .to_string();
+    assert!(
+        message.ends_with("label = \"rust\": expected one of the 1 names in classes.txt"),
+        "{message}"
+    );
+    fs::write(folder.path().join("classes.txt"), b"rust\npython\n").expect("write");
+    fs::remove_file(folder.path().join("y")).expect("remove");
+    let message = load(&config, folder.path(), None)
+        .err()
+        .expect("an error")
+        .to_string();
+    assert!(
+        message.contains("line 2: text = \"y\": expected a file that can be read"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_comes_next_is_the_label() {
+    let folder = folder(&[
+        ("train.txt", b"abcabd\n"),
+        ("test.txt", b"caba"),
+        ("one.txt", b"0123456789"),
+    ]);
+    let next = |stride| TextConfig {
+        next: Some(Next { stride }),
+        ..bytes(3)
+    };
+    let set = load(&next(1), folder.path(), None).expect("load");
+    assert_eq!(set.class_names, ["\\n", "a", "b", "c", "d"]);
+    let pool = [("abc", 1), ("bca", 2), ("cab", 4), ("abd", 0)];
+    let pool = pool.map(|(text, class)| (text.to_owned(), class));
+    assert_eq!(texts(&set.pool), pool);
+    assert_eq!(texts(&set.test), [("cab".to_owned(), 1)]);
+    assert_eq!((set.unlabelled.len(), set.pages), (0, vec![0; 4]));
+    let set = load(&next(3), folder.path(), None).expect("load");
+    assert_eq!(texts(&set.pool), [pool[0].clone(), pool[3].clone()]);
+
+    let message = |name: &str| {
+        let error = load(&next(1), &folder.path().join(name), None).err();
+        error.expect("an error").to_string()
+    };
+    assert!(
+        message("one.txt")
+            .ends_with("one.txt gives 0 samples of 3 bytes and the next one, expected 1 to 2147483647")
+    );
+    assert!(message("none.txt").starts_with("read "));
+    let config = TextConfig {
+        next: Some(Next { stride: 0 }),
+        ..TextConfig::default()
+    };
+    let keys: Vec<String> = config.problems().into_iter().map(|(key, ..)| key).collect();
+    assert_eq!(keys, ["next.stride", "tokens"]);
+}
+
+#[test]
 fn quotes_mean_themselves_between_tabs() {
     let folder = folder(&[
         ("train.tsv", b"text\tlabel\n\"half a quote\ta\n"),

@@ -1,4 +1,8 @@
-//! From text to token ids.
+//! From text, or the bytes of a file, to token ids.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +42,15 @@ pub enum Tokens {
     },
     /// The bytes of its UTF-8 form: id `1 + byte`.
     Bytes {},
+    /// The text is the path of a file, relative to the file that lists it. What of that is looked at is both its ends: of
+    /// its first 4,096 bytes, without leading white space, as many as fit into the first half of a sample, and of its last
+    /// 4,096, without trailing white space, as many of the last as fit into the second half. Id `1 + byte`; padding lies
+    /// between. So Magika reads files, Fratantonio et al. 2024, <https://arxiv.org/abs/2409.13768>.
+    FileBytes {},
 }
+
+/// Bytes at either end of a file that [`Tokens::FileBytes`] reads.
+const END: usize = 4_096;
 
 fn characters() -> [u32; 2] {
     [1, 4]
@@ -68,7 +80,7 @@ impl Tokens {
             Self::CharactersHashed { buckets, .. } | Self::WordsHashed { buckets, .. } => {
                 1 + *buckets as usize
             }
-            Self::Bytes {} => 1 + usize::from(u8::MAX) + 1,
+            Self::Bytes {} | Self::FileBytes {} => 1 + usize::from(u8::MAX) + 1,
         }
     }
 
@@ -92,9 +104,34 @@ impl Tokens {
                 let text = text.to_lowercase();
                 out.extend(of_words(&text, *ngrams, *buckets).take(length));
             }
-            Self::Bytes {} => out.extend(text.bytes().map(|byte| 1 + u16::from(byte)).take(length)),
+            Self::Bytes {} => out.extend(text.as_bytes().iter().map(id).take(length)),
+            Self::FileBytes {} => {
+                let bytes = text.as_bytes();
+                let (first, last) = (bytes.len().min(END), bytes.len().saturating_sub(END));
+                write_ends([&bytes[..first], &bytes[last..]], length, out);
+            }
         }
         out.resize(end, PADDING);
+    }
+
+    /// The ids of a file, as the numbers that models take: of its bytes, or of the text that it holds.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or is no text where the tokens are those of a text.
+    pub fn encode_file(&self, file: &Path, length: usize) -> io::Result<Vec<f32>> {
+        if !self.of_files() {
+            return Ok(self.encode(&std::fs::read_to_string(file)?, length));
+        }
+        let mut ids = Vec::with_capacity(length);
+        let [first, last] = read_ends(file)?;
+        write_ends([&first, &last], length, &mut ids);
+        Ok(ids.into_iter().map(f32::from).collect())
+    }
+
+    /// Whether a text is the path of the file that is meant.
+    pub(super) fn of_files(&self) -> bool {
+        matches!(self, Self::FileBytes {})
     }
 
     /// Key, value, what is expected.
@@ -113,6 +150,35 @@ impl Tokens {
         }
         problems
     }
+}
+
+pub(super) fn id(byte: &u8) -> u16 {
+    1 + u16::from(*byte)
+}
+
+/// The first and the last bytes of a file, which may be the same ones.
+pub(super) fn read_ends(file: &Path) -> io::Result<[Vec<u8>; 2]> {
+    let mut file = File::open(file)?;
+    let size = file.metadata()?.len();
+    let mut read = |from: u64| {
+        let mut bytes = Vec::with_capacity(END);
+        file.seek(SeekFrom::Start(from))?;
+        file.by_ref().take(END as u64).read_to_end(&mut bytes)?;
+        io::Result::Ok(bytes)
+    };
+    Ok([read(0)?, read(size.saturating_sub(END as u64))?])
+}
+
+/// Appends `length` ids: half of the first bytes, half of the last ones.
+pub(super) fn write_ends([first, last]: [&[u8]; 2], length: usize, out: &mut Vec<u16>) {
+    let white = |byte: &&u8| matches!(byte, b' ' | 0x09..=0x0d);
+    let end = out.len() + length;
+    let half = length - length / 2;
+    out.extend(first.iter().skip_while(white).take(half).map(id));
+    let kept = last.len() - last.iter().rev().take_while(white).count();
+    let last = &last[kept.saturating_sub(length / 2)..kept];
+    out.resize(end - last.len(), PADDING);
+    out.extend(last.iter().map(id));
 }
 
 /// The words of a text: runs of letters and digits, and any other visible character by itself.
@@ -214,6 +280,32 @@ mod tests {
         let characters = Tokens::default();
         assert_eq!(characters.encode("", 3), [0.0; 3]);
         assert_eq!(characters.encode("Été", 50), characters.encode(" été\n", 50));
+    }
+
+    #[test]
+    fn of_a_file_both_ends_are_seen() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let ids = |content: &[u8]| {
+            let file = folder.path().join("file");
+            std::fs::write(&file, content).unwrap();
+            let ids = Tokens::FileBytes {}.encode_file(&file, 7).unwrap();
+            let text = std::str::from_utf8(content).unwrap();
+            assert_eq!(ids, Tokens::FileBytes {}.encode(text, 7));
+            let byte = |&id: &f32| {
+                if id == 0.0 {
+                    '.'
+                } else {
+                    char::from((id - 1.0) as u8)
+                }
+            };
+            ids.iter().map(byte).collect::<String>()
+        };
+        assert_eq!(ids(b"abcdefghij"), "abcdhij");
+        assert_eq!(ids(b" \t\nab c\r\n\x0b\x0c"), "ab cb c");
+        assert_eq!(ids(b" a "), "a ... a");
+        assert_eq!(ids(b""), ".......");
+        let long = [vec![b' '; END], vec![b'x'; 3 * END], vec![b'\n'; END]].concat();
+        assert_eq!(ids(&long), ".......", "nothing but white space at both ends");
     }
 
     proptest! {

@@ -12,6 +12,9 @@ pub struct Onnx {
     /// Name of the tensor that is read, which may be an inner one.
     pub output: String,
     pub gives: Gives,
+    /// Of a model of bytes: the number that it takes where there is none. Bytes are 0..=255.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub padding: Option<u32>,
 }
 
 /// Shape of the input, the batch first. Samples come as channels x height x width.

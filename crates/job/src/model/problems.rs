@@ -20,12 +20,20 @@ impl Model {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = self.unused();
         match self.architecture {
-            Architecture::Mlp => self.check_hidden(&mut problems),
+            Architecture::Mlp => {
+                if self.embedding.is_some() {
+                    self.check_embedding(&mut problems);
+                }
+                self.check_hidden(&mut problems);
+            }
             Architecture::EmbeddingBag => {
                 self.check_embedding(&mut problems);
                 self.check_hidden(&mut problems);
             }
             Architecture::Cnn => {
+                if self.embedding.is_some() {
+                    self.check_embedding(&mut problems);
+                }
                 self.check_width(&mut problems);
                 whole(&mut problems, "depth", self.depth(), MAX_CNN_DEPTH, "layers");
             }
@@ -54,8 +62,10 @@ impl Model {
         let mut problems = Vec::new();
         let of = |architectures: &[Architecture]| architectures.contains(&self.architecture);
         let bag = of(&[Architecture::EmbeddingBag]);
-        let unused = "absent: only an embedding-bag has embeddings of its own width";
-        let embedding = self.embedding.filter(|_| !bag);
+        let unused = "absent: only an embedding-bag, and an mlp or a cnn of tokens, have embeddings of their own width";
+        let embedding = self
+            .embedding
+            .filter(|_| !bag && !of(&[Architecture::Mlp, Architecture::Cnn]));
         problems.extend(embedding.map(|n| problem("embedding", n, unused)));
         let perceptron = of(&[Architecture::Mlp, Architecture::EmbeddingBag]);
         if let Some(hidden) = self.hidden.as_ref().filter(|_| !perceptron) {
@@ -220,9 +230,10 @@ mod tests {
     fn sound_models_have_no_problems() {
         for text in [
             "architecture = 'mlp'\nhidden = []",
+            "architecture = 'mlp'\nhidden = [8]\nembedding = 4",
             "architecture = 'mlp'\nhidden = [32, 16]\ndropout = 0.5",
             "architecture = 'cnn'\nwidth = 8",
-            "architecture = 'cnn'\nwidth = 1\ndepth = 6",
+            "architecture = 'cnn'\nwidth = 1\ndepth = 6\nembedding = 2",
             "architecture = 'resnet'\nwidth = 16\ndepth = 200",
             "architecture = 'resnet'\nwidth = 16\nstages = 1\ndepth = 4",
             "architecture = 'resnet'\nwidth = 16\nstages = 2\nexits = { at = [1] }",

@@ -27,7 +27,7 @@ struct Plan {
 
 fn plan(spec: &Spec) -> Vec<Plan> {
     let first = Plan {
-        inputs: spec.input.channels,
+        inputs: spec.channels(),
         outputs: spec.model.width.unwrap_or(1) as usize,
         height: spec.input.height,
         width: spec.input.width,

@@ -32,7 +32,7 @@ impl Spec {
     /// The layers of a sound specification, in the order of a forward pass.
     pub fn layers(&self) -> Vec<Layer> {
         match self.model.architecture {
-            Architecture::Mlp => mlp::layers(self.input_len(), self),
+            Architecture::Mlp => mlp::layers(self.signal_len(), self),
             Architecture::Cnn => cnn::layers(self),
             Architecture::Resnet => resnet::layers(self),
             Architecture::Transformer => transformer::layers(self),
@@ -69,7 +69,7 @@ impl Spec {
     /// `None` of an ONNX model, which nobody counts.
     pub fn flops(&self) -> Option<u64> {
         let body = match self.model.architecture {
-            Architecture::Mlp => mlp::products(self.input_len(), self),
+            Architecture::Mlp => mlp::products(self.signal_len(), self),
             Architecture::Cnn => cnn::products(self),
             Architecture::Resnet => resnet::products(self),
             Architecture::Transformer => transformer::products(self),

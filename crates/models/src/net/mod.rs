@@ -23,7 +23,7 @@ pub use self::pass::{Pass, PassError};
 pub use self::spec::{Preprocessing, Projection, Spec, SpecError};
 
 use burn::module::Module;
-use burn::nn::Linear;
+use burn::nn::{Embedding, Linear};
 use burn::tensor::{Device, Tensor, TensorData};
 use retort_data::rng::Rng;
 use retort_job::Architecture;
@@ -40,6 +40,8 @@ use self::transformer::Transformer;
 /// A classifier network.
 #[derive(Module, Debug)]
 pub struct Net {
+    /// Makes of tokens a signal for the body; a body that takes tokens has its own.
+    embedding: Option<Embedding>,
     body: Body,
     head: Head,
     exits: Vec<Exit>,
@@ -89,8 +91,10 @@ impl Net {
     pub fn new(spec: &Spec, seed: u64, device: &Device) -> Result<Self, SpecError> {
         spec.validate()?;
         let mut init = Init::new(seed, device);
+        let embedding = spec.signal_of_tokens();
+        let embedding = embedding.then(|| init.embedding(spec.vocabulary(), spec.channels()));
         let body = match spec.model.architecture {
-            Architecture::Mlp => Body::Mlp(Mlp::new(spec.input_len(), spec, &mut init)),
+            Architecture::Mlp => Body::Mlp(Mlp::new(spec.signal_len(), spec, &mut init)),
             Architecture::Cnn => Body::Cnn(Cnn::new(spec, &mut init)),
             Architecture::Resnet => Body::Resnet(Resnet::new(spec, &mut init)),
             Architecture::Transformer => Body::Transformer(Transformer::new(spec, &mut init)),
@@ -109,6 +113,7 @@ impl Net {
             None => None,
         };
         Ok(Self {
+            embedding,
             body,
             head,
             exits,
@@ -185,6 +190,10 @@ impl Net {
         let masked = self.spec.tokens.is_some() && matches!(self.body, Body::Transformer(_));
         let mask = masked.then(|| tokens::mask(&inputs));
         let mask = mask.as_ref();
+        let inputs = match &self.embedding {
+            Some(embedding) => tokens::signal(embedding, inputs),
+            None => inputs,
+        };
         let last = match &self.body {
             Body::Mlp(net) => net.forward(inputs.flatten(1, 3), 0, &mut dropout, &mut taps),
             Body::Cnn(net) => net.forward(inputs, &mut taps),

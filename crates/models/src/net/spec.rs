@@ -180,10 +180,11 @@ impl Spec {
     /// Ids are no quantities, and numbers are no ids.
     fn check_tokens(&self) -> Result<(), SpecError> {
         let found = self.model.architecture;
+        let embeds = self.model.embedding.is_some();
         let misfit = match (found, &self.tokens) {
-            (Architecture::Mlp | Architecture::Cnn | Architecture::Resnet, Some(_)) => {
-                Some(("embedding-bag or transformer", "tokens"))
-            }
+            (Architecture::Mlp | Architecture::Cnn, Some(_)) if !embeds => Some(("an embedding", "tokens")),
+            (Architecture::Mlp | Architecture::Cnn, None) if embeds => Some(("no embedding", "numbers")),
+            (Architecture::Resnet, Some(_)) => Some(("mlp, cnn, embedding-bag or transformer", "tokens")),
             (Architecture::EmbeddingBag, None) => Some(("mlp, cnn, resnet or transformer", "numbers")),
             _ => None,
         };
@@ -225,6 +226,23 @@ impl Spec {
             channels: teacher.channels,
         });
         Ok(Self { projection, ..self })
+    }
+
+    /// Channels of what the layers see: numbers of a token's vector, or those of the input.
+    pub(super) fn channels(&self) -> usize {
+        let numbers = self.signal_of_tokens().then_some(self.model.embedding).flatten();
+        numbers.map_or(self.input.channels, |numbers| numbers as usize)
+    }
+
+    /// Whether tokens become a signal first, whose channels are the numbers of their vectors.
+    pub(super) fn signal_of_tokens(&self) -> bool {
+        let takes = matches!(self.model.architecture, Architecture::Mlp | Architecture::Cnn);
+        takes && self.tokens.is_some()
+    }
+
+    /// Numbers of what the layers see.
+    pub(super) fn signal_len(&self) -> usize {
+        self.channels() * self.input.height * self.input.width
     }
 
     /// Numbers of one input sample.

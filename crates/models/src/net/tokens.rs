@@ -26,6 +26,18 @@ pub(super) fn embed(embedding: &Embedding, inputs: Tensor<4>) -> Tensor<3> {
     embedding.forward(ids.int())
 }
 
+/// The vectors of tokens as a signal whose channels are their numbers. Padding is zeros, like what lies beyond a border.
+///
+/// # Shapes
+///
+/// - inputs: `[n, 1, 1, tokens]`
+/// - output: `[n, width, 1, tokens]`
+pub(super) fn signal(embedding: &Embedding, inputs: Tensor<4>) -> Tensor<4> {
+    let there = mask(&inputs);
+    let vectors = embed(embedding, inputs).swap_dims(1, 2);
+    (vectors * there).unsqueeze_dim(2)
+}
+
 /// The mean over what is no padding; 0 where all is padding.
 ///
 /// # Shapes

@@ -140,7 +140,14 @@ impl Graph {
         let pixels = height * width;
         let Preprocessing { mean, std } = &self.spec.preprocessing;
         let mut values = vec![0f32; self.input.dims.iter().product()];
+        // Of ids that are bytes, the numbers that the file was trained with.
+        let number = |value: f32| match self.onnx.padding {
+            Some(padding) if value == 0.0 => padding as f32,
+            Some(_) => value - 1.0,
+            None => value,
+        };
         for (i, &value) in sample.iter().enumerate() {
+            let value = number(value);
             let (channel, pixel) = (i / pixels, i % pixels);
             let place = match self.onnx.layout {
                 Layout::Nchw | Layout::Flat => i,

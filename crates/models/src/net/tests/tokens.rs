@@ -106,7 +106,11 @@ fn gradients_reach_the_vectors_of_tokens_that_are_there() {
 #[test]
 fn padding_changes_nothing() {
     let device = Device::flex();
-    for model in TEXT_MODELS {
+    let signals = [
+        "architecture = 'cnn'\nwidth = 3\ndepth = 2\nembedding = 4",
+        "architecture = 'mlp'\nhidden = [5]\nembedding = 4",
+    ];
+    for model in TEXT_MODELS.into_iter().chain(signals) {
         let spec = text_fixture(model, 6, 3);
         let net = Net::new(&spec, 1, &device).unwrap();
         let batch: [&[f32]; 3] = [
@@ -188,7 +192,15 @@ fn architectures_take_the_inputs_that_they_are_for() {
     let refused = |spec: &Spec| Net::new(spec, 1, &Device::flex()).unwrap_err().to_string();
     assert_eq!(
         refused(&text_fixture("architecture = 'cnn'\nwidth = 2", 6, 3)),
-        "model.architecture is cnn, expected embedding-bag or transformer for inputs that are tokens"
+        "model.architecture is cnn, expected an embedding for inputs that are tokens"
+    );
+    assert_eq!(
+        refused(&fixture(
+            "architecture = 'cnn'\nwidth = 2\nembedding = 2",
+            [1, 8, 8],
+            3
+        )),
+        "model.architecture is cnn, expected no embedding for inputs that are numbers"
     );
     assert_eq!(
         refused(&fixture(TEXT_MODELS[0], [1, 8, 8], 3)),
