@@ -145,6 +145,7 @@ MODELS: dict[str, tuple[Input, Callable[[Shape], nn.Module]]] = {
     "cnn-32": (COLOUR, partial(cnn, width=16, depth=3)),
     "resnet20": (GREY, partial(resnet, width=16, depth=20)),
     "resnet20-32": (COLOUR, partial(resnet, width=16, depth=20)),
+    "resnet20-wide-32": (COLOUR, partial(resnet, width=128, depth=20)),
     "transformer": (GREY, partial(Transformer, width=64, depth=2, heads=4)),
 }
 

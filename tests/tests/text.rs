@@ -106,6 +106,117 @@ fn a_student_learns_from_texts_that_nobody_labelled() {
     assert!(answer.contains(": weather ("), "{answer}");
 }
 
+/// The job above without its data set's tables, and with these.
+fn with_dataset(dataset: &str) -> String {
+    let from = JOB.find("[dataset]").unwrap();
+    let to = JOB.find("[[teachers]]").unwrap();
+    format!("{}{dataset}\n{}", &JOB[..from], &JOB[to..])
+}
+
+#[test]
+fn a_student_learns_what_comes_next_in_a_text() {
+    let h = harness();
+    // Of a letter always the same one follows, but for the spaces.
+    std::fs::write(
+        h.path("book.txt"),
+        "to be or not to be that is the question ".repeat(60),
+    )
+    .unwrap();
+    let dataset = "[dataset]\nformat = \"text\"\npath = \"book.txt\"\nvalidation = 256\n\
+        [dataset.text]\ntokens = { kind = \"bytes\" }\nlength = 6\nnext = { stride = 3 }\n";
+    let job = with_dataset(dataset)
+        .replace(
+            "embedding-bag\", embedding = 4",
+            "mlp\", embedding = 4, hidden = [24]",
+        )
+        .replace("temperature = 2.0", "temperature = 2.0\nencoding = \"top-4\"");
+    let job = h.job("job.toml", &job);
+    let checked = h.ok(&["check", text(&job)]);
+    assert!(checked.contains("samples of 1x1x6"), "{checked}");
+    let report = h.ok(&[
+        "run",
+        text(&job),
+        "--out",
+        "out",
+        "--json",
+        "--set",
+        "run.epochs=8",
+    ]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let samples = report["dataset"]["train"].as_u64().unwrap();
+    assert_eq!(report["dataset"]["labelled"], samples);
+    exactly_once(&h, &h.path("out"), &report, 8 * samples);
+    let accuracy = report["students"][0]["test_accuracy"]["mean"].as_f64().unwrap();
+    assert!(accuracy > 0.8, "{accuracy}");
+    let student = h.path("out").join("students/small");
+    let file = h.job("question.txt", "that i");
+    let answer = h.ok(&["predict", text(&student), text(&file), "--top", "1"]);
+    assert!(answer.contains(": s ("), "{answer}");
+}
+
+#[test]
+fn a_student_tells_files_apart_by_their_bytes() {
+    let h = harness();
+    let folder = h.path("files");
+    std::fs::create_dir_all(&folder).unwrap();
+    let content = |kind: usize, i: usize| match kind {
+        0 => format!("#!/bin/sh\necho {i}\nexit {}\n", i % 7),
+        1 => format!("<html><p>{i}</p></html>\n"),
+        _ => format!("{{\"number\": {i}, \"list\": [{}]}}\n", i % 9),
+    };
+    let names = ["shell", "html", "json"];
+    let (mut train, mut test) = (String::new(), String::new());
+    for i in 0..240 {
+        let name = format!("{i}.bin");
+        std::fs::write(folder.join(&name), content(i % 3, i)).unwrap();
+        let list = if i < 180 { &mut train } else { &mut test };
+        let label = names[i % 3];
+        if i < 180 && i % 2 == 0 {
+            writeln!(list, "{{\"text\": {name:?}}}").unwrap();
+        } else {
+            writeln!(list, "{{\"text\": {name:?}, \"label\": {label:?}}}").unwrap();
+        }
+    }
+    std::fs::write(folder.join("train.jsonl"), train).unwrap();
+    std::fs::write(folder.join("test.jsonl"), test).unwrap();
+    std::fs::write(folder.join("classes.txt"), "html\nshell\njson\nelf\n").unwrap();
+    let dataset = "[dataset]\nformat = \"text\"\npath = \"files\"\nvalidation = 30\n\
+        [dataset.text]\ntokens = { kind = \"file-bytes\" }\nlength = 24\n";
+    let job = with_dataset(dataset).replace(
+        "embedding-bag\", embedding = 4",
+        "cnn\", embedding = 4, width = 4, depth = 2",
+    );
+    let job = h.job("job.toml", &job);
+    let run = [
+        "run",
+        text(&job),
+        "--out",
+        "out",
+        "--json",
+        "--set",
+        "run.epochs=8",
+    ];
+    let report: Value = serde_json::from_str(&h.ok(&run)).unwrap();
+    exactly_once(&h, &h.path("out"), &report, 8 * 150);
+    assert_eq!(report["dataset"]["labelled"], 60);
+    assert_eq!(report["dataset"]["classes"], 4);
+    let accuracy = report["students"][0]["test_accuracy"]["mean"].as_f64().unwrap();
+    assert!(accuracy > 0.9, "{accuracy}");
+    let student = h.path("out").join("students/small");
+    let file = h.job("unknown", "<html><p>999</p></html>");
+    let answer = h.ok(&["predict", text(&student), text(&file), "--top", "1"]);
+    assert!(answer.contains(": html ("), "{answer}");
+
+    std::fs::remove_file(folder.join("7.bin")).unwrap();
+    let output = h.call(&["check", text(&job)]);
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("text = \"7.bin\": expected a file that can be read"),
+        "{error}"
+    );
+}
+
 #[test]
 fn what_does_not_fit_texts_is_refused_before_anything_starts() {
     let h = harness();

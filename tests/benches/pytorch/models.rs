@@ -16,7 +16,9 @@ const fn known(name: &'static str, teacher: &'static str, steps: usize) -> Known
     Known { name, teacher, steps }
 }
 
-pub(crate) const STUDENTS: [Known; 7] = [
+const WIDE: &str = "resnet20-wide-32";
+
+const STUDENTS: [Known; 8] = [
     known("mlp-800", "mlp-teacher", 20),
     known("mlp-1200", "mlp-teacher", 12),
     known("cnn", "mlp-teacher", 12),
@@ -24,7 +26,13 @@ pub(crate) const STUDENTS: [Known; 7] = [
     known("resnet20", "mlp-teacher", 3),
     known("resnet20-32", "resnet20-32", 3),
     known("transformer", "mlp-teacher", 8),
+    known(WIDE, "resnet20-32", 10),
 ];
+
+/// Those that are measured: on a GPU one more, which is wide enough to keep it busy.
+pub(crate) fn students(cuda: bool) -> impl Iterator<Item = &'static Known> {
+    STUDENTS.iter().filter(move |known| cuda || known.name != WIDE)
+}
 
 /// By name; the parameters are compared with PyTorch's before anything is measured.
 pub(crate) fn spec(name: &str) -> Spec {
@@ -33,6 +41,7 @@ pub(crate) fn spec(name: &str) -> Spec {
         "mlp-1200" => "architecture = 'mlp'\nhidden = [1200, 1200]",
         "mlp-teacher" => "architecture = 'mlp'\nhidden = [2160, 2160]",
         "cnn" | "cnn-32" => "architecture = 'cnn'\nwidth = 16\ndepth = 3",
+        WIDE => "architecture = 'resnet'\nwidth = 128\ndepth = 20",
         "resnet20" | "resnet20-32" => "architecture = 'resnet'\nwidth = 16\ndepth = 20",
         _ => "architecture = 'transformer'\nwidth = 64\ndepth = 2\nheads = 4",
     };

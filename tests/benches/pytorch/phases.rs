@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Registry};
 
 use crate::Options;
-use crate::models::STUDENTS;
+use crate::models::students;
 use crate::ours::Ours;
 use crate::python::Arm;
 use crate::steps::{ALPHA, BATCH, Kind, TEMPERATURE, median};
@@ -52,7 +52,7 @@ pub(crate) fn run(table: &mut Table, options: &Options, mut python: Option<&mut 
         "Parts of a replayed step, ms (median): {} + ... = sum of the parts",
         PHASES.join(" + ")
     ));
-    for student in &STUDENTS {
+    for student in students(options.cuda) {
         let mut arms = options
             .devices
             .iter()

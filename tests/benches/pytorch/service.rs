@@ -31,19 +31,28 @@ pub(crate) fn run(table: &mut Table, options: &Options) -> anyhow::Result<()> {
         measured.push((device, quartiles(seconds), megabytes));
     }
     table.head("Local runs of examples/digits-online.toml, model and optimizer below 1 MB");
+    // A worker on flex in a program with LibTorch is what a process holds that has loaded LibTorch and not used it.
+    let flex = measured.iter().find(|(device, ..)| device == "flex");
+    let idle = flex
+        .map(|(.., megabytes)| *megabytes)
+        .filter(|_| cfg!(feature = "libtorch"));
     for (device, seconds, megabytes) in measured {
+        let (device, beyond) = match idle {
+            Some(_) if device == "flex" => ("flex with LibTorch idle".to_owned(), None),
+            Some(idle) => (device, Some(megabytes - idle)),
+            None => (device, Some(megabytes)),
+        };
         table.keep(&format!("first_step_{device}_s"), seconds[1]);
         table.keep(&format!("worker_{device}_mb"), megabytes);
         let name = format!("{device}, seconds from the command to the first step");
         table.check((name, spread(seconds)), "<= 2", seconds[1] <= 2.0);
-        let row = (
-            format!("{device}, MB that a worker holds"),
-            format!("{megabytes:.0}"),
-        );
-        if device == "flex" {
-            table.check(row, "<= 150", megabytes <= MORE_MB);
-        } else {
-            table.note(row.0, row.1);
+        let name = format!("{device}, MB that a worker holds");
+        match beyond {
+            Some(beyond) => {
+                let row = (name, format!("{megabytes:.0}, {beyond:.0} of its own"));
+                table.check(row, "<= 150 of its own", beyond <= MORE_MB);
+            }
+            None => table.note(name, format!("{megabytes:.0}")),
         }
     }
     Ok(())

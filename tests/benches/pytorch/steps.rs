@@ -4,7 +4,7 @@ use retort_tests::bench::Table;
 use serde_json::json;
 
 use crate::Options;
-use crate::models::{Known, STUDENTS};
+use crate::models::{Known, students};
 use crate::ours::Ours;
 use crate::python::Arm;
 
@@ -61,7 +61,7 @@ pub(crate) fn run(table: &mut Table, options: &Options, mut python: Option<&mut 
             "{}, batches of {BATCH}: ms by device and by PyTorch, and how many times as fast as PyTorch: median (quartiles) of {turns} turns",
             kind.name()
         ));
-        for student in &STUDENTS {
+        for student in students(options.cuda) {
             let mut arms = options
                 .devices
                 .iter()
