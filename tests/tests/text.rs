@@ -237,7 +237,7 @@ fn what_does_not_fit_texts_is_refused_before_anything_starts() {
         "students.0.model={ architecture = 'mlp', hidden = [4] }",
         &[
             "students.0.model",
-            "model.architecture is mlp, expected embedding-bag or transformer",
+            "model.architecture is mlp, expected an embedding",
         ],
     );
     refused(

@@ -59,6 +59,12 @@ const TEXT_MODELS: [&str; 4] = [
     "architecture = 'transformer'\nwidth = 6\nheads = 3\ndepth = 3\nexits = { at = [1], feature_weight = 0.1 }",
 ];
 
+/// To which tokens are a signal of as many channels as a vector has numbers.
+const SIGNALS: [&str; 2] = [
+    "architecture = 'cnn'\nwidth = 3\ndepth = 2\nembedding = 4",
+    "architecture = 'mlp'\nhidden = [5]\nembedding = 4",
+];
+
 /// Numbers from 0 to 1, or ids of tokens and padding.
 pub(crate) fn random_values(spec: &Spec, samples: usize, seed: u64) -> Vec<f32> {
     let mut rng = Rng::new(seed);

@@ -61,11 +61,12 @@ mod libtorch {
 
     #[test]
     fn gradients_are_those_of_flex() {
-        let texts = TEXT_MODELS.map(|model| text_fixture(model, 12, 3));
+        let texts = TEXT_MODELS.into_iter().chain(SIGNALS);
+        let texts = texts.map(|model| text_fixture(model, 12, 3));
         let images = MODELS
             .iter()
             .flat_map(|model| [[1, 8, 8], [1, 1, 40], [3, 9, 7]].map(|input| fixture(model, input, 3)));
-        for spec in texts.into_iter().chain(images) {
+        for spec in texts.chain(images) {
             let expected = step(&spec, &Device::flex().autodiff());
             let found = step(&spec, &Device::libtorch().autodiff());
             for (expected, found) in expected.into_iter().zip(found) {

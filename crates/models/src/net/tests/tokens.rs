@@ -106,11 +106,7 @@ fn gradients_reach_the_vectors_of_tokens_that_are_there() {
 #[test]
 fn padding_changes_nothing() {
     let device = Device::flex();
-    let signals = [
-        "architecture = 'cnn'\nwidth = 3\ndepth = 2\nembedding = 4",
-        "architecture = 'mlp'\nhidden = [5]\nembedding = 4",
-    ];
-    for model in TEXT_MODELS.into_iter().chain(signals) {
+    for model in TEXT_MODELS.into_iter().chain(SIGNALS) {
         let spec = text_fixture(model, 6, 3);
         let net = Net::new(&spec, 1, &device).unwrap();
         let batch: [&[f32]; 3] = [
@@ -133,6 +129,9 @@ fn padding_changes_nothing() {
         let samples = [0, 2].map(|sample| sample * 3..(sample + 1) * 3);
         for sample in samples {
             assert_eq!(changed[sample.clone()], plain[sample], "{model}");
+        }
+        if SIGNALS.contains(&model) {
+            continue; // to which the end of a text is one like the border of an image
         }
         // Room for fewer tokens.
         let short = Net::new(&text_fixture(model, 3, 3), 2, &device).unwrap();
