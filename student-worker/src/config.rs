@@ -23,6 +23,9 @@ pub struct Config {
     /// Folder that relative data set paths of a job start from.
     #[arg(long, env = "RETORT_DATASET__BASE", default_value = ".")]
     pub base: PathBuf,
+    /// Leave once the run that was worked for has ended, instead of waiting for another.
+    #[arg(long)]
+    pub once: bool,
     /// Write the address listened on to this file once bound.
     #[arg(long, hide = true)]
     pub announce: Option<PathBuf>,

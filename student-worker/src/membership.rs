@@ -39,16 +39,22 @@ impl Membership {
         let token = tasks.token().clone();
         let mut backoff = Backoff::new(rpc::seed(&self.name, 0));
         // Kept between sessions of one run: reading the data again would be the longest pause.
-        let mut loaded = None;
+        let mut loaded: Option<Loaded> = None;
         while !token.is_cancelled() {
             let offered = tokio::select! {
                 offered = self.next_run() => offered,
                 () = token.cancelled() => return Ok(()),
             };
-            let result = match offered {
-                Ok(offered) if offered.run.is_empty() => Ok(Left::Finished),
-                Ok(offered) => self.take_part(offered, &mut loaded, tasks).await,
-                Err(e) => Err(e),
+            let worked_for = loaded.as_ref().filter(|_| self.config.once).map(|l| &l.run);
+            let ended = match (&offered, worked_for) {
+                (Ok(offered), Some(run)) if offered.run != *run => self.has_ended(run).await,
+                _ => Ok(false),
+            };
+            let result = match (ended, offered) {
+                (Ok(true), _) => return Ok(()),
+                (Err(e), _) | (_, Err(e)) => Err(e),
+                (_, Ok(offered)) if offered.run.is_empty() => Ok(Left::Finished),
+                (_, Ok(offered)) => self.take_part(offered, &mut loaded, tasks).await,
             };
             match result {
                 Ok(Left::Shutdown) => return Ok(()),
@@ -76,6 +82,19 @@ impl Membership {
             .next_run(request)
             .await;
         Ok(reply.context("ask for a run")?.into_inner())
+    }
+
+    /// Whether a run has ended for good: one that was stopped may go on.
+    async fn has_ended(&self, run: &str) -> anyhow::Result<bool> {
+        let request = pb::GetRunRequest {
+            run: run.to_owned(),
+            without_curves: true,
+        };
+        let status = retort_client::status(self.channels.control.clone())
+            .get_run(request)
+            .await
+            .context("ask how the run is")?;
+        Ok(matches!(status.into_inner().state.as_str(), "done" | "failed"))
     }
 
     async fn take_part(

@@ -260,6 +260,22 @@ fn a_submitted_job_runs_and_any_client_reads_its_status() {
 }
 
 #[test]
+fn workers_of_one_run_leave_with_it() {
+    let fleet = Standing::new(0);
+    let to = ["--coordinator", fleet.coordinator.as_str()];
+    let (_server, _) = start(&fleet.h, "teacher-server", "t", &to);
+    let workers: Vec<Running> = ["w0", "w1"]
+        .map(|name| start(&fleet.h, "student-worker", name, &[&to[..], &["--once"]].concat()).0)
+        .into();
+    let file = fleet.h.job("job.toml", JOB);
+    fleet.h.ok(&["submit", file.to_str().unwrap(), to[0], to[1]]);
+    for worker in workers {
+        let (code, log) = worker.end(LIMIT).unwrap();
+        assert_eq!(code, 0, "{log}");
+    }
+}
+
+#[test]
 fn registration_refuses_other_data_and_other_protocols() {
     let fleet = Standing::new(0);
     let url = fleet.coordinator.clone();
