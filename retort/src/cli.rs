@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use retort_runtime::logging::{self, Format};
 use retort_runtime::{Shutdown, TaskGroup, announce, listen};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::{check, devices, evaluate, experiment, export, import, predict, report, run, status, submit};
+use crate::{
+    check, devices, evaluate, experiment, export, health, import, init, predict, report, run, status, submit,
+    top,
+};
 
 /// Retort distils knowledge from teacher models into small students, as a service.
 #[derive(Debug, Parser)]
@@ -26,6 +29,8 @@ struct Cli {
 enum Command {
     /// Distil on the embedded digits: a coordinator, a teacher and students as local processes.
     Quickstart(run::Output),
+    /// Write a commented job file, from a few answers.
+    Init(init::Args),
     /// Run a job file as local processes.
     Run(run::Args),
     /// Compare arms over seeds: the same search for each on validation data, then fresh seeds, one table.
@@ -38,6 +43,8 @@ enum Command {
     Devices(devices::Args),
     /// What the status API says of a run.
     Status(status::Args),
+    /// A run in the terminal, live: fleet, curves, events, and keys to pause, drain and stop.
+    Top(top::Args),
     /// Recompute from the manifests which samples a run's final states contain.
     Audit(AuditArgs),
     /// Accuracy, calibration and cost of an exported model on its test data (temperature 1).
@@ -48,6 +55,15 @@ enum Command {
     Export(export::Args),
     /// Make a teacher of an ONNX file: a folder like an export's (needs the cargo feature `onnx`).
     Import(import::Args),
+    /// Ask a role over gRPC whether it serves; exit code 0 if it does.
+    Health(health::Args),
+    /// Print what a shell needs to complete commands: retort completions bash > /etc/bash_completion.d/retort
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page: retort man > retort.1
+    Man,
     /// Be the coordinator of a fleet.
     Coordinator(retort_coordinator::Config),
     /// Be a teacher server.
@@ -92,17 +108,28 @@ pub fn main() -> ExitCode {
 fn obey(command: Command) -> Result<(), Failure> {
     match command {
         Command::Quickstart(output) => run::quickstart(output),
+        Command::Init(args) => init::command(args),
         Command::Run(args) => run::run(args),
         Command::Experiment(args) => experiment::command(args),
         Command::Submit(args) => submit::submit(args),
         Command::Check(args) => check::command(&args),
         Command::Devices(args) => devices::command(&args),
         Command::Status(args) => status::command(args),
+        Command::Top(args) => top::command(args),
         Command::Audit(args) => audit(&args),
         Command::Evaluate(args) => evaluate::command(&args),
         Command::Predict(args) => predict::command(&args),
         Command::Export(args) => export::export(&args),
         Command::Import(args) => import::command(&args),
+        Command::Health(args) => health::command(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "retort", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(Cli::command());
+            Ok(page.render(&mut std::io::stdout()).map_err(anyhow::Error::from)?)
+        }
         Command::Coordinator(config) => role(async {
             let listeners = retort_coordinator::bind(&config).await?;
             let tasks = tasks(config.exit_with_parent)?;

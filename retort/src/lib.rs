@@ -14,11 +14,14 @@ mod export;
 mod failure;
 mod fleet;
 mod follow;
+mod health;
 mod import;
+mod init;
 mod predict;
 pub mod report;
 mod run;
 mod status;
 mod submit;
+mod top;
 
 pub use cli::main;

@@ -162,7 +162,7 @@ pub(crate) fn remember(processes: &Path) {
     }
 }
 
-fn newest_local() -> Result<String, Failure> {
+pub(crate) fn newest_local() -> Result<String, Failure> {
     let hint = "name a coordinator: --coordinator http://host:7300";
     let none = |e: &dyn std::fmt::Display| Failure::input(format!("no local run ({e}); {hint}"));
     let file = state_file().ok_or_else(|| none(&"HOME is not set"))?;

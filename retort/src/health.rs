@@ -1,0 +1,40 @@
+//! `retort health`: whether a role answers, for containers that have no other client.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args as Arguments;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::failure::{Failure, block_on};
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Args {
+    /// The role's address, http://host:port.
+    address: String,
+    /// How long it may take.
+    #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+/// Fails unless `grpc.health.v1` says that the role serves.
+pub(crate) fn command(args: Args) -> Result<(), Failure> {
+    block_on(async move {
+        let answer = tokio::time::timeout(args.timeout, ask(&args.address)).await;
+        let status =
+            answer.with_context(|| format!("{} is silent for {:?}", args.address, args.timeout))??;
+        match status {
+            ServingStatus::Serving => Ok(()),
+            other => Err(anyhow::anyhow!("{} is {}", args.address, other.as_str_name()).into()),
+        }
+    })
+}
+
+async fn ask(address: &str) -> Result<ServingStatus, Failure> {
+    let channel = retort_client::reach(address).await?;
+    let request = HealthCheckRequest::default();
+    let answer = HealthClient::new(channel).check(request).await?;
+    Ok(answer.into_inner().status())
+}
