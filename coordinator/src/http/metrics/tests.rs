@@ -164,3 +164,58 @@ fn without_a_run_there_are_only_the_coordinators_own() {
     assert_eq!(samples.len(), 2 + 7, "{text}");
     assert_eq!(text.matches("# TYPE ").count(), TABLE.len());
 }
+
+/// Names and labels of a query in Grafana's dashboard: `retort_x{run=~"$run"}`, `sum by (group) (...)`.
+fn asked(query: &str) -> Vec<(String, Vec<String>)> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for (at, _) in query.match_indices("retort_") {
+        let rest = &query[at..];
+        let end = rest.find(|c| !word(c)).unwrap_or(rest.len());
+        let labels = match rest[end..].strip_prefix('{').and_then(|l| l.split_once('}')) {
+            Some((labels, _)) => labels
+                .split(',')
+                .filter_map(|l| l.split(['=', '!']).next())
+                .map(|l| l.trim().to_owned())
+                .collect(),
+            None => Vec::new(),
+        };
+        found.push((rest[..end].to_owned(), labels));
+    }
+    found
+}
+
+#[test]
+fn every_query_of_the_grafana_dashboard_names_metrics_and_labels_that_exist() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/monitoring/grafana/retort.json");
+    let dashboard: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    assert!(panels.len() >= 10);
+    for panel in panels {
+        let title = panel["title"].as_str().unwrap();
+        for target in panel["targets"].as_array().unwrap() {
+            let query = target["expr"].as_str().unwrap();
+            let asked = asked(query);
+            assert!(!asked.is_empty(), "{title}: no metric in {query}");
+            let mut labels_there = BTreeSet::new();
+            for (name, labels) in asked {
+                let metric = TABLE.iter().find(|m| m.name == name);
+                let metric = metric.unwrap_or_else(|| panic!("{title}: no metric {name}"));
+                labels_there.extend(metric.of.labels().iter().copied().chain(metric.by));
+                for label in labels {
+                    assert!(
+                        labels_there.contains(label.as_str()),
+                        "{title}: {name} has no label {label}"
+                    );
+                }
+            }
+            for named in target["legendFormat"].as_str().unwrap().split("{{").skip(1) {
+                let label = named.split("}}").next().unwrap();
+                assert!(
+                    labels_there.contains(label),
+                    "{title}: no label {label} in {query}"
+                );
+            }
+        }
+    }
+}
