@@ -256,7 +256,7 @@ fn what_does_not_fit_texts_is_refused_before_anything_starts() {
     let digits = "dataset={ name = 'digits' }";
     refused(
         digits,
-        &["model.architecture is embedding-bag, expected mlp, cnn, resnet or transformer"],
+        &["model.architecture is embedding-bag, expected mlp, cnn, resnet, mobilenet or transformer"],
     );
     std::fs::write(folder.join("test.tsv"), "sentence\tabout\nso\tfood\nlong\tlove\n").unwrap();
     refused(

@@ -21,12 +21,14 @@ pub struct Model {
     /// mean, none unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden: Option<Vec<u32>>,
-    /// `cnn`, `resnet` (required): channels of the first stage; later stages double it. `transformer` (required): numbers
-    /// that stand for one token, a multiple of `heads`.
+    /// `cnn`, `resnet` (required): channels of the first stage; later stages double it. `mobilenet` (required): channels of
+    /// the stem, up to 32 times as many behind it. `transformer` (required): numbers that stand for one token, a multiple of
+    /// `heads`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<u32>,
     /// `cnn`: convolution layers (1..=6, default 3); `resnet`: layers in all, 2n for each stage + 2 (with three stages 8,
-    /// 14, 20, ..., default n = 1); `transformer`: blocks (1..=64, default 2).
+    /// 14, 20, ..., default n = 1); `mobilenet`: separable convolutions (1..=13, default 6); `transformer`: blocks (1..=64,
+    /// default 2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<u32>,
     /// `resnet`: stages (1..=3, default 3).
@@ -38,7 +40,7 @@ pub struct Model {
     /// Dropout before the classifier (and between hidden layers, on both branches of a `transformer`'s block), 0..1.
     #[serde(default)]
     pub dropout: f64,
-    /// `cnn`, `resnet`, `transformer`: further classifiers on the way, which learn from the last one.
+    /// `cnn`, `resnet`, `mobilenet`, `transformer`: further classifiers on the way, which learn from the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<Exits>,
     /// `onnx` (required): how the file is used.
@@ -81,6 +83,8 @@ pub enum Architecture {
     Mlp,
     Cnn,
     Resnet,
+    /// Of depthwise separable convolutions.
+    Mobilenet,
     /// Of images and signals, or of tokens.
     Transformer,
     /// Of tokens only: a perceptron behind the mean of their vectors.
@@ -96,6 +100,7 @@ impl fmt::Display for Architecture {
             Self::Mlp => "mlp",
             Self::Cnn => "cnn",
             Self::Resnet => "resnet",
+            Self::Mobilenet => "mobilenet",
             Self::Transformer => "transformer",
             Self::EmbeddingBag => "embedding-bag",
             Self::Onnx => "onnx",
@@ -110,6 +115,7 @@ impl Model {
             Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx => 0,
             Architecture::Cnn => 3,
             Architecture::Resnet => 2 * self.stages() + 2,
+            Architecture::Mobilenet => 6,
             Architecture::Transformer => 2,
         })
     }
@@ -128,7 +134,7 @@ impl Model {
     pub fn segments(&self) -> u32 {
         match self.architecture {
             Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx => 0,
-            Architecture::Cnn | Architecture::Transformer => self.depth(),
+            Architecture::Cnn | Architecture::Mobilenet | Architecture::Transformer => self.depth(),
             Architecture::Resnet => self.stages(),
         }
     }
@@ -167,6 +173,10 @@ mod tests {
             (
                 "architecture = 'resnet'\nwidth = 4\ndepth = 14\ndropout = 0.1\nexits = { at = [2] }",
                 "architecture = 'resnet'\nwidth = 4\ndepth = 10\nstages = 2\ndropout = 0.1",
+            ),
+            (
+                "architecture = 'mobilenet'\nwidth = 4\nexits = { at = [2, 3] }",
+                "architecture = 'mobilenet'\nwidth = 4\ndepth = 2",
             ),
             (
                 "architecture = 'transformer'\nwidth = 6\nheads = 2\ndepth = 3\nexits = { at = [2] }",

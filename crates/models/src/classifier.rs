@@ -238,6 +238,7 @@ mod tests {
             fixture("architecture = 'mlp'\nhidden = [33]", [1, 8, 8], 10),
             fixture("architecture = 'cnn'\nwidth = 5", [1, 1, 40], 3),
             fixture("architecture = 'resnet'\nwidth = 4", [3, 8, 8], 7),
+            fixture("architecture = 'mobilenet'\nwidth = 4", [3, 8, 8], 7),
             fixture("architecture = 'transformer'\nwidth = 12", [3, 7, 8], 7),
             text_fixture("architecture = 'transformer'\nwidth = 12", 9, 7),
             text_fixture(

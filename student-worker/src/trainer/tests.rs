@@ -94,13 +94,15 @@ fn dense(soft: &mut SoftTargets) -> &mut Vec<f32> {
     }
 }
 
-const ALL: [(Architecture, OptimizerKind); 8] = [
+const ALL: [(Architecture, OptimizerKind); 10] = [
     (Architecture::Mlp, OptimizerKind::Adam),
     (Architecture::Mlp, OptimizerKind::Sgd),
     (Architecture::Cnn, OptimizerKind::Adam),
     (Architecture::Cnn, OptimizerKind::Sgd),
     (Architecture::Resnet, OptimizerKind::Adam),
     (Architecture::Resnet, OptimizerKind::Sgd),
+    (Architecture::Mobilenet, OptimizerKind::Adam),
+    (Architecture::Mobilenet, OptimizerKind::Sgd),
     (Architecture::Transformer, OptimizerKind::Adam),
     (Architecture::Transformer, OptimizerKind::Sgd),
 ];

@@ -8,6 +8,8 @@ const MAX_HIDDEN_LAYERS: usize = 64;
 const MAX_WIDTH: u32 = 1024;
 const MAX_CNN_DEPTH: u32 = 6;
 const MAX_RESNET_DEPTH: u32 = 200;
+/// Those of the paper.
+const MAX_MOBILENET_DEPTH: u32 = 13;
 const MAX_STAGES: u32 = 3;
 const MAX_BLOCKS: u32 = 64;
 const MAX_HEADS: u32 = 64;
@@ -40,6 +42,11 @@ impl Model {
             Architecture::Resnet => {
                 self.check_width(&mut problems);
                 self.check_stages(&mut problems);
+            }
+            Architecture::Mobilenet => {
+                self.check_width(&mut problems);
+                let unit = "separable convolutions";
+                whole(&mut problems, "depth", self.depth(), MAX_MOBILENET_DEPTH, unit);
             }
             Architecture::Transformer => {
                 self.check_width(&mut problems);
@@ -181,7 +188,7 @@ impl Model {
         let segments = self.segments();
         let text = format!("{:?}", exits.at);
         if matches!(self.architecture, Architecture::Mlp | Architecture::EmbeddingBag) {
-            let expected = "absent: only a cnn, a resnet and a transformer have exits";
+            let expected = "absent: only a cnn, a resnet, a mobilenet and a transformer have exits";
             problems.push(problem("exits.at", text, expected));
         } else if segments < 2 {
             let expected = format!("a model of at least 2 parts, and this one has {segments}");
@@ -237,6 +244,8 @@ mod tests {
             "architecture = 'resnet'\nwidth = 16\ndepth = 200",
             "architecture = 'resnet'\nwidth = 16\nstages = 1\ndepth = 4",
             "architecture = 'resnet'\nwidth = 16\nstages = 2\nexits = { at = [1] }",
+            "architecture = 'mobilenet'\nwidth = 8",
+            "architecture = 'mobilenet'\nwidth = 1\ndepth = 13\nexits = { at = [1, 12] }",
             "architecture = 'embedding-bag'\nembedding = 8",
             "architecture = 'embedding-bag'\nembedding = 1024\nhidden = [9, 5]\ndropout = 0.1",
             "architecture = 'transformer'\nwidth = 8",
@@ -275,6 +284,10 @@ mod tests {
             ),
             ("architecture = 'resnet'\nwidth = 8\nstages = 4", vec!["stages"]),
             ("architecture = 'resnet'\nwidth = 8\nstages = 0", vec!["stages"]),
+            (
+                "architecture = 'mobilenet'\ndepth = 14\nstages = 2\nexits = { at = [14] }",
+                vec!["stages", "width", "depth", "exits.at"],
+            ),
             ("architecture = 'transformer'\nwidth = 10", vec!["width"]),
             (
                 "architecture = 'transformer'\nwidth = 10\nheads = 0",

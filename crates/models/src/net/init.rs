@@ -56,16 +56,15 @@ impl<'a> Init<'a> {
         bias: bool,
     ) -> Conv2d {
         let fan_in = channels[0] * kernel[0] * kernel[1];
-        let [vertical, horizontal] = kernel.map(|size| size / 2);
-        Conv2d {
-            weight: self.uniform([channels[1], channels[0], kernel[0], kernel[1]], fan_in),
-            bias: bias.then(|| self.uniform([channels[1]], fan_in)),
-            stride,
-            kernel_size: kernel,
-            dilation: [1, 1],
-            groups: 1,
-            padding: PaddingConfig2d::Explicit(vertical, horizontal, vertical, horizontal),
-        }
+        let weight = self.uniform([channels[1], channels[0], kernel[0], kernel[1]], fan_in);
+        let bias = bias.then(|| self.uniform([channels[1]], fan_in));
+        convolution(weight, bias, stride, 1)
+    }
+
+    /// Such a convolution of each channel by itself, without bias.
+    pub(crate) fn depthwise(&mut self, channels: usize, kernel: [usize; 2], stride: [usize; 2]) -> Conv2d {
+        let weight = self.uniform([channels, 1, kernel[0], kernel[1]], kernel[0] * kernel[1]);
+        convolution(weight, None, stride, channels)
     }
 
     pub(crate) fn norm(&mut self, channels: usize) -> GroupNorm {
@@ -107,5 +106,25 @@ impl<'a> Init<'a> {
         self.next += 1;
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
         Param::initialized(id, tensor.set_require_grad(self.device.is_autodiff()))
+    }
+}
+
+/// One that keeps the extent of its input, up to the stride. `weight`: `[outputs, inputs / groups, rows, columns]`.
+fn convolution(
+    weight: Param<Tensor<4>>,
+    bias: Option<Param<Tensor<1>>>,
+    stride: [usize; 2],
+    groups: usize,
+) -> Conv2d {
+    let [_, _, rows, columns] = weight.shape().dims();
+    let [vertical, horizontal] = [rows / 2, columns / 2];
+    Conv2d {
+        weight,
+        bias,
+        stride,
+        kernel_size: [rows, columns],
+        dilation: [1, 1],
+        groups,
+        padding: PaddingConfig2d::Explicit(vertical, horizontal, vertical, horizontal),
     }
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use retort_job::Architecture;
 
-use super::{Spec, SpecError, bag, cnn, mlp, resnet, transformer};
+use super::{Spec, SpecError, bag, cnn, mlp, mobilenet, resnet, transformer};
 
 /// A layer whose output can be asked for: `hidden1`, ... of an `mlp`, `conv1`, ... of a `cnn`, `stem`, `stage1`, ... of a
-/// `resnet`, `block1`, ... of a `transformer`, `mean`, `hidden1`, ... of an `embedding-bag`.
+/// `resnet`, `stem`, `block1`, ... of a `mobilenet`, `block1`, ... of a `transformer`, `mean`, `hidden1`, ... of an `embedding-bag`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     pub name: String,
@@ -35,6 +35,7 @@ impl Spec {
             Architecture::Mlp => mlp::layers(self.signal_len(), self),
             Architecture::Cnn => cnn::layers(self),
             Architecture::Resnet => resnet::layers(self),
+            Architecture::Mobilenet => mobilenet::layers(self),
             Architecture::Transformer => transformer::layers(self),
             Architecture::EmbeddingBag => bag::layers(self),
             Architecture::Onnx => Vec::new(),
@@ -72,6 +73,7 @@ impl Spec {
             Architecture::Mlp => mlp::products(self.signal_len(), self),
             Architecture::Cnn => cnn::products(self),
             Architecture::Resnet => resnet::products(self),
+            Architecture::Mobilenet => mobilenet::products(self),
             Architecture::Transformer => transformer::products(self),
             Architecture::EmbeddingBag => bag::products(self),
             Architecture::Onnx => return None,

@@ -8,6 +8,7 @@ mod init;
 mod kernels;
 mod layers;
 mod mlp;
+mod mobilenet;
 mod pass;
 mod resnet;
 mod spec;
@@ -34,6 +35,7 @@ use self::head::{Exit, Head};
 use self::init::Init;
 use self::layers::Taps;
 use self::mlp::Mlp;
+use self::mobilenet::Mobilenet;
 use self::resnet::Resnet;
 use self::transformer::Transformer;
 
@@ -56,6 +58,7 @@ enum Body {
     Mlp(Mlp),
     Cnn(Cnn),
     Resnet(Resnet),
+    Mobilenet(Mobilenet),
     Transformer(Transformer),
     EmbeddingBag(EmbeddingBag),
 }
@@ -97,6 +100,7 @@ impl Net {
             Architecture::Mlp => Body::Mlp(Mlp::new(spec.signal_len(), spec, &mut init)),
             Architecture::Cnn => Body::Cnn(Cnn::new(spec, &mut init)),
             Architecture::Resnet => Body::Resnet(Resnet::new(spec, &mut init)),
+            Architecture::Mobilenet => Body::Mobilenet(Mobilenet::new(spec, &mut init)),
             Architecture::Transformer => Body::Transformer(Transformer::new(spec, &mut init)),
             Architecture::EmbeddingBag => Body::EmbeddingBag(EmbeddingBag::new(spec, &mut init)),
             Architecture::Onnx => return Err(SpecError::Foreign),
@@ -198,6 +202,7 @@ impl Net {
             Body::Mlp(net) => net.forward(inputs.flatten(1, 3), 0, &mut dropout, &mut taps),
             Body::Cnn(net) => net.forward(inputs, &mut taps),
             Body::Resnet(net) => net.forward(inputs, &mut taps),
+            Body::Mobilenet(net) => net.forward(inputs, &mut taps),
             Body::Transformer(net) => net.forward(inputs, mask, &mut dropout, &mut taps),
             Body::EmbeddingBag(net) => net.forward(inputs, &mut dropout, &mut taps),
         };

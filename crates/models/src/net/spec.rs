@@ -184,8 +184,12 @@ impl Spec {
         let misfit = match (found, &self.tokens) {
             (Architecture::Mlp | Architecture::Cnn, Some(_)) if !embeds => Some(("an embedding", "tokens")),
             (Architecture::Mlp | Architecture::Cnn, None) if embeds => Some(("no embedding", "numbers")),
-            (Architecture::Resnet, Some(_)) => Some(("mlp, cnn, embedding-bag or transformer", "tokens")),
-            (Architecture::EmbeddingBag, None) => Some(("mlp, cnn, resnet or transformer", "numbers")),
+            (Architecture::Resnet | Architecture::Mobilenet, Some(_)) => {
+                Some(("mlp, cnn, embedding-bag or transformer", "tokens"))
+            }
+            (Architecture::EmbeddingBag, None) => {
+                Some(("mlp, cnn, resnet, mobilenet or transformer", "numbers"))
+            }
             _ => None,
         };
         if let Some((expected, inputs)) = misfit {

@@ -7,6 +7,7 @@ use crate::{Classifier, WeightsError};
 
 mod exits;
 mod layers;
+mod mobilenet;
 mod pass;
 mod tokens;
 mod transformer;
@@ -28,7 +29,7 @@ pub(crate) fn fixture(model: &str, input: [usize; 3], classes: usize) -> Spec {
     }
 }
 
-const MODELS: [&str; 10] = [
+const MODELS: [&str; 12] = [
     "architecture = 'mlp'\nhidden = []",
     "architecture = 'mlp'\nhidden = [9, 7]\ndropout = 0.3",
     "architecture = 'cnn'\nwidth = 3\ndepth = 1",
@@ -39,6 +40,8 @@ const MODELS: [&str; 10] = [
     "architecture = 'transformer'\nwidth = 8",
     "architecture = 'transformer'\nwidth = 6\nheads = 3\ndepth = 1\ndropout = 0.3",
     "architecture = 'cnn'\nwidth = 3\nexits = { at = [1, 2], feature_weight = 0.1 }",
+    "architecture = 'mobilenet'\nwidth = 3",
+    "architecture = 'mobilenet'\nwidth = 2\ndepth = 13\ndropout = 0.3\nexits = { at = [4], feature_weight = 0.1 }",
 ];
 
 /// A specification for texts of so many tokens, of 20 words and padding.
@@ -142,6 +145,10 @@ fn initial_weights_of_every_architecture_stay() {
         (
             "architecture = 'resnet'\nwidth = 2\ndepth = 14",
             "b037a96a79672daa",
+        ),
+        (
+            "architecture = 'mobilenet'\nwidth = 2\ndepth = 3",
+            "b68ea14f5cacbcb7",
         ),
         ("architecture = 'transformer'\nwidth = 4", "4900b31885ce2094"),
     ] {
@@ -302,6 +309,7 @@ fn every_architecture_can_learn() {
         "architecture = 'mlp'\nhidden = [16]",
         "architecture = 'cnn'\nwidth = 4",
         "architecture = 'resnet'\nwidth = 4",
+        "architecture = 'mobilenet'\nwidth = 4\ndepth = 3",
         "architecture = 'transformer'\nwidth = 8",
     ];
     let of_numbers = of_numbers.map(|model| fixture(model, [1, 6, 6], 3));

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{Card, DatasetReference, Export};
 
-const EXITS: [(&str, &[u32]); 4] = [
+const EXITS: [(&str, &[u32]); 5] = [
     (
         "architecture = 'cnn'\nwidth = 3\ndepth = 4\nexits = { at = [1, 3], feature_weight = 0.1 }",
         &[1, 3],
@@ -15,6 +15,10 @@ const EXITS: [(&str, &[u32]); 4] = [
     (
         "architecture = 'resnet'\nwidth = 4\nstages = 2\nexits = { at = [1] }",
         &[1],
+    ),
+    (
+        "architecture = 'mobilenet'\nwidth = 2\ndepth = 4\nexits = { at = [1, 3], feature_weight = 0.1 }",
+        &[1, 3],
     ),
     (
         "architecture = 'transformer'\nwidth = 8\nheads = 2\ndepth = 3\nexits = { at = [1, 2], feature_weight = 0.1 }",

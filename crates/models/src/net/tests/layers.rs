@@ -43,6 +43,10 @@ fn layers_are_called_by_architecture_and_number() {
     );
     assert_eq!(names(MODELS[4]), ["stem", "stage1", "stage2", "stage3"]);
     assert_eq!(names(MODELS[7]), ["block1", "block2"]);
+    assert_eq!(
+        names("architecture = 'mobilenet'\nwidth = 2\ndepth = 2"),
+        ["stem", "block1", "block2"]
+    );
 
     let device = Device::flex();
     let spec = fixture("architecture = 'cnn'\nwidth = 2\ndepth = 2", [1, 4, 4], 3);
@@ -218,6 +222,19 @@ fn operations_by_hand() {
     assert_eq!(
         flops("architecture = 'resnet'\nwidth = 2\nstages = 2", [1, 5, 4]),
         2 * (stages[0] + stages[1] + 4 * 3)
+    );
+    // Stem of 2 channels on 5 x 4; each with itself and then to 4 on 5 x 4, to 8 and to 8 on 3 x 2.
+    let mobilenet = "architecture = 'mobilenet'\nwidth = 2\ndepth = 3";
+    let blocks = [(9 * 2 + 2 * 4) * 20, (9 * 4 + 4 * 8) * 6, (9 * 8 + 8 * 8) * 6];
+    assert_eq!(
+        flops(mobilenet, [1, 5, 4]),
+        2 * (9 * 2 * 20 + blocks.iter().sum::<u64>() + 8 * 3)
+    );
+    // A large signal: its stem halves it, the second block once more.
+    let blocks = [(3 * 2 + 2 * 4) * 32, (3 * 4 + 4 * 8) * 16, (3 * 8 + 8 * 8) * 16];
+    assert_eq!(
+        flops(mobilenet, [1, 1, 64]),
+        2 * (3 * 2 * 32 + blocks.iter().sum::<u64>() + 8 * 3)
     );
     // 5 tokens of 2 x 4 numbers; one block of width 6 with 2 heads of 3.
     let attention = 2 * (2 * 5 * 5 * 3);

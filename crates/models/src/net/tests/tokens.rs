@@ -203,7 +203,7 @@ fn architectures_take_the_inputs_that_they_are_for() {
     );
     assert_eq!(
         refused(&fixture(TEXT_MODELS[0], [1, 8, 8], 3)),
-        "model.architecture is embedding-bag, expected mlp, cnn, resnet or transformer for inputs that are numbers"
+        "model.architecture is embedding-bag, expected mlp, cnn, resnet, mobilenet or transformer for inputs that are numbers"
     );
     let mut scaled = text_fixture(TEXT_MODELS[0], 6, 3);
     scaled.preprocessing.std = vec![2.0];
