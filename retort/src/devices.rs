@@ -176,6 +176,7 @@ fn batch() -> Batch {
         inputs: values(SAMPLES * INPUT.len(), 251).collect(),
         samples: SAMPLES,
         labels: (0..SAMPLES as u32).map(|i| Some(i % CLASSES as u32)).collect(),
+        mixed: Vec::new(),
         soft: Some(SoftTargets {
             targets: Targets::Dense(log_probs.collect()),
             temperature: 4.0,

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use retort_codec::Features;
 use retort_coordinator_core::round::Evaluation;
+use retort_data::MixedIn;
 use retort_runtime::failpoint;
 use retort_student_worker_core::{Batch as Positions, StepDone};
 use tokio::sync::mpsc;
@@ -251,6 +252,7 @@ impl Owner {
         let len = dataset.shape().len();
         let mut inputs = vec![0f32; samples * len];
         let mut labels = Vec::with_capacity(samples);
+        let mut mixed = Vec::new();
         let epoch = positions.id.epoch;
         for (position, out) in positions.positions.clone().zip(inputs.chunks_exact_mut(len)) {
             let sample = self.part.order.sample(epoch, position);
@@ -258,11 +260,15 @@ impl Owner {
             let read = failpoint::guard(sample, true, || dataset.view(sample, view_seed, out));
             read.map_err(|reason| (position, reason))?;
             labels.push(dataset.label(sample));
+            // Of two samples without a label there is nothing to say.
+            let second = dataset.mixed_in(sample, view_seed);
+            mixed.extend(second.map(|MixedIn { sample, share }| (dataset.label(sample).unwrap_or(0), share)));
         }
         Ok(Batch {
             inputs,
             samples,
             labels,
+            mixed,
             soft: None,
             alpha,
             learning_rate: self.part.learning_rate(epoch, positions.positions.start),

@@ -91,6 +91,11 @@ pub struct Views {
     pub gain: f32,
     /// Of a text set: replace each token by padding with this probability.
     pub drop: f32,
+    /// Mix each view with that of another training sample, not of a text: `share` of the one and `1 - share` of the other,
+    /// with a share from a beta distribution whose parameters are both this (0.05..=4). Labels are mixed alike. Labelled
+    /// samples are mixed with labelled ones, the others with each other. Zhang et al., mixup, 2018,
+    /// <https://arxiv.org/abs/1710.09412>.
+    pub mixup: f32,
 }
 
 impl Views {
@@ -102,6 +107,8 @@ impl Views {
 
 /// Half of what lies between the floor and full scale.
 const MOST_GAIN: f32 = 40.0;
+/// What [`rng::Rng::beta`](crate::rng::Rng::beta) is made for.
+const MIXUP: std::ops::RangeInclusive<f32> = 0.05..=4.0;
 
 /// One thing wrong with a [`DatasetConfig`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -335,6 +342,11 @@ impl DatasetConfig {
         } else if !(0.0..=MOST_GAIN).contains(&gain) {
             problems.push("views.gain", gain, format!("0 to {MOST_GAIN} decibels"));
         }
+        let mixup = self.views.mixup;
+        if mixup != 0.0 && !MIXUP.contains(&mixup) {
+            let expected = format!("0 (off), or {} to {}", MIXUP.start(), MIXUP.end());
+            problems.push("views.mixup", mixup, expected);
+        }
     }
 
     fn check_audio(&self, source: Option<Source>, problems: &mut Problems) {
@@ -371,6 +383,7 @@ impl DatasetConfig {
             noise,
             gain: _,
             drop,
+            mixup,
         } = self.views;
         if !(0.0..1.0).contains(&drop) {
             problems.push("views.drop", drop, "at least 0 and less than 1");
@@ -396,6 +409,7 @@ impl DatasetConfig {
             ("views.flip", flip, flip.to_string()),
             ("views.crop", crop > 0, crop.to_string()),
             ("views.noise", noise > 0.0, noise.to_string()),
+            ("views.mixup", mixup != 0.0, mixup.to_string()),
         ] {
             if on {
                 let expected = "absent: tokens are no pixels, they can be dropped (views.drop)";

@@ -6,14 +6,16 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigProblem, DatasetConfig, Extent, Source};
-use crate::rng::Rng;
-use crate::split::{Pixels, Samples, UNLABELLED, labelled, split};
+use crate::rng::{Rng, key};
+use crate::split::{Pixels, Samples, UNLABELLED, labelled, missing, split};
 use crate::text::{self, Tokens};
 use crate::view::{self, Changes};
 use crate::{digits, idx, images, mnist1d, wav};
 
 /// Domain of the random numbers of views.
 const VIEW: u64 = 4;
+/// Domain of what views are mixed with.
+const MIXUP: u64 = 5;
 
 /// Why a data set cannot be loaded. All of it is the operator's to mend; trying again does not help.
 #[derive(Debug, thiserror::Error)]
@@ -401,12 +403,43 @@ impl Dataset {
     }
 
     /// Writes the view of a training sample that `view_seed` selects: the configured random changes on the plain
-    /// values, before any model's own preprocessing. A function of sample and seed, bit for bit, on every machine.
+    /// values, mixed with those of [`Dataset::mixed_in`], before any model's own preprocessing. A function of sample and
+    /// seed, bit for bit, on every machine.
     ///
     /// # Panics
     ///
     /// If there is no such sample, or `out` is not as long as [`Shape::len`] says.
     pub fn view(&self, sample: u32, view_seed: u64, out: &mut [f32]) {
+        self.view_alone(sample, view_seed, out);
+        if let Some(MixedIn { sample, share }) = self.mixed_in(sample, view_seed) {
+            let mut other = vec![0.0; out.len()];
+            self.view_alone(sample, key(&[MIXUP, view_seed]), &mut other);
+            view::mix_in(&other, share, out);
+        }
+    }
+
+    /// What else is in the view of a training sample that `view_seed` selects, and how much of it: a function of both.
+    /// `None` where views are not mixed. A sample that has a label and keeps it is mixed with such a one, and the others with
+    /// each other, so that no label is lost; it may be itself.
+    pub fn mixed_in(&self, sample: u32, view_seed: u64) -> Option<MixedIn> {
+        let alpha = self.changes.mixup;
+        if alpha == 0.0 {
+            return None;
+        }
+        let mut rng = Rng::keyed(&[MIXUP, view_seed, u64::from(sample)]);
+        let share = 1.0 - rng.beta(f64::from(alpha)) as f32;
+        let labelled = &self.labelled;
+        let sample = if labelled.binary_search(&sample).is_ok() {
+            labelled[rng.below(labelled.len() as u64) as usize]
+        } else {
+            let others = self.train_len() - labelled.len() as u32;
+            let number = rng.below(u64::from(others)) as u32;
+            missing(labelled, number)
+        };
+        Some(MixedIn { sample, share })
+    }
+
+    fn view_alone(&self, sample: u32, view_seed: u64, out: &mut [f32]) {
         if self.changes.is_none() {
             return self.parts[0].write(sample, out);
         }
@@ -418,6 +451,15 @@ impl Dataset {
         }
         view::apply(&self.changes, self.shape, &mut rng, &plain, out);
     }
+}
+
+/// A training sample that is mixed into the view of another one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MixedIn {
+    /// Its id.
+    pub sample: u32,
+    /// Its part of the view, within 0..=1; the rest is the other one's.
+    pub share: f32,
 }
 
 impl fmt::Debug for Dataset {

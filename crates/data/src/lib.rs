@@ -30,7 +30,7 @@ mod view;
 mod wav;
 
 pub use config::{ConfigProblem, DatasetConfig, Format, Views};
-pub use dataset::{Dataset, Error, Part, Shape, SplitRef, load};
+pub use dataset::{Dataset, Error, MixedIn, Part, Shape, SplitRef, load};
 pub use folder::Error as FolderError;
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
 pub use images::{Error as ImagesError, Images};

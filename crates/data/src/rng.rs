@@ -1,7 +1,8 @@
 //! A small counter-based random generator that gives the same numbers on every machine.
 //!
 //! It is splitmix64: the state is a counter, each output a mix of it. Gaussians use the polar method with a logarithm
-//! of our own, so that nothing depends on the platform's mathematics library. Good for shuffles, noise and weight
+//! of our own, the beta distribution powers of the pure-Rust `libm`, so that nothing depends on the platform's mathematics
+//! library. Good for shuffles, noise and weight
 //! initialisation; not for secrets.
 
 const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -62,6 +63,26 @@ impl Rng {
             let square = u * u + v * v;
             if square > 0.0 && square < 1.0 {
                 return u * (-2.0 * ln(square) / square).sqrt();
+            }
+        }
+    }
+
+    /// Beta-distributed with both parameters `alpha`: within 0..=1, with mean 1/2, the nearer to 0 or 1 the smaller `alpha`
+    /// is. Takes a varying number of steps.
+    ///
+    /// Jöhnk's method (1964; Devroye, Non-Uniform Random Variate Generation, 1986, chapter IX.3.5), for `alpha` from 0.05,
+    /// below which powers underflow, to 4, above which it rejects nearly all it draws.
+    ///
+    /// # Panics
+    ///
+    /// If `alpha` is not greater than 0.
+    pub fn beta(&mut self, alpha: f64) -> f64 {
+        assert!(alpha > 0.0, "a beta distribution with parameter {alpha}");
+        loop {
+            let x = libm::pow(self.uniform_f64(), 1.0 / alpha);
+            let y = libm::pow(self.uniform_f64(), 1.0 / alpha);
+            if x + y > 0.0 && x + y <= 1.0 {
+                return x / (x + y);
             }
         }
     }
@@ -147,6 +168,29 @@ mod tests {
     }
 
     const PINNED: [u64; 2] = [4_603_104_091_087_641_274, 4_602_794_855_176_437_048];
+
+    #[test]
+    fn betas_have_the_right_moments_and_pinned_values() {
+        for alpha in [0.05, 0.2, 1.0, 4.0] {
+            let mut rng = Rng::keyed(&[5]);
+            let values: Vec<f64> = (0..50_000).map(|_| rng.beta(alpha)).collect();
+            assert!(values.iter().all(|v| (0.0..=1.0).contains(v)), "{alpha}");
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
+            let expected = 0.25 / (2.0 * alpha + 1.0);
+            assert!((mean - 0.5).abs() < 0.01, "{alpha}: {mean}");
+            assert!((variance / expected - 1.0).abs() < 0.02, "{alpha}: {variance}");
+        }
+        let mut rng = Rng::new(2);
+        let bits = [0.2, 0.2, 1.0].map(|alpha| rng.beta(alpha).to_bits());
+        assert_eq!(bits, PINNED_BETAS, "views depend on these bits");
+    }
+
+    const PINNED_BETAS: [u64; 3] = [
+        4_597_610_725_042_341_722,
+        4_597_167_018_947_305_910,
+        4_602_199_406_818_407_982,
+    ];
 
     #[test]
     fn uniform_and_below_stay_in_range_and_cover_it() {

@@ -167,6 +167,21 @@ pub(crate) fn labelled(labels: &[u32], classes: usize, count: u32, seed: u64) ->
     chosen
 }
 
+/// The id with this number, from 0, among those that a sorted list lacks.
+pub(crate) fn missing(ids: &[u32], number: u32) -> u32 {
+    // Below ids[i] the list lacks ids[i] - i: so many of the list come before the id.
+    let (mut low, mut high) = (0, ids.len());
+    while low < high {
+        let middle = (low + high) / 2;
+        if ids[middle] - middle as u32 <= number {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    number + low as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +231,15 @@ mod tests {
             let mut out = [0.0; 2];
             samples.write(1, &mut out);
             assert_eq!(out, [3.0, 4.0]);
+        }
+    }
+
+    #[test]
+    fn what_a_list_lacks_is_counted_in_order() {
+        for ids in [&[][..], &[0], &[3], &[0, 1, 2], &[1, 4, 5, 9], &[19]] {
+            let expected: Vec<u32> = (0..20).filter(|id| !ids.contains(id)).collect();
+            let found = (0..expected.len() as u32).map(|number| missing(ids, number));
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{ids:?}");
         }
     }
 

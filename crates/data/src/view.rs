@@ -20,6 +20,8 @@ pub(crate) struct Changes {
     noise: f32,
     /// Share of a text's tokens that become padding.
     pub(crate) drop: f32,
+    /// Both parameters of the beta distribution that shares of mixed views are drawn from; 0: views are not mixed.
+    pub(crate) mixup: f32,
 }
 
 /// Of one axis.
@@ -51,6 +53,7 @@ impl Changes {
             gain: (f64::from(views.gain) / RANGE_DB) as f32,
             noise: views.noise,
             drop: views.drop,
+            mixup: views.mixup,
         }
     }
 
@@ -104,6 +107,13 @@ pub(crate) fn drop_tokens(rate: f32, rng: &mut Rng, source: &[f32], out: &mut [f
     for (out, &token) in out.iter_mut().zip(source) {
         let dropped = rng.uniform_f32() < rate;
         *out = if dropped { f32::from(PADDING) } else { token };
+    }
+}
+
+/// Makes `out` the mean of itself and another view, of which it takes `share`.
+pub(crate) fn mix_in(other: &[f32], share: f32, out: &mut [f32]) {
+    for (out, &other) in out.iter_mut().zip(other) {
+        *out = blend(*out, other, share);
     }
 }
 

@@ -8,6 +8,7 @@ mod distillation;
 mod features;
 mod group;
 mod loss;
+mod mixup;
 mod model;
 mod parse;
 mod sources;

@@ -233,6 +233,7 @@ impl Job {
             out.push(Problem::new("distillation.tail", value, expected));
         }
         self.check_loss(out);
+        self.check_mixup(out);
         self.check_features(out);
         alpha(out, "distillation.alpha", &d.alpha);
         range(out, "distillation.max_staleness", d.max_staleness, 0, 1_000);

@@ -109,14 +109,13 @@ impl Combined {
     }
 }
 
-/// Of the cross entropy at logits outside autodiff, `[n, classes]`: `(q_1 - onehot(y)) / labelled`.
+/// Of the cross entropy at logits outside autodiff, `[n, classes]`: `(q_1 - p_y) / labelled`, with p_y 1 at the label.
 fn hard_gradient(logits: Tensor<2>, labels: &Labels) -> Tensor<2> {
     let classes = logits.dims()[1];
     let mask = labels.mask.clone().without_autodiff();
-    let onehot = labels.classes.clone().without_autodiff();
-    let onehot = onehot.one_hot::<2>(classes).float();
+    let label = labels.probabilities(classes).without_autodiff();
     let divisor = labels.divisor().without_autodiff();
-    (log_softmax(logits, 1).exp() - onehot) * mask.unsqueeze_dim(1) / divisor.unsqueeze_dim(1)
+    (log_softmax(logits, 1).exp() - label) * mask.unsqueeze_dim(1) / divisor.unsqueeze_dim(1)
 }
 
 fn norm(gradient: Tensor<2>) -> Tensor<1> {

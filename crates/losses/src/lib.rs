@@ -29,7 +29,7 @@ mod targets;
 pub use combined::{Combined, Loss};
 pub use dkd::Dkd;
 pub use feature::{Attention, Cosine, FeatureLoss, Hint, Relational};
-pub use hard::{CrossEntropy, Labels};
+pub use hard::{CrossEntropy, Labels, Second};
 pub use jsd::Jsd;
 pub use kd::Distillation;
 pub use mse::Mse;

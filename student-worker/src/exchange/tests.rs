@@ -62,6 +62,7 @@ fn batch(number: u64, range: std::ops::Range<usize>) -> Batch {
         inputs: inputs[range.start * 36..range.end * 36].to_vec(),
         samples: range.len(),
         labels: labels[range.clone()].iter().copied().map(Some).collect(),
+        mixed: Vec::new(),
         soft: Some(SoftTargets {
             targets: Targets::Dense(labels[range].iter().flat_map(soft).collect()),
             temperature: 2.0,

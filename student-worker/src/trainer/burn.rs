@@ -78,13 +78,20 @@ impl BurnTrainer {
             batch.samples * self.net().spec().input_len(),
         )?;
         size("labels", batch.labels.len(), batch.samples)?;
-        if let Some(&label) = batch
-            .labels
-            .iter()
-            .flatten()
-            .find(|&&label| label as usize >= classes)
-        {
+        if !batch.mixed.is_empty() {
+            size("second labels", batch.mixed.len(), batch.samples)?;
+        }
+        let second = batch.mixed.iter().map(|(label, _)| label);
+        let mut all = batch.labels.iter().flatten().chain(second);
+        if let Some(&label) = all.find(|&&label| label as usize >= classes) {
             return Err(Error::Label { label, classes });
+        }
+        if let Some((_, share)) = batch.mixed.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            return Err(Error::Range {
+                what: "share of a second label",
+                value: f64::from(*share),
+                expected: "0..=1",
+            });
         }
         if !(0.0..=1.0).contains(&batch.alpha) {
             return Err(Error::Range {
@@ -223,7 +230,10 @@ impl BurnTrainer {
 impl BurnTrainer {
     /// The loss and its parts, in the order of [`report`].
     fn loss(&self, batch: &Batch, outputs: &Outputs) -> Result<(Tensor<1>, Vec<Tensor<1>>), Error> {
-        let labels = Labels::new(&batch.labels, &self.device);
+        let mut labels = Labels::new(&batch.labels, &self.device);
+        if !batch.mixed.is_empty() {
+            labels = labels.mixed(&batch.mixed);
+        }
         let exits = exits::loss(self.net().spec().model.exits.as_ref(), outputs, &labels);
         let Outputs { logits, features, .. } = outputs.clone();
         let (total, parts) = match &batch.soft {

@@ -24,6 +24,9 @@ pub struct Batch {
     pub samples: usize,
     /// One for each sample; `None` is unlabelled.
     pub labels: Vec<Option<u32>>,
+    /// Of mixed views, a second label for each sample and how much of the sample it is the label of; both mean nothing where
+    /// there is no first one. Empty: no view is mixed.
+    pub mixed: Vec<(u32, f32)>,
     /// What the teachers say; `None` for a group without teachers.
     pub soft: Option<SoftTargets>,
     /// Share of the soft loss, within 0..=1; 0 for a group without teachers.

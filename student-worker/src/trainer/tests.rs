@@ -70,6 +70,7 @@ fn batch(number: u64) -> Batch {
             .enumerate()
             .map(|(i, &c)| (i % 3 > 0).then_some(c))
             .collect(),
+        mixed: Vec::new(),
         soft: Some(SoftTargets {
             targets: Targets::Dense(log_probs),
             temperature: 2.0,
@@ -230,6 +231,39 @@ fn a_report_says_what_the_step_consumed() {
 }
 
 #[test]
+fn second_labels_count_by_their_share() {
+    let labels: Vec<Option<u32>> = (0..16).map(|i| (i != 5).then_some(i % 4)).collect();
+    let second: Vec<u32> = (0..16).map(|i| (i / 4 + 1) % 4).collect();
+    let step = |labels: &[Option<u32>], mixed: Vec<(u32, f32)>| {
+        let mut trainer = trainer(Architecture::Mlp, OptimizerKind::Sgd);
+        let batch = Batch {
+            labels: labels.to_vec(),
+            mixed,
+            ..batch(1)
+        };
+        (trainer.step(&batch).unwrap(), trainer.flat())
+    };
+    let of = |share: f32| second.iter().map(|&label| (label, share)).collect::<Vec<_>>();
+    let (first, weights) = step(&labels, Vec::new());
+    let (same, again) = step(&labels, of(0.0));
+    assert_eq!(
+        (same, &again),
+        (first, &weights),
+        "a share of nothing changes nothing"
+    );
+    let others: Vec<Option<u32>> = labels.iter().zip(&second).map(|(l, s)| l.map(|_| *s)).collect();
+    let (last, _) = step(&others, Vec::new());
+    let (mixed, moved) = step(&labels, of(0.25));
+    let expected = 0.75 * first.hard_loss.unwrap() + 0.25 * last.hard_loss.unwrap();
+    assert!(
+        (mixed.hard_loss.unwrap() - expected).abs() < 1e-6,
+        "{mixed:?} {expected}"
+    );
+    assert_eq!((mixed.labelled, mixed.kl), (15, first.kl));
+    assert_ne!(moved, weights);
+}
+
+#[test]
 fn a_bad_batch_changes_nothing() {
     let mut trainer = trainer(Architecture::Mlp, OptimizerKind::Adam);
     train(&mut trainer, 0..2);
@@ -271,6 +305,27 @@ fn a_bad_batch_changes_nothing() {
                 ..batch(3)
             },
             "label 4 of a model with 4 classes",
+        ),
+        (
+            Batch {
+                mixed: vec![(0, 0.5); 15],
+                ..batch(3)
+            },
+            "second labels: 15 values, expected 16",
+        ),
+        (
+            Batch {
+                mixed: vec![(4, 0.5); 16],
+                ..batch(3)
+            },
+            "label 4 of a model with 4 classes",
+        ),
+        (
+            Batch {
+                mixed: vec![(0, f32::NAN); 16],
+                ..batch(3)
+            },
+            "share of a second label is NaN, expected 0..=1",
         ),
         (
             Batch {

@@ -83,6 +83,7 @@ fn batch(kind: Kind, spec: &Spec, rng: &mut Rng) -> Batch {
         inputs,
         samples: BATCH,
         labels,
+        mixed: Vec::new(),
         soft: taught.then(|| soft(soften(&logits))),
         alpha: if taught || kind == Kind::Taught {
             ALPHA

@@ -208,6 +208,7 @@ fn step(table: &mut Table, quick: bool) -> anyhow::Result<f64> {
         inputs: (0..samples * 784).map(|i| (i % 251) as f32 / 251.0).collect(),
         samples,
         labels: (0..samples as u32).map(|i| Some(i % 10)).collect(),
+        mixed: Vec::new(),
         soft: Some(SoftTargets {
             targets: Targets::Dense(vec![0.1_f32.ln(); samples * 10]),
             temperature: 4.0,

@@ -42,8 +42,32 @@ fn names_every_problem_at_once() {
     config.block_samples = Some(0);
     config.views.flip = true;
     config.views.noise = f32::NAN;
-    let expected = ["path", "labelled", "block_samples", "views.flip", "views.noise"];
+    config.views.mixup = 4.1;
+    let expected = [
+        "path",
+        "labelled",
+        "block_samples",
+        "views.flip",
+        "views.noise",
+        "views.mixup",
+    ];
     assert_eq!(keys(&config), expected);
+}
+
+#[test]
+fn mixup_is_off_or_within_what_can_be_drawn() {
+    let mut config = named("digits");
+    for (mixup, sound) in [
+        (0.0, true),
+        (0.05, true),
+        (4.0, true),
+        (0.04, false),
+        (-1.0, false),
+        (f32::NAN, false),
+    ] {
+        config.views.mixup = mixup;
+        assert_eq!(config.problems().is_empty(), sound, "{mixup}");
+    }
 }
 
 #[test]
@@ -92,7 +116,7 @@ fn text_has_keys_of_its_own() {
     assert_eq!(read(&written).expect("read again"), full);
     assert!(read(r#"{"format":"text","text":{"tokens":{"kind":"bytes","buckets":3}}}"#).is_err());
     assert!(read(r#"{"format":"text","text":{"tokens":{"kind":"words"}}}"#).is_err());
-    let wrong = r#"{"format":"text","unlabelled":"s3://b","views":{"shift":1,"flip":true,"noise":1,"drop":1},
+    let wrong = r#"{"format":"text","unlabelled":"s3://b","views":{"shift":1,"flip":true,"noise":1,"drop":1,"mixup":1},
         "text":{"label":"text","length":0,"tokens":{"kind":"characters-hashed","ngrams":[3,2],"buckets":65536}}}"#;
     let expected = [
         "path",
@@ -100,6 +124,7 @@ fn text_has_keys_of_its_own() {
         "views.shift",
         "views.flip",
         "views.noise",
+        "views.mixup",
         "unlabelled",
         "text.label",
         "text.tokens.ngrams",

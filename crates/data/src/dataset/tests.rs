@@ -147,6 +147,68 @@ fn views_are_a_function_of_sample_and_seed() {
     );
 }
 
+fn mixed(labelled: u32, mixup: f32) -> DatasetConfig {
+    DatasetConfig {
+        labelled: Some(labelled),
+        views: Views {
+            shift: 1,
+            mixup,
+            ..Views::default()
+        },
+        ..config("digits")
+    }
+}
+
+#[test]
+fn mixed_views_are_means_of_two_views() {
+    let (plain, set) = (loaded(&mixed(100, 0.0), 1), loaded(&mixed(100, 1.0), 1));
+    assert_eq!(plain.digest(), set.digest());
+    let view = |set: &Dataset, sample, seed| {
+        let mut out = [f32::NAN; 64];
+        set.view(sample, seed, &mut out);
+        out
+    };
+    let mut shares = Vec::new();
+    for (sample, seed) in (0..200).flat_map(|sample| [(sample, 3), (sample, 4)]) {
+        assert_eq!(plain.mixed_in(sample, seed), None);
+        let other = set.mixed_in(sample, seed).expect("mixed");
+        let a = view(&plain, sample, seed);
+        let b = view(&plain, other.sample, key(&[MIXUP, seed]));
+        let expected: Vec<f32> = (a.iter().zip(b))
+            .map(|(a, b)| a * (1.0 - other.share) + b * other.share)
+            .collect();
+        assert_eq!(bits(&view(&set, sample, seed)), bits(&expected));
+        assert_eq!(set.label(sample).is_some(), set.label(other.sample).is_some());
+        shares.push(other.share);
+    }
+    let mean = shares.iter().sum::<f32>() / shares.len() as f32;
+    assert!((mean - 0.5).abs() < 0.05, "{mean}");
+    let hash = blake3::hash(&view(&set, 7, 3).map(f32::to_le_bytes).concat());
+    assert_eq!(
+        hash.to_hex()[..16],
+        *"edbe3f3cf7a17b01",
+        "every machine must get these bits"
+    );
+}
+
+#[test]
+fn every_sample_of_a_kind_is_mixed_in_and_all_may_be_of_one() {
+    for labelled in [100, 1_297] {
+        let set = loaded(&mixed(labelled, 0.2), 1);
+        let mut seen = BTreeSet::new();
+        for kind in [true, false] {
+            let of_kind = |sample: &u32| set.label(*sample).is_some() == kind;
+            if let Some(sample) = (0..set.train_len()).find(of_kind) {
+                let before = seen.len();
+                seen.extend((0..20_000).filter_map(|seed| Some(set.mixed_in(sample, seed)?.sample)));
+                let of_kind = (0..set.train_len()).filter(of_kind).count();
+                assert_eq!(seen.len() - before, of_kind);
+            }
+        }
+        assert_eq!(seen.len(), 1_297);
+    }
+}
+
 #[test]
 fn mnist1d_has_its_sizes_and_statistics() {
     let set = loaded_mnist1d();
