@@ -306,6 +306,13 @@ pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Pro
         let found = format!("a model for inputs of {}", name(card.tokens.as_ref()));
         problems.push(Problem::new(key, found, expected));
     }
+    if let (Some(theirs), Some(ours)) = (&card.audio, dataset.audio())
+        && !theirs.hears_like(ours)
+    {
+        let expected = format!("a teacher of sounds in {ours}");
+        let found = format!("a model of sounds in {theirs}");
+        problems.push(Problem::new(key, found, expected));
+    }
     let mut names = card.class_names.iter().zip(dataset.class_names()).enumerate();
     if card.model.architecture == Architecture::Onnx
         && card.classes == dataset.classes()

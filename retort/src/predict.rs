@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use image::imageops::FilterType;
-use retort_data::Shape;
+use retort_data::{Shape, read_image};
 use retort_models::{Card, Choice, Classifier, Export};
 
 use crate::failure::Failure;
@@ -15,8 +14,8 @@ use crate::report::metrics::log_softmax;
 pub(crate) struct Args {
     /// Folder with model.safetensors (or model.onnx) and model.json.
     model: PathBuf,
-    /// PNG or PNM images; for signals of height 1: text files of numbers; for tokens: files of one text each, or any files
-    /// where the model tells files apart.
+    /// PNG, JPEG or PNM images; WAV files for a model of sounds; for signals of height 1: text files of numbers; for tokens:
+    /// files of one text each, or any files where the model tells files apart.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Classes to show of each file.
@@ -31,17 +30,22 @@ pub(crate) struct Args {
 pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     let export = Export::load(&args.model).map_err(Failure::input)?;
     let mut inputs = Vec::new();
+    // Of each file.
+    let mut samples = Vec::new();
     for file in &args.files {
-        inputs.extend(read(file, &export.card)?);
+        let read = read(file, &export.card)?;
+        samples.push(read.len());
+        inputs.extend(read.into_iter().flatten());
     }
     let device = Choice::Flex.open().context("open device")?;
     let mut model =
         Classifier::from_parts(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
-    let logits = model.logits(&inputs, args.files.len()).context("predict")?;
+    let logits = model.logits(&inputs, samples.iter().sum()).context("predict")?;
+    let mut rows = logits.chunks_exact(export.card.classes);
     let mut answers = Vec::new();
-    for (file, row) in args.files.iter().zip(logits.chunks_exact(export.card.classes)) {
-        let probabilities: Vec<f64> = log_softmax(row).into_iter().map(f64::exp).collect();
-        let mut order: Vec<usize> = (0..row.len()).collect();
+    for (file, samples) in args.files.iter().zip(samples) {
+        let probabilities = mean(rows.by_ref().take(samples), export.card.classes);
+        let mut order: Vec<usize> = (0..probabilities.len()).collect();
         order.sort_by(|a, b| probabilities[*b].total_cmp(&probabilities[*a]));
         let name = |c: usize| {
             export
@@ -76,37 +80,44 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A file as the model's input: images as grey or colour values 0..=1 of the model's size.
-fn read(file: &Path, card: &Card) -> Result<Vec<f32>, Failure> {
+/// The mean of what the model says of each of a file's samples.
+fn mean<'a>(rows: impl Iterator<Item = &'a [f32]>, classes: usize) -> Vec<f64> {
+    let mut mean = vec![0.0; classes];
+    let mut count = 0.0;
+    for row in rows {
+        count += 1.0;
+        for (mean, log_probability) in mean.iter_mut().zip(log_softmax(row)) {
+            *mean += (log_probability.exp() - *mean) / count;
+        }
+    }
+    mean
+}
+
+/// A file as the model's inputs, which are several only of a sound that the model hears in windows.
+fn read(file: &Path, card: &Card) -> Result<Vec<Vec<f32>>, Failure> {
     let shape = card.input;
+    if let Some(audio) = &card.audio {
+        return audio.samples_of(file).map_err(why);
+    }
     if let Some(tokens) = &card.tokens {
         let ids = tokens.encode_file(file, shape.width);
-        return ids.map_err(|e| Failure::input(format!("{}: {e}", file.display())));
+        let ids = ids.map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
+        return Ok(vec![ids]);
     }
     if shape.height == 1 {
-        return numbers(file, shape);
+        return Ok(vec![numbers(file, shape)?]);
     }
-    let image = image::open(file).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
-    let (width, height) = (shape.width as u32, shape.height as u32);
-    let image = if (image.width(), image.height()) == (width, height) {
-        image
-    } else {
-        image.resize_exact(width, height, FilterType::Triangle)
-    };
-    let scale = |v: u8| f32::from(v) / 255.0;
     match shape.channels {
-        1 => Ok(image.to_luma8().into_raw().into_iter().map(scale).collect()),
-        3 => {
-            let pixels = image.to_rgb8();
-            // Channels first, as the model takes them.
-            Ok((0..3)
-                .flat_map(|c| pixels.pixels().map(move |p| scale(p.0[c])).collect::<Vec<_>>())
-                .collect())
-        }
+        1 | 3 => Ok(vec![read_image(file, shape).map_err(why)?]),
         n => Err(Failure::input(format!(
             "the model takes images of {n} channels; files have 1 or 3"
         ))),
     }
+}
+
+/// An error with what caused it.
+fn why(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
+    Failure::input(format!("{:#}", anyhow::Error::new(error)))
 }
 
 fn text(file: &Path) -> Result<String, Failure> {

@@ -159,6 +159,7 @@ impl Part {
         };
         let mut card = Card::new(self.group.name.clone(), &self.spec, parameters, reference);
         card.class_names = self.dataset.class_names().to_vec();
+        card.audio = self.dataset.audio().cloned();
         serde_json::to_vec_pretty(&card).expect("a card has names for keys and finite numbers")
     }
 

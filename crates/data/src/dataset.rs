@@ -10,7 +10,8 @@ use crate::rng::{Rng, key};
 use crate::split::{Pixels, Samples, UNLABELLED, labelled, missing, split};
 use crate::text::{self, Tokens};
 use crate::view::{self, Changes};
-use crate::{digits, idx, images, mnist1d, wav};
+use crate::wav::{self, Audio};
+use crate::{digits, idx, images, mnist1d};
 
 /// Domain of the random numbers of views.
 const VIEW: u64 = 4;
@@ -92,6 +93,7 @@ pub struct Dataset {
     digest: String,
     changes: Changes,
     tokens: Option<Tokens>,
+    audio: Option<Audio>,
     /// Sorted ids of training samples.
     labelled: Vec<u32>,
     /// In the order of [`Part`].
@@ -134,6 +136,7 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
             _ => Changes::in_both_axes(&config.views),
         },
         tokens: raw.tokens,
+        audio: raw.audio,
         labelled: labelled(&parts[0].labels, classes, wanted, seed),
         class_names: raw.class_names,
         parts,
@@ -181,6 +184,8 @@ struct Raw {
     unlabelled: Option<Samples>,
     /// What the values of a text are.
     tokens: Option<Tokens>,
+    /// How sounds became values.
+    audio: Option<Audio>,
 }
 
 impl Raw {
@@ -197,6 +202,7 @@ impl Raw {
             files: Vec::new(),
             unlabelled: None,
             tokens: None,
+            audio: None,
         };
         let of_folder = |name: &str, class_names: Option<Vec<String>>, folder: idx::Folder| Self {
             name: name.to_owned(),
@@ -207,6 +213,7 @@ impl Raw {
             files: Vec::new(),
             unlabelled: None,
             tokens: None,
+            audio: None,
         };
         Ok(match source {
             Source::Digits => named("digits", digits::EXTENT, digits::load()),
@@ -227,6 +234,7 @@ impl Raw {
                     files: Vec::new(),
                     unlabelled: None,
                     tokens: None,
+                    audio: None,
                 }
             }
             Source::Wav => {
@@ -240,6 +248,7 @@ impl Raw {
                     files: sounds.pool_files,
                     unlabelled: None,
                     tokens: None,
+                    audio: Some(sounds.audio),
                 }
             }
             Source::Text => Self::texts(config, &folder, local(&config.unlabelled).as_deref())?,
@@ -262,6 +271,7 @@ impl Raw {
             files: texts.pages,
             unlabelled: Some(texts.unlabelled),
             tokens: Some(config.tokens),
+            audio: None,
         })
     }
 }
@@ -350,6 +360,11 @@ impl Dataset {
     /// sample id. Which labels are hidden, the seed and the views do not enter.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// How sounds became samples, with their rate; `None` where samples are no sounds.
+    pub fn audio(&self) -> Option<&Audio> {
+        self.audio.as_ref()
     }
 
     /// Number of training samples.

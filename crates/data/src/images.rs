@@ -13,6 +13,8 @@ use crate::split::{Pixels, Samples};
 
 /// How the files end that are read.
 const ENDINGS: &[&str] = &["png", "jpg", "jpeg", "pgm", "ppm"];
+/// The value of full brightness.
+const WHITE: u8 = 255;
 /// Of a side: what is larger fits no network of ours.
 const MOST: u32 = 1_024;
 
@@ -90,6 +92,21 @@ impl Images {
     }
 }
 
+/// An image file as a sample of this shape: one channel of brightness or three of colours from 0 to 1, scaled where its size
+/// is another. As a data set reads it with `images.height` and `images.width`.
+///
+/// # Errors
+///
+/// A file that cannot be read, or is no image.
+pub fn read_image(file: &Path, shape: Shape) -> Result<Vec<f32>, Error> {
+    let mut bytes = Vec::with_capacity(shape.len());
+    Reader { shape, scales: true }.append(file, &mut bytes)?;
+    Ok(bytes
+        .into_iter()
+        .map(|byte| f32::from(byte) / f32::from(WHITE))
+        .collect())
+}
+
 /// A folder's contents.
 pub(crate) struct Folder {
     pub(crate) shape: Shape,
@@ -153,7 +170,7 @@ impl Reader {
         }
         Ok(Samples {
             values: self.shape.len(),
-            pixels: Pixels::Bytes { data, white: 255 },
+            pixels: Pixels::Bytes { data, white: WHITE },
             labels,
         })
     }

@@ -33,6 +33,6 @@ pub use config::{ConfigProblem, DatasetConfig, Format, Views};
 pub use dataset::{Dataset, Error, MixedIn, Part, Shape, SplitRef, load};
 pub use folder::Error as FolderError;
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
-pub use images::{Error as ImagesError, Images};
+pub use images::{Error as ImagesError, Images, read_image};
 pub use text::{Error as TextError, Next, TextConfig, Tokens};
 pub use wav::{Audio, Error as WavError, Windows};

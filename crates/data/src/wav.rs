@@ -10,6 +10,7 @@ pub(crate) mod mel;
 mod resample;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -104,11 +105,78 @@ impl Audio {
         };
         problems.into_iter().map(problem).collect()
     }
+
+    /// The samples that a data set of this front end would read of a file, one unless `windows` are all.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read, or of which there is nothing to hear; a front end that has no [`Audio::shape`].
+    pub fn samples_of(&self, file: &Path) -> Result<Vec<Vec<f32>>, Error> {
+        let samples = self.reader()?.windows(file)?;
+        if samples.is_empty() {
+            return Err(Error::Silent {
+                file: file.to_owned(),
+            });
+        }
+        Ok(samples)
+    }
+
+    /// Whether samples of both mean the same. Windows only choose which there are.
+    pub fn hears_like(&self, other: &Self) -> bool {
+        let windows = other.windows;
+        Self {
+            windows,
+            ..self.clone()
+        } == *other
+    }
+
+    /// The shape of a sample.
+    ///
+    /// # Errors
+    ///
+    /// A front end that cannot be, or has no rate.
+    pub fn shape(&self) -> Result<Shape, Error> {
+        Ok(self.reader()?.shape)
+    }
+
+    fn reader(&self) -> Result<Reader, Error> {
+        let unset = ConfigProblem {
+            key: "audio.rate".to_owned(),
+            value: "unset".to_owned(),
+            expected: "the rate of the data set".to_owned(),
+        };
+        match (self.rate, self.problems().into_iter().next()) {
+            (Some(rate), None) => Reader::new(self, rate),
+            (_, problem) => Err(Error::FrontEnd(problem.unwrap_or(unset))),
+        }
+    }
+}
+
+/// `8000 Hz, 24 mels, windows of 25 ms every 20 ms, 0.8 s`.
+impl fmt::Display for Audio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            mels,
+            window_ms,
+            hop_ms,
+            seconds,
+            ..
+        } = self;
+        if let Some(rate) = self.rate {
+            write!(f, "{rate} Hz, ")?;
+        }
+        write!(
+            f,
+            "{mels} mels, windows of {window_ms} ms every {hop_ms} ms, {seconds} s"
+        )
+    }
 }
 
 /// A folder's contents.
 pub(crate) struct Folder {
     pub(crate) shape: Shape,
+    /// As configured, with the rate.
+    pub(crate) audio: Audio,
     pub(crate) class_names: Vec<String>,
     pub(crate) pool: Samples,
     pub(crate) test: Samples,
@@ -129,6 +197,10 @@ pub(crate) fn load(folder: &Path, audio: &Audio) -> Result<Folder, Error> {
     files.check(folder, &pool.labels, &test.labels)?;
     Ok(Folder {
         shape: reader.shape,
+        audio: Audio {
+            rate: Some(rate),
+            ..audio.clone()
+        },
         class_names: files.class_names,
         pool,
         test,

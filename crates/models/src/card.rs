@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use retort_data::{Shape, Tokens};
+use retort_data::{Audio, Shape, Tokens};
 use retort_job::{Architecture, Model};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -34,6 +34,9 @@ pub struct Card {
     /// How a text becomes `input.width` ids; absent where inputs are numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Tokens>,
+    /// How a sound becomes an input; absent where inputs are no sounds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<Audio>,
     /// What logits are divided by before the softmax; always 1, since only training softens.
     pub temperature: u32,
     /// Numbers that the weights are.
@@ -89,8 +92,8 @@ pub enum Error {
 }
 
 impl Card {
-    /// A card for a network of this specification and so many parameters, still without class names and metrics. It leaves
-    /// out a projection, which is no part of a model.
+    /// A card for a network of this specification and so many parameters, still without class names, audio and metrics. It
+    /// leaves out a projection, which is no part of a model.
     pub fn new(name: impl Into<String>, spec: &Spec, parameters: usize, dataset: DatasetReference) -> Self {
         Self {
             format: FORMAT,
@@ -101,6 +104,7 @@ impl Card {
             class_names: Vec::new(),
             preprocessing: spec.preprocessing.clone(),
             tokens: spec.tokens.clone(),
+            audio: None,
             temperature: 1,
             parameters: parameters - spec.projection_parameters(),
             dataset,
@@ -130,6 +134,18 @@ impl Card {
         }
     }
 
+    fn audio_problem(&self) -> Option<(&'static str, String, String)> {
+        match self.audio.as_ref()?.shape() {
+            Ok(shape) if shape == self.input => None,
+            Ok(shape) => Some((
+                "audio",
+                format!("a front end for samples of {shape}"),
+                format!("samples of {}, the input", self.input),
+            )),
+            Err(error) => Some(("audio", error.to_string(), "a sound front end".into())),
+        }
+    }
+
     /// The first thing that is wrong with it: key, value, what is expected.
     fn problem(&self) -> Option<(&'static str, String, String)> {
         if self.format == 0 || self.format > FORMAT {
@@ -139,6 +155,8 @@ impl Card {
         } else if !self.class_names.is_empty() && self.class_names.len() != self.classes {
             let names = format!("{} names", self.class_names.len());
             Some(("class_names", names, format!("{}", self.classes)))
+        } else if let Some(problem) = self.audio_problem() {
+            Some(problem)
         } else {
             self.spec()
                 .validate()
@@ -362,6 +380,19 @@ mod tests {
                 "class_names is 1 names, expected 5",
             ),
             (&|e| e.card.model.hidden = None, "model.hidden is (absent)"),
+            (
+                &|e| {
+                    e.card.audio = Some(Audio {
+                        rate: Some(8_000),
+                        ..Audio::default()
+                    })
+                },
+                "audio is a front end for samples of 1x98x32, expected samples of 1x2x3",
+            ),
+            (
+                &|e| e.card.audio = Some(Audio::default()),
+                "audio is audio.rate = unset: expected the rate",
+            ),
             (&|e| e.card.classes = 4, "classifier.bias is [5], expected [4]"),
             (&|e| e.card.parameters = 4, "parameters is 4, expected 53"),
             (&|e| e.weights.truncate(100), "not a safetensors file"),

@@ -39,6 +39,44 @@ fn config(folder: &TempDir, images: Images) -> DatasetConfig {
 }
 
 #[test]
+fn a_single_file_is_read_as_in_the_data_set() {
+    let folder = folder(4, 2);
+    let small = Images {
+        height: Some(3),
+        width: Some(5),
+        grey: true,
+    };
+    for (images, shape) in [(Images::default(), [3, 2, 4]), (small, [1, 3, 5])] {
+        let data = crate::load(&config(&folder, images), Path::new("."), 1).unwrap();
+        assert_eq!(
+            data.shape().to_string(),
+            shape.map(|side| side.to_string()).join("x")
+        );
+        let test = data.split(Part::Test);
+        let mut known = vec![vec![0.0; data.shape().len()]; 4];
+        for (sample, values) in (0..).zip(&mut known) {
+            test.write(sample, values);
+        }
+        let file = folder.path().join("test/b/1.png");
+        let values = read_image(&file, data.shape()).unwrap();
+        assert!(known.contains(&values), "{values:?}");
+    }
+    let error = read_image(
+        &folder.path().join("none.png"),
+        Shape {
+            channels: 1,
+            height: 2,
+            width: 2,
+        },
+    )
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("none.png, expected an image"),
+        "{error}"
+    );
+}
+
+#[test]
 fn channels_lie_one_after_the_other() {
     let folder = folder(4, 2);
     let data = crate::load(&config(&folder, Images::default()), Path::new("."), 1).unwrap();

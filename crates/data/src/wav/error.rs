@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::RATES;
+use crate::config::ConfigProblem;
 use crate::folder;
 
 /// What is wrong with a folder of WAV files.
@@ -37,6 +38,15 @@ pub enum Error {
     /// A file holds nothing.
     #[error("{file} holds no samples: record it again, or remove it")]
     NoSamples {
+        /// The file.
+        file: PathBuf,
+    },
+    /// A front end of which no samples can be made.
+    #[error("{0}")]
+    FrontEnd(ConfigProblem),
+    /// Nothing can be heard in a file.
+    #[error("{file} is silent throughout: record it again, or remove it")]
+    Silent {
         /// The file.
         file: PathBuf,
     },

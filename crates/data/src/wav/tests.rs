@@ -194,6 +194,64 @@ fn windows_are_whole_and_heard() {
 }
 
 #[test]
+fn a_single_file_is_heard_as_in_the_data_set() {
+    let folder = folder();
+    for windows in [Windows::First, Windows::All] {
+        let front_end = Audio { windows, ..audio() };
+        let set = loaded(&config(&folder, front_end.clone()));
+        let ours = set.audio().expect("sounds");
+        assert_eq!(
+            (ours.rate, ours.shape().expect("sound")),
+            (Some(RATE), set.shape())
+        );
+        assert!(
+            ours.hears_like(&Audio {
+                rate: Some(RATE),
+                ..audio()
+            }) && !ours.hears_like(&audio())
+        );
+        let known: BTreeSet<_> = [Part::Train, Part::Validation, Part::Test]
+            .into_iter()
+            .flat_map(|part| rows(&set, part))
+            .collect();
+        for file in ["high/3.wav", "low/some/7.WAV"] {
+            let samples = ours.samples_of(&folder.path().join(file)).expect("samples");
+            assert_eq!(samples.len(), 1);
+            let bits = samples[0].iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            assert!(known.contains(&bits), "{file} {windows:?}");
+        }
+        put(&folder, "long.wav", spec(1, 16, RATE), &wave(40, 9_000));
+        let long = ours.samples_of(&folder.path().join("long.wav")).expect("samples");
+        assert_eq!(long.len(), if windows == Windows::All { 2 } else { 1 });
+        put(&folder, "silent.wav", spec(1, 16, RATE), &[0; 9_000]);
+        let silent = ours.samples_of(&folder.path().join("silent.wav"));
+        match windows {
+            Windows::First => assert_eq!(silent.expect("a sample").len(), 1),
+            Windows::All => assert!(matches!(silent, Err(Error::Silent { .. }))),
+        }
+        fs::remove_file(folder.path().join("long.wav")).expect("remove");
+        fs::remove_file(folder.path().join("silent.wav")).expect("remove");
+    }
+    assert_eq!(
+        audio().shape().expect_err("no rate").to_string(),
+        "audio.rate = unset: expected the rate of the data set"
+    );
+    let wrong = Audio {
+        hop_ms: 0,
+        rate: Some(RATE),
+        ..audio()
+    };
+    let error = wrong
+        .samples_of(Path::new("x.wav"))
+        .expect_err("no front end")
+        .to_string();
+    assert_eq!(
+        error,
+        "audio.hop_ms = 0: expected 1 to 25, the length of a window"
+    );
+}
+
+#[test]
 fn bits_channels_and_rates_come_to_the_same() {
     let folder = TempDir::new().expect("folder");
     let bytes: Vec<i32> = wave(50, 8_000).iter().map(|s| s / 256).collect();
