@@ -12,6 +12,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Served by reflection, and what `retort status --json` prints by.
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("retort.bin"), descriptors.encode_to_vec())?;
+    generate(descriptors)?;
+    // By itself: what reflection lists is what our servers speak.
+    generate(protox::compile(["inference/inference.proto"], ["proto"])?)
+}
+
+fn generate(descriptors: prost_types::FileDescriptorSet) -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")

@@ -1,4 +1,5 @@
-//! The wire: messages and services of `retort.v1`, and conversions from and to the domain's types.
+//! The wire: messages and services of `retort.v1`, and conversions from and to the domain's types; beside them those of
+//! the Open Inference Protocol, which servers of models from elsewhere speak.
 //!
 //! The `.proto` files are the manual. `pb` types stop at the edge of each service: receiving goes
 //! through `TryFrom`, which names the field that is wrong; sending is an infallible `From`. This
@@ -28,10 +29,17 @@ mod generated {
         clippy::allow_attributes_without_reason,
         reason = "generated code"
     )]
-    include!(concat!(env!("OUT_DIR"), "/retort.v1.rs"));
+    pub mod retort {
+        include!(concat!(env!("OUT_DIR"), "/retort.v1.rs"));
+    }
+
+    pub mod inference {
+        include!(concat!(env!("OUT_DIR"), "/inference.rs"));
+    }
 }
 
 /// Generated messages and services.
-pub mod pb {
-    pub use crate::generated::*;
-}
+pub use generated::retort as pb;
+
+/// Those of the Open Inference Protocol (KServe v2).
+pub use generated::inference;

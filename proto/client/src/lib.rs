@@ -7,6 +7,7 @@ mod files;
 
 use std::time::Duration;
 
+use retort_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use retort_proto::pb;
 use tonic::transport::{Channel, Endpoint};
 
@@ -103,4 +104,11 @@ clients! {
     runs: runs_client::RunsClient;
     /// Status.
     status: status_client::StatusClient;
+}
+
+/// Models on a server of somebody else's.
+pub fn inference(channel: Channel) -> GrpcInferenceServiceClient<Channel> {
+    GrpcInferenceServiceClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
 }
