@@ -17,7 +17,14 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// What they are the weights of.
 pub(crate) const CARD: &str = "model.json";
 /// Files that a version may hold.
-const FILES: [&str; 5] = [WEIGHTS, "model.onnx", CARD, "optimizer.bin", "outer.bin"];
+const FILES: [&str; 6] = [
+    WEIGHTS,
+    "model.onnx",
+    "kserve.json",
+    CARD,
+    "optimizer.bin",
+    "outer.bin",
+];
 
 /// Folder of one version below a data folder.
 pub fn checkpoint_dir(data_dir: &Path, run: &str, group: &str, version: u64) -> PathBuf {
@@ -38,7 +45,7 @@ pub(crate) enum Error {
         source: std::io::Error,
     },
     #[error(
-        "file name {0:?} is not one of model.safetensors, model.onnx, model.json, optimizer.bin, outer.bin"
+        "file name {0:?} is not one of model.safetensors, model.onnx, kserve.json, model.json, optimizer.bin, outer.bin"
     )]
     FileName(String),
     #[error("{name} arrived with hash {found} instead of {expected}: send it again")]

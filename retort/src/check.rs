@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use retort_data::{Dataset, Shape, Tokens};
 use retort_job::{Architecture, Job, Loss, Problem, Source};
-use retort_models::{Choice, Classifier, Export, Spec, SpecError};
+use retort_models::{Choice, Export, Spec, SpecError};
+use retort_teacher_server::{classifier, engine, kserve};
 
 use crate::cli::JobArgs;
 use crate::failure::Failure;
@@ -237,15 +238,15 @@ fn devices(job: &Job) -> Vec<Problem> {
         .collect()
 }
 
-/// An ONNX model runs nowhere else.
+/// An ONNX model runs nowhere else, and one on a server is none of this machine's devices' business.
 fn processor(i: usize, device: &str, export: &Export) -> Option<Problem> {
     let elsewhere = !matches!(device.parse(), Ok(Choice::Auto | Choice::Flex));
-    (export.card.model.architecture == Architecture::Onnx && elsewhere).then(|| {
+    (export.card.model.architecture.is_foreign() && elsewhere).then(|| {
         let key = format!("teachers.{i}.device");
         Problem::new(
             key,
             format!("{device:?}"),
-            "flex or auto: an ONNX model runs on the processor",
+            "flex or auto: an ONNX model runs on the processor, one on a server where that is",
         )
     })
 }
@@ -261,8 +262,10 @@ fn worthless(key: &str, export: &Export, dataset: &Dataset) -> Option<Problem> {
         dataset.view(sample, 0, out);
     }
     let device = Choice::Flex.open().ok()?;
-    let logits = Classifier::from_parts(&export.card.spec(), &export.weights, &device)
-        .and_then(|mut model| model.logits(&inputs, count as usize));
+    let logits = unchanged(export).and_then(|()| {
+        let mut model = classifier(&export.card.spec(), &export.weights, &device)?;
+        Ok(model.logits(&inputs, count as usize)?)
+    });
     let reason = match logits {
         Ok(logits) if logits.iter().all(|value| value.is_finite()) => return None,
         Ok(_) => "its logits of training samples are not finite numbers".to_owned(),
@@ -272,7 +275,15 @@ fn worthless(key: &str, export: &Export, dataset: &Dataset) -> Option<Problem> {
     Some(Problem::new(key, "this model", expected))
 }
 
-/// Class counts and input shapes must agree between data, teacher and student, and the names of an ONNX model's classes,
+/// A model on a server must still be the one that was imported.
+fn unchanged(export: &Export) -> Result<(), engine::Error> {
+    match export.card.model.architecture {
+        Architecture::Kserve => Ok(kserve::verify(&export.card.spec(), &export.weights)?),
+        _ => Ok(()),
+    }
+}
+
+/// Class counts and input shapes must agree between data, teacher and student, and the names of a foreign model's classes,
 /// whose order nothing else vouches for.
 pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Problem> {
     let card = &export.card;
@@ -314,7 +325,7 @@ pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Pro
         problems.push(Problem::new(key, found, expected));
     }
     let mut names = card.class_names.iter().zip(dataset.class_names()).enumerate();
-    if card.model.architecture == Architecture::Onnx
+    if card.model.architecture.is_foreign()
         && card.classes == dataset.classes()
         && let Some((class, (theirs, ours))) = names.find(|(_, (theirs, ours))| theirs != ours)
     {

@@ -53,7 +53,8 @@ enum Command {
     Predict(predict::Args),
     /// Export one version of a group from a run's checkpoints, or a model up to one of its exits.
     Export(export::Args),
-    /// Make a teacher of an ONNX file: a folder like an export's (needs the cargo feature `onnx`).
+    /// Make a teacher of an ONNX file (needs the cargo feature `onnx`), or of a model on a KServe v2 server: a folder like an
+    /// export's.
     Import(import::Args),
     /// Ask a role over gRPC whether it serves; exit code 0 if it does.
     Health(health::Args),

@@ -8,8 +8,10 @@ use anyhow::Context;
 use retort_coordinator_core::manifest::Manifest;
 use retort_data::{Dataset, Part};
 use retort_job::{GroupKind, Versions};
+use retort_models::foreign::RemoteError;
 use retort_models::{Card, Classifier, ClassifierError, Export};
 use retort_proto::pb;
+use retort_teacher_server::classifier;
 use tonic::transport::Channel;
 
 use crate::check::Checked;
@@ -79,14 +81,24 @@ pub(crate) async fn gather(
         models.push(measure(checked, (average, None), export, (&inputs, &labels))?);
     }
     for (name, export) in &checked.fixed {
-        models.push(measure(
-            checked,
-            (name.clone(), None),
-            export.clone(),
-            (&inputs, &labels),
-        )?);
+        // A teacher may be a model on a server, which may be away.
+        let measured = patiently(|| async {
+            let export = export.clone();
+            measure(checked, (name.clone(), None), export, (&inputs, &labels))
+        });
+        models.push(measured.await?);
     }
     Ok(Finished { status, models })
+}
+
+fn unevaluated(name: &str, error: ClassifierError) -> Failure {
+    let away = matches!(error, ClassifierError::Remote(RemoteError::Away(_)));
+    let error = anyhow::Error::new(error).context(format!("evaluate {name}"));
+    if away {
+        Failure::Away(error)
+    } else {
+        Failure::Run(error)
+    }
 }
 
 /// Averages that somebody learned from: the coordinator made them.
@@ -117,11 +129,10 @@ fn measure(
     (inputs, labels): (&[f32], &[u32]),
 ) -> Result<Model, Failure> {
     let device = cost::DEVICE.open().context("open device")?;
-    let mut model =
-        Classifier::from_parts(&export.card.spec(), &export.weights, &device).context("load model")?;
+    let mut model = classifier(&export.card.spec(), &export.weights, &device).context("load model")?;
     let logits = model
         .logits(inputs, labels.len())
-        .with_context(|| format!("evaluate {name}"))?;
+        .map_err(|e| unevaluated(&name, e))?;
     let test = Logits::new(&logits, checked.dataset.classes())
         .and_then(|l| l.evaluate(labels))
         .with_context(|| format!("evaluate {name}"))?;
@@ -141,7 +152,7 @@ fn measure(
     let (inputs, labels) = samples(&checked.dataset, Part::Validation);
     let validation = model
         .logits(&inputs, labels.len())
-        .with_context(|| format!("evaluate {name}"))?;
+        .map_err(|e| unevaluated(&name, e))?;
     if !labels.is_empty() {
         let e = retort_models::Evaluation::new(&validation, &labels, checked.dataset.classes());
         export

@@ -38,8 +38,11 @@ pub(crate) const DEVICE: Choice = Choice::Flex;
 /// Where Linux has the energy counters of Intel's and AMD's processors.
 const POWERCAP: &str = "/sys/class/powercap";
 
-/// Times a model on samples of the data it is for (at least one).
+/// Times a model on samples of the data it is for (at least one). A model on a server costs another machine.
 pub(crate) fn measure(export: &Export, inputs: &[f32]) -> Option<Cost> {
+    if export.card.model.kserve.is_some() {
+        return None;
+    }
     match timed(export, inputs) {
         Ok(cost) => Some(cost),
         Err(error) => {

@@ -135,16 +135,8 @@ fn gradient_of(trainer: &mut BurnTrainer, batch: &Batch) -> Result<Vec<f32>, Str
 fn trainer(choice: Choice) -> Result<BurnTrainer, String> {
     let spec = Spec {
         model: Model {
-            architecture: Architecture::Mlp,
-            embedding: None,
             hidden: Some(HIDDEN.to_vec()),
-            width: None,
-            depth: None,
-            stages: None,
-            heads: None,
-            dropout: 0.0,
-            exits: None,
-            onnx: None,
+            ..Model::of(Architecture::Mlp)
         },
         input: INPUT,
         classes: CLASSES,

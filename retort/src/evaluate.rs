@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use retort_data::{Dataset, DatasetConfig, Part};
-use retort_models::{Classifier, Export};
+use retort_models::Export;
+use retort_teacher_server::classifier;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -111,8 +112,7 @@ fn fits(export: &Export, folder: &Path, dataset: &Dataset) -> Result<(), Failure
 
 fn logits(export: &Export, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Failure> {
     let device = cost::DEVICE.open().context("open device")?;
-    let mut model =
-        Classifier::from_parts(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
+    let mut model = classifier(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
     model
         .logits(inputs, samples)
         .map_err(|e| Failure::input(format!("{}: {e}", export.card.name)))

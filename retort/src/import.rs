@@ -1,4 +1,4 @@
-//! `retort import`: a teacher's folder of an ONNX file.
+//! `retort import`: a teacher's folder of an ONNX file, or of a model on a server.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,21 +6,29 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use retort_data::rng::Rng;
 use retort_data::{Shape, Tokens};
-use retort_job::{Architecture, Gives, Layout, Model, Onnx, Problem};
-use retort_models::onnx::{self, Port};
-use retort_models::{Card, Classifier, DatasetReference, Device, Export, Preprocessing, Spec};
+use retort_job::{Architecture, Foreign, Gives, Kserve, Layout, Model, Problem};
+use retort_models::foreign::{Port, Ports};
+use retort_models::{Card, Classifier, DatasetReference, Device, Export, Preprocessing, Spec, onnx};
+use retort_teacher_server::{classifier, kserve};
 use serde::Deserialize;
 
 use crate::failure::Failure;
 
-/// Samples that a model must answer with numbers before it is taken: zeros, and noise.
+/// Samples that a model must answer with numbers before it is taken, at least: zeros, and noise.
 const PROBES: usize = 4;
+/// How far apart the numbers of one sample may be, alone and in company, by their size: of rounding, not of what is
+/// computed of others.
+const COMPANY: f32 = 1e-2;
+/// Samples of one request to a server, unless the card says.
+const MAX_BATCH: u32 = 64;
+/// What the card may say.
+const MOST_BATCH: u32 = 4_096;
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
-    /// The ONNX file.
-    model: PathBuf,
-    /// TOML file with what the model does not say; MODEL with the extension .toml unless given.
+    /// An ONNX file; or http://HOST:PORT/NAME, a model on a server of the Open Inference Protocol (KServe v2, gRPC).
+    model: String,
+    /// TOML file with what the model does not say; MODEL (of a server: NAME) with the extension .toml unless given.
     #[arg(long)]
     card: Option<PathBuf>,
     /// Folder to write to; must be empty or absent.
@@ -28,11 +36,11 @@ pub(crate) struct Args {
     out: PathBuf,
 }
 
-/// What an ONNX file does not say.
+/// What a model does not say.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
-    /// The file's unless given.
+    /// The file's, or the one on the server, unless given.
     name: Option<String>,
     /// Name of the input; the only one unless given.
     input: Option<String>,
@@ -47,7 +55,7 @@ struct Config {
     mean: Option<Vec<f32>>,
     /// 1 unless given.
     std: Option<Vec<f32>>,
-    /// Name of the tensor to read, which may be an inner one; the only output unless given.
+    /// Name of the tensor to read, of a file perhaps an inner one; the only output unless given.
     output: Option<String>,
     gives: Gives,
     classes: Classes,
@@ -55,6 +63,12 @@ struct Config {
     tokens: Option<Tokens>,
     /// With `tokens`: the number that stands for no byte.
     padding: Option<u32>,
+    /// Of a server: the version that must answer; the only one unless given.
+    version: Option<String>,
+    /// Of a server: samples of one request, at most.
+    max_batch: Option<u32>,
+    /// Of a server: numbers that the weights are, for reports; 0 unless given.
+    parameters: Option<usize>,
 }
 
 /// Names of the classes, in the order of the output.
@@ -73,12 +87,12 @@ impl Config {
         1.0
     }
 
-    fn read(file: &Path) -> Result<Self, Failure> {
+    fn read(file: &Path, served: bool) -> Result<Self, Failure> {
         let text =
             std::fs::read_to_string(file).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
         let config: Self =
             toml::from_str(&text).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
-        let problems = config.problems();
+        let problems = config.problems(served);
         if problems.is_empty() {
             Ok(config)
         } else {
@@ -87,8 +101,8 @@ impl Config {
         }
     }
 
-    fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
+    fn problems(&self, served: bool) -> Vec<Problem> {
+        let mut problems = self.check_server(served);
         let [channels, height, width] = self.shape;
         if channels * height * width == 0 {
             let value = format!("{:?}", self.shape);
@@ -109,6 +123,30 @@ impl Config {
                 let bound = if key == "std" { " > 0" } else { "" };
                 let expected = format!("{channels} finite numbers{bound}, one for each channel");
                 problems.push(Problem::new(key, format!("{values:?}"), expected));
+            }
+        }
+        problems
+    }
+
+    fn check_server(&self, served: bool) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let fine = 1..=MOST_BATCH;
+        if let Some(batch) = self.max_batch.filter(|batch| served && !fine.contains(batch)) {
+            problems.push(Problem::new(
+                "max_batch",
+                batch,
+                format!("1..={MOST_BATCH} samples"),
+            ));
+        }
+        let given = [
+            ("version", self.version.clone()),
+            ("max_batch", self.max_batch.map(|n| n.to_string())),
+            ("parameters", self.parameters.map(|n| n.to_string())),
+        ];
+        for (key, value) in given {
+            if let Some(value) = value.filter(|_| !served) {
+                let expected = "absent: only of a model on a server, http://HOST:PORT/NAME";
+                problems.push(Problem::new(key, value, expected));
             }
         }
         problems
@@ -182,6 +220,95 @@ impl Config {
     }
 }
 
+/// Where a model is.
+enum Place {
+    File(PathBuf),
+    /// `http://host:port`, and its name there.
+    Server {
+        endpoint: String,
+        name: String,
+    },
+}
+
+impl Place {
+    fn parse(model: &str) -> Result<Self, Failure> {
+        let refused = |expected: &str| Failure::input(format!("{model}: expected {expected}"));
+        if model.starts_with("https://") {
+            return Err(refused("http://: nothing is encrypted yet"));
+        }
+        let Some(rest) = model.strip_prefix("http://") else {
+            return Ok(Self::File(model.into()));
+        };
+        match rest.split_once('/') {
+            Some((host, name)) if !host.is_empty() && !name.is_empty() && !name.contains('/') => {
+                Ok(Self::Server {
+                    endpoint: format!("http://{host}"),
+                    name: name.to_owned(),
+                })
+            }
+            _ => Err(refused(
+                "http://HOST:PORT/NAME, NAME being the model's on that server",
+            )),
+        }
+    }
+
+    /// Where what the model does not say stands, unless that is said.
+    fn card(&self) -> PathBuf {
+        match self {
+            Self::File(file) => file.with_extension("toml"),
+            Self::Server { name, .. } => format!("{name}.toml").into(),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::File(file) => file
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            Self::Server { name, .. } => name.clone(),
+        }
+    }
+
+    /// What the model takes and gives, the file that stands for its weights, and the version that was found.
+    fn look(&self, config: &Config) -> Result<(Ports, Vec<u8>, String), String> {
+        match self {
+            Self::File(file) => {
+                let bytes = std::fs::read(file).map_err(|e| e.to_string())?;
+                let ports = onnx::ports(&bytes).map_err(|e| e.to_string())?;
+                Ok((ports, bytes, String::new()))
+            }
+            Self::Server { endpoint, name } => {
+                let said = kserve::inspect(endpoint, name, config.version.as_deref());
+                let said = said.map_err(|e| e.to_string())?;
+                let mut bytes = serde_json::to_vec_pretty(&said).map_err(|e| e.to_string())?;
+                bytes.push(b'\n');
+                Ok((said.ports(), bytes, said.version))
+            }
+        }
+    }
+
+    fn model(&self, ports: Foreign, config: &Config, version: String) -> Model {
+        match self {
+            Self::File(_) => Model {
+                onnx: Some(ports),
+                ..Model::of(Architecture::Onnx)
+            },
+            Self::Server { endpoint, name } => Model {
+                kserve: Some(Kserve {
+                    endpoint: endpoint.clone(),
+                    model: name.clone(),
+                    version,
+                    max_batch: config.max_batch.unwrap_or(MAX_BATCH),
+                    ports,
+                }),
+                ..Model::of(Architecture::Kserve)
+            },
+        }
+    }
+}
+
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     let export = import(args)?;
@@ -189,19 +316,23 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     export
         .save(&args.out)
         .map_err(|e| Failure::input(format!("--out: {e}")))?;
-    let gives = match card.model.onnx.as_ref().map(|onnx| onnx.gives) {
+    let gives = match card.model.foreign().map(|ports| ports.gives) {
         Some(Gives::Probabilities) => {
             "; it gives probabilities, whose logarithms serve as logits (0 as the smallest normal f32: -87.3)"
         }
         _ => "",
     };
+    let size = match &card.model.kserve {
+        Some(kserve) if !kserve.version.is_empty() => format!("version {}", kserve.version),
+        Some(_) => "no version".to_owned(),
+        None => format!("{} parameters", card.parameters),
+    };
     println!(
-        "{}: {} of {}, {} classes, {} parameters{gives}",
+        "{}: {} of {}, {} classes, {size}{gives}",
         args.out.display(),
         card.name,
-        args.model.display(),
+        args.model,
         card.classes,
-        card.parameters
     );
     Ok(())
 }
@@ -214,15 +345,16 @@ fn import(args: &Args) -> Result<Export, Failure> {
             args.out.display()
         )));
     }
-    let refused = |e: &dyn ToString| Failure::input(format!("{}: {}", args.model.display(), e.to_string()));
-    let file = args
-        .card
-        .clone()
-        .unwrap_or_else(|| args.model.with_extension("toml"));
-    let bytes = std::fs::read(&args.model).map_err(|e| refused(&e))?;
-    let config = Config::read(&file)?;
+    let refused = |e: &dyn ToString| Failure::input(format!("{}: {}", args.model, e.to_string()));
+    let place = Place::parse(&args.model)?;
+    if let Place::File(file) = &place {
+        // Before its card, which nobody misses where there is no model.
+        std::fs::metadata(file).map_err(|e| refused(&e))?;
+    }
+    let file = args.card.clone().unwrap_or_else(|| place.card());
+    let config = Config::read(&file, matches!(place, Place::Server { .. }))?;
     let class_names = config.class_names(&file)?;
-    let ports = onnx::ports(&bytes).map_err(|e| refused(&e))?;
+    let (ports, bytes, version) = place.look(&config).map_err(|e| refused(&e))?;
     let only = |key: &str, named: &Option<String>, ports: &[Port]| match (named, ports) {
         (Some(name), _) => Ok(name.clone()),
         (None, [port]) => Ok(port.name.clone()),
@@ -232,27 +364,16 @@ fn import(args: &Args) -> Result<Export, Failure> {
             Err(Failure::input(format!("{}: {problem}", file.display())))
         }
     };
-    let model = Model {
-        architecture: Architecture::Onnx,
-        embedding: None,
-        hidden: None,
-        width: None,
-        depth: None,
-        stages: None,
-        heads: None,
-        dropout: 0.0,
-        exits: None,
-        onnx: Some(Onnx {
-            input: only("input", &config.input, &ports.inputs)?,
-            layout: config.layout,
-            output: only("output", &config.output, &ports.outputs)?,
-            gives: config.gives,
-            padding: config.padding,
-        }),
+    let ports = Foreign {
+        input: only("input", &config.input, &ports.inputs)?,
+        layout: config.layout,
+        output: only("output", &config.output, &ports.outputs)?,
+        gives: config.gives,
+        padding: config.padding,
     };
     let [channels, height, width] = config.shape;
     let spec = Spec {
-        model,
+        model: place.model(ports, &config, version),
         input: Shape {
             channels,
             height,
@@ -263,35 +384,51 @@ fn import(args: &Args) -> Result<Export, Failure> {
         tokens: config.tokens.clone(),
         projection: None,
     };
-    let mut classifier = Classifier::from_parts(&spec, &bytes, &Device::flex()).map_err(|e| refused(&e))?;
+    let mut classifier = classifier(&spec, &bytes, &Device::flex()).map_err(|e| refused(&e))?;
     probe(&mut classifier).map_err(|e| refused(&e))?;
-    let stem = args
-        .model
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned());
-    let name = config.name.or(stem).unwrap_or_default();
-    let card = Card::new(name, &spec, classifier.parameters(), DatasetReference::default());
+    let parameters = config.parameters.unwrap_or_else(|| classifier.parameters());
+    let name = config.name.unwrap_or_else(|| place.name());
+    let card = Card::new(name, &spec, parameters, DatasetReference::default());
     Ok(Export {
         card: Card { class_names, ..card },
         weights: bytes,
     })
 }
 
+/// As many samples as it may be asked for at once must have finite numbers, and each one's must be its own.
 fn probe(classifier: &mut Classifier) -> Result<(), String> {
-    let len = classifier.spec().input_len();
+    let spec = classifier.spec();
+    let (len, classes) = (spec.input_len(), spec.classes);
+    let most = spec
+        .model
+        .kserve
+        .as_ref()
+        .map_or(0, |kserve| kserve.max_batch as usize);
+    let samples = PROBES.max(most);
     let mut noise = Rng::new(1);
-    let ids = classifier.spec().tokens.as_ref().map(Tokens::vocabulary);
+    let ids = spec.tokens.as_ref().map(Tokens::vocabulary);
     let value = |i| match ids {
         _ if i < len => 0.0,
         Some(ids) => (noise.uniform_f32() * ids as f32).floor(),
         None => noise.uniform_f32(),
     };
-    let inputs: Vec<f32> = (0..PROBES * len).map(value).collect();
-    let logits = classifier.logits(&inputs, PROBES).map_err(|e| e.to_string())?;
-    match logits.iter().find(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(value) => Err(format!(
+    let inputs: Vec<f32> = (0..samples * len).map(value).collect();
+    let logits = classifier.logits(&inputs, samples).map_err(|e| e.to_string())?;
+    if let Some(value) = logits.iter().find(|value| !value.is_finite()) {
+        return Err(format!(
             "its output for zeros or noise from 0 to 1 holds {value}, expected finite numbers"
+        ));
+    }
+    let alone = classifier
+        .logits(&inputs[len..2 * len], 1)
+        .map_err(|e| e.to_string())?;
+    let apart = |(a, b): (&f32, &f32)| (a - b).abs() > COMPANY * (1.0 + a.abs());
+    let together = &logits[classes..2 * classes];
+    match alone.iter().zip(together).find(|pair| apart(*pair)) {
+        None => Ok(()),
+        Some((alone, together)) => Err(format!(
+            "one sample's output is {alone} alone and {together} among {samples}, expected the same: max_batch = 1 asks \
+             for each by itself"
         )),
     }
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use retort_data::{Shape, read_image};
-use retort_models::{Card, Choice, Classifier, Export};
+use retort_models::{Card, Choice, Export};
+use retort_teacher_server::classifier;
 
 use crate::failure::Failure;
 use crate::report::metrics::log_softmax;
@@ -38,8 +39,7 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
         inputs.extend(read.into_iter().flatten());
     }
     let device = Choice::Flex.open().context("open device")?;
-    let mut model =
-        Classifier::from_parts(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
+    let mut model = classifier(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
     let logits = model.logits(&inputs, samples.iter().sum()).context("predict")?;
     let mut rows = logits.chunks_exact(export.card.classes);
     let mut answers = Vec::new();

@@ -7,8 +7,9 @@ use anyhow::Context;
 use bytes::Bytes;
 use clap::Args as ClapArgs;
 use retort_data::Part;
-use retort_models::{Choice, Classifier, Export};
+use retort_models::{Choice, Export};
 use retort_proto::pb;
+use retort_teacher_server::classifier;
 use tonic::Code;
 
 use crate::check::{self, Checked};
@@ -141,8 +142,7 @@ fn held_out(checked: &Checked, export: &Export) -> Result<Option<pb::Evaluation>
         return Ok(None);
     }
     let device = Choice::Flex.open().context("open device")?;
-    let mut model =
-        Classifier::from_parts(&export.card.spec(), &export.weights, &device).context("load teacher")?;
+    let mut model = classifier(&export.card.spec(), &export.weights, &device).context("load teacher")?;
     let (inputs, labels) = collect::samples(&checked.dataset, Part::Validation);
     let e = model.evaluate(&inputs, &labels).context("evaluate teacher")?;
     Ok(Some(pb::Evaluation {

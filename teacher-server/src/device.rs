@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use retort_codec::Features;
 use tokio::sync::watch;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::batcher::{Entry, Inputs};
 use crate::blocks::Blocks;
@@ -32,6 +32,9 @@ pub(crate) enum ScoreError {
     Version(Option<u64>),
     #[error("{0}")]
     Worthless(String),
+    /// The model is on a server that does not answer.
+    #[error("{0}")]
+    Away(String),
     #[error("{0}")]
     Engine(String),
     #[error("{0}")]
@@ -88,6 +91,7 @@ impl Device {
             engines: BTreeMap::new(),
             active: None,
             wanted: None,
+            away: false,
             publish,
         };
         std::thread::Builder::new()
@@ -125,6 +129,8 @@ struct Thread {
     active: Option<u64>,
     /// Newest version asked to serve, and what to keep beside it.
     wanted: Option<(u64, u64)>,
+    /// The last answer was that the model's server does not answer.
+    away: bool,
     publish: watch::Sender<Versions>,
 }
 
@@ -228,12 +234,17 @@ impl Thread {
                 let began = Instant::now();
                 let layer = batch.first().and_then(|e| e.layer.as_deref());
                 let outputs = outputs(&mut **engine, version, &inputs, samples, layer);
-                self.requests.computed(samples, began.elapsed());
+                if outputs.is_ok() {
+                    self.requests.computed(samples, began.elapsed());
+                }
                 outputs.map(|outputs| (engine.classes(), outputs, unreadable))
             }
         };
         match answers {
             Ok((classes, Outputs { logits, features }, unreadable)) => {
+                if std::mem::take(&mut self.away) {
+                    info!(version, "answers again");
+                }
                 let mut rest = logits.as_slice();
                 let mut rows = 0;
                 for (entry, unreadable) in batch.iter().zip(unreadable) {
@@ -252,9 +263,14 @@ impl Thread {
                 }
             }
             Err(e) => {
-                if !matches!(e, ScoreError::Version(_) | ScoreError::Layer(_)) {
-                    error!(version, "{e}");
+                match &e {
+                    ScoreError::Version(_) | ScoreError::Layer(_) => {}
+                    // Readers ask again and again.
+                    ScoreError::Away(_) if self.away => {}
+                    ScoreError::Away(_) => warn!(version, "no answer, students wait: {e}"),
+                    ScoreError::Worthless(_) | ScoreError::Engine(_) => error!(version, "{e}"),
                 }
+                self.away = matches!(e, ScoreError::Away(_));
                 if let ScoreError::Worthless(text) = &e {
                     self.tell(|v| v.unhealthy.clone_from(text));
                 }
@@ -337,6 +353,8 @@ fn outputs(
     let classes = engine.classes();
     let failed = |e: Error| match e {
         Error::Layer(text) => ScoreError::Layer(text),
+        Error::Away(text) => ScoreError::Away(text),
+        Error::Worthless(text) => ScoreError::Worthless(format!("version {version}: {text}")),
         other => ScoreError::Engine(other.to_string()),
     };
     let (logits, features) = match layer {

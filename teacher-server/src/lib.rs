@@ -4,7 +4,7 @@
 //! forward passes under way, queue), `batcher` (who is next), the `device` thread, and back as `targets`
 //! (softened, encoded once for all who ask alike) past `unread` to its connection. `store` keeps what a
 //! fixed teacher said; `session` keeps the place in the fleet and loads versions. burn is named in
-//! [`engine`] only.
+//! [`engine`] only; [`kserve`] asks teachers on servers of somebody else's.
 
 mod batcher;
 mod blocks;
@@ -12,6 +12,7 @@ mod cache;
 mod config;
 mod device;
 pub mod engine;
+pub mod kserve;
 mod requests;
 mod server;
 mod service;
@@ -22,5 +23,6 @@ mod unread;
 
 pub use blocks::Blocks;
 pub use config::Config;
+pub use engine::classifier;
 pub use requests::Limits;
 pub use server::{Standalone, run};

@@ -31,6 +31,8 @@ const VERSION_WAIT: Duration = Duration::from_secs(30);
 const INLINE_VALUES: usize = 32_768;
 /// How often a want is asked again whose version was dropped while it waited.
 const VERSION_TRIES: usize = 3;
+/// When to ask again for what a server that is away did not answer.
+const AWAY: Duration = Duration::from_millis(500);
 
 /// What this process serves at present.
 pub(crate) struct Serving {
@@ -421,10 +423,15 @@ impl Stream {
                     let code = match e {
                         ScoreError::Version(_) => Code::VersionUnavailable,
                         ScoreError::Worthless(_) => Code::NotFinite,
+                        ScoreError::Away(_) => Code::Away,
                         ScoreError::Engine(_) => Code::Internal,
                         ScoreError::Layer(_) => Code::Invalid,
                     };
-                    return Err(failed(code, e.to_string()));
+                    let mut error = failed(code, e.to_string());
+                    if code == Code::Away {
+                        error.retry_after_ms = u32::try_from(AWAY.as_millis()).unwrap_or(u32::MAX);
+                    }
+                    return Err(error);
                 }
                 Err(_) => return Err(failed(Code::Internal, "the device thread has ended".into())),
             }

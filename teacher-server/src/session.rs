@@ -232,9 +232,9 @@ impl Recorder {
         let dataset = &serving.device.blocks.dataset;
         let mut hash = blake3::Hasher::new();
         hash.update(weights);
-        if let Some(onnx) = &card.model.onnx {
-            // One file answers differently by what is read of it.
-            hash.update(&serde_json::to_vec(&(onnx, card.input, &card.preprocessing))?);
+        if let Some(foreign) = card.model.foreign() {
+            // One model answers differently by what is read of it.
+            hash.update(&serde_json::to_vec(&(foreign, card.input, &card.preprocessing))?);
         }
         let identity = Identity {
             teacher: serving.teacher.clone(),

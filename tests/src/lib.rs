@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod exposition;
 pub mod http;
+pub mod kserve;
 pub mod online;
 pub mod proxy;
 pub mod standing;

@@ -19,7 +19,7 @@ pub use distillation::{Combine, Distillation, Encoding, Gate, Pace, Tail, Weight
 pub use features::{FeatureLoss, Features};
 pub use group::{Group, GroupKind, Optimizer, OptimizerKind};
 pub use loss::Loss;
-pub use model::{Architecture, Exits, Gives, Layout, Model, Onnx};
+pub use model::{Architecture, Exits, Foreign, Gives, Kserve, Layout, Model};
 pub use parse::{Error, Problem, parse, read};
 pub use retort_data::schedule::Schedule;
 pub use retort_sync::{Outer, Wire};
@@ -115,7 +115,8 @@ impl Teacher {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
-    /// One fixed version: a folder with `model.safetensors` or `model.onnx`, and `model.json` (offline distillation).
+    /// One fixed version: a folder with `model.safetensors`, `model.onnx` or `kserve.json`, and `model.json` (offline
+    /// distillation).
     Checkpoint {
         path: PathBuf,
         /// Folder of recorded soft targets, relative to the servers' data folder: what is scored once is

@@ -1,9 +1,9 @@
 //! Model configuration: enough to build the same network anywhere.
 
-mod onnx;
+mod foreign;
 mod problems;
 
-pub use self::onnx::{Gives, Layout, Onnx};
+pub use self::foreign::{Foreign, Gives, Kserve, Layout};
 
 use std::fmt;
 
@@ -45,7 +45,10 @@ pub struct Model {
     pub exits: Option<Exits>,
     /// `onnx` (required): how the file is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub onnx: Option<Onnx>,
+    pub onnx: Option<Foreign>,
+    /// `kserve` (required): where the model is, and how it is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kserve: Option<Kserve>,
 }
 
 /// Classifiers on the way, and what each is taught: `(1 - alpha) CE(y, exit) + alpha T² KL(last || exit) +
@@ -91,6 +94,8 @@ pub enum Architecture {
     EmbeddingBag,
     /// A file from elsewhere, which teaches and is never trained.
     Onnx,
+    /// A model on a server, likewise.
+    Kserve,
 }
 
 /// As a job spells it.
@@ -104,15 +109,46 @@ impl fmt::Display for Architecture {
             Self::Transformer => "transformer",
             Self::EmbeddingBag => "embedding-bag",
             Self::Onnx => "onnx",
+            Self::Kserve => "kserve",
         })
     }
 }
 
+impl Architecture {
+    /// From elsewhere: it teaches and is never trained, and nobody sees its layers.
+    pub fn is_foreign(self) -> bool {
+        matches!(self, Self::Onnx | Self::Kserve)
+    }
+}
+
 impl Model {
+    /// A model with nothing said of it but its architecture.
+    pub fn of(architecture: Architecture) -> Self {
+        Self {
+            architecture,
+            embedding: None,
+            hidden: None,
+            width: None,
+            depth: None,
+            stages: None,
+            heads: None,
+            dropout: 0.0,
+            exits: None,
+            onnx: None,
+            kserve: None,
+        }
+    }
+
+    /// How a model from elsewhere is used.
+    pub fn foreign(&self) -> Option<&Foreign> {
+        let served = self.kserve.as_ref().map(|kserve| &kserve.ports);
+        self.onnx.as_ref().or(served)
+    }
+
     /// Layers, by the architecture's default where the configuration leaves them out.
     pub fn depth(&self) -> u32 {
         self.depth.unwrap_or(match self.architecture {
-            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx => 0,
+            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx | Architecture::Kserve => 0,
             Architecture::Cnn => 3,
             Architecture::Resnet => 2 * self.stages() + 2,
             Architecture::Mobilenet => 6,
@@ -133,7 +169,7 @@ impl Model {
     /// Parts behind which an exit may stand, but for the last one: convolutions, stages or blocks.
     pub fn segments(&self) -> u32 {
         match self.architecture {
-            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx => 0,
+            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx | Architecture::Kserve => 0,
             Architecture::Cnn | Architecture::Mobilenet | Architecture::Transformer => self.depth(),
             Architecture::Resnet => self.stages(),
         }

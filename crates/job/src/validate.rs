@@ -409,10 +409,11 @@ fn check_teacher(i: usize, t: &Teacher, out: &mut Vec<Problem>) {
 }
 
 fn check_model(out: &mut Vec<Problem>, key: &str, model: &crate::Model) {
-    if model.architecture == crate::Architecture::Onnx {
-        let expected = "one that can be trained; an ONNX model only teaches: make a folder of it with `retort import`, and \
-                        say source = { kind = \"checkpoint\", path = \"FOLDER\" } without a model";
-        out.push(Problem::new(format!("{key}.architecture"), "\"onnx\"", expected));
+    if model.architecture.is_foreign() {
+        let expected = "one that can be trained; a model from elsewhere only teaches: make a folder of it with `retort \
+                        import`, and say source = { kind = \"checkpoint\", path = \"FOLDER\" } without a model";
+        let found = format!("\"{}\"", model.architecture);
+        out.push(Problem::new(format!("{key}.architecture"), found, expected));
         return;
     }
     for (k, value, expected) in model.problems() {

@@ -1,4 +1,5 @@
-//! Export folders: `model.safetensors` with the weights, or `model.onnx`; `model.json` with everything needed to use them.
+//! Export folders: `model.safetensors` with the weights, or what stands for them; `model.json` with everything needed to
+//! use them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -114,10 +115,11 @@ impl Card {
         }
     }
 
-    /// Name of the file beside the card.
+    /// Name of the file beside the card: weights, a foreign file, or what a server said of its model.
     pub fn weights_file(&self) -> &'static str {
         match self.model.architecture {
             Architecture::Onnx => "model.onnx",
+            Architecture::Kserve => "kserve.json",
             _ => "model.safetensors",
         }
     }
@@ -169,7 +171,7 @@ impl Card {
 impl Export {
     /// The model alone, of weights that may come with a projection.
     pub fn without_projection(self) -> Result<Self, WeightsError> {
-        if self.card.model.architecture == Architecture::Onnx {
+        if self.card.model.architecture.is_foreign() {
             return Ok(self);
         }
         let Some((weights, parameters)) = weights::without_projection(&self.weights)? else {

@@ -8,6 +8,7 @@ use retort_data::Shape;
 use retort_job::Architecture;
 use thiserror::Error;
 
+use crate::foreign::{self, Adapter, Hosted, Remote, RemoteError};
 use crate::onnx::{self, Graph};
 use crate::{CardError, Export, Net, Spec, SpecError, WeightsError};
 
@@ -27,6 +28,12 @@ pub enum Error {
     Weights(#[from] WeightsError),
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
+    #[error(transparent)]
+    Foreign(#[from] foreign::Error),
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    #[error("a model on a server evaluates where the server can be asked")]
+    NotAsked,
     #[error("model card: parameters is {found}, expected {expected}")]
     Parameters { found: usize, expected: usize },
     #[error("{what}: {found} values, expected {expected}")]
@@ -39,7 +46,7 @@ pub enum Error {
     Device(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// A model that evaluates: a network on a device without autodiff, or an ONNX file on the processor.
+/// A model that evaluates: a network on a device without autodiff, an ONNX file on the processor, or one on a server.
 #[derive(Debug)]
 pub struct Classifier {
     model: Model,
@@ -49,6 +56,7 @@ pub struct Classifier {
 enum Model {
     Net(Box<Net>),
     Onnx(Box<Graph>),
+    Hosted(Box<Hosted>),
 }
 
 impl Classifier {
@@ -66,28 +74,40 @@ impl Classifier {
 
     /// The classifier with the weights of a safetensors file, or the one that an ONNX file is.
     pub fn from_parts(spec: &Spec, weights: &[u8], device: &Device) -> Result<Self, Error> {
-        let model = if spec.model.architecture == Architecture::Onnx {
-            spec.validate()?;
-            Model::Onnx(Box::new(Graph::new(spec, weights)?))
-        } else {
-            let net = Net::new(spec, 0, &device.clone().without_autodiff())?;
-            Model::Net(Box::new(net.with_safetensors(weights)?))
+        let model = match spec.model.architecture {
+            Architecture::Onnx => {
+                spec.validate()?;
+                Model::Onnx(Box::new(Graph::new(spec, weights)?))
+            }
+            Architecture::Kserve => return Err(Error::NotAsked),
+            _ => {
+                let net = Net::new(spec, 0, &device.clone().without_autodiff())?;
+                Model::Net(Box::new(net.with_safetensors(weights)?))
+            }
         };
         Ok(Self { model })
+    }
+
+    /// The classifier that another program evaluates.
+    pub fn remote(adapter: Adapter, remote: Box<dyn Remote>) -> Self {
+        let model = Model::Hosted(Box::new(Hosted::new(adapter, remote)));
+        Self { model }
     }
 
     pub fn spec(&self) -> &Spec {
         match &self.model {
             Model::Net(net) => net.spec(),
             Model::Onnx(graph) => graph.spec(),
+            Model::Hosted(hosted) => hosted.spec(),
         }
     }
 
-    /// How many numbers its weights are.
+    /// How many numbers its weights are; 0 of a model on a server, which does not say.
     pub fn parameters(&self) -> usize {
         match &self.model {
             Model::Net(net) => net.parameters(),
             Model::Onnx(graph) => graph.parameters(),
+            Model::Hosted(_) => 0,
         }
     }
 
@@ -98,9 +118,10 @@ impl Classifier {
     /// Logits, row by row. They depend on the sample alone, not on what it is evaluated with.
     pub fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error> {
         self.check(inputs, samples)?;
-        match &self.model {
+        match &mut self.model {
             Model::Net(net) => Ok(net.passes(inputs, None)?.0),
             Model::Onnx(graph) => Ok(graph.logits(inputs)?),
+            Model::Hosted(hosted) => hosted.logits(inputs),
         }
     }
 
@@ -116,7 +137,7 @@ impl Classifier {
         self.check(inputs, samples)?;
         match &self.model {
             Model::Net(net) => net.passes(inputs, Some(number)),
-            Model::Onnx(_) => Err(SpecError::Foreign.into()),
+            Model::Onnx(_) | Model::Hosted(_) => Err(SpecError::Foreign.into()),
         }
     }
 

@@ -4,14 +4,15 @@
 //! * [`Spec`] says everything about a network but its weights; [`Net`] is the network, a burn module.
 //! * Weights travel as safetensors ([`Net::to_safetensors`]) or as one flat vector ([`Net::flat`]), always in the order of
 //!   their names.
-//! * [`Export`] is a folder with `model.safetensors` (or `model.onnx`) and its [`Card`]; [`Classifier`] evaluates one with
-//!   plain data.
+//! * [`Export`] is a folder with `model.safetensors` (or what stands for weights of a model from elsewhere) and its
+//!   [`Card`]; [`Classifier`] evaluates one with plain data.
 //!
 //! This crate knows burn and must never depend on a runtime or a wire format.
 
 mod card;
 mod classifier;
 pub mod device;
+pub mod foreign;
 pub mod host;
 mod net;
 pub mod onnx;

@@ -14,16 +14,8 @@ const SAMPLES: usize = 24;
 fn trainer(kind: OptimizerKind, clip_norm: Option<f64>) -> BurnTrainer {
     let spec = Spec {
         model: Model {
-            architecture: Architecture::Cnn,
-            embedding: None,
-            hidden: None,
             width: Some(4),
-            depth: None,
-            stages: None,
-            heads: None,
-            dropout: 0.0,
-            exits: None,
-            onnx: None,
+            ..Model::of(Architecture::Cnn)
         },
         input: Shape {
             channels: 1,

@@ -338,7 +338,9 @@ fn request(id: u64, want: &Want, temperature: f64) -> pb::Want {
 /// How long a refused want rests before it is asked again.
 fn retry_after(error: &pb::ItemError) -> Duration {
     match error.code() {
-        pb::item_error::Code::Overloaded => Duration::from_millis(error.retry_after_ms.into()),
+        pb::item_error::Code::Overloaded | pb::item_error::Code::Away => {
+            Duration::from_millis(error.retry_after_ms.into())
+        }
         _ => RETRY,
     }
 }

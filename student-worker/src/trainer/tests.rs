@@ -12,16 +12,10 @@ fn spec(architecture: Architecture) -> Spec {
     let mlp = architecture == Architecture::Mlp;
     Spec {
         model: Model {
-            architecture,
-            embedding: None,
             hidden: mlp.then(|| vec![12]),
             width: (!mlp).then_some(4),
-            depth: None,
-            stages: None,
-            heads: None,
             dropout: 0.2,
-            exits: None,
-            onnx: None,
+            ..Model::of(architecture)
         },
         input: Shape {
             channels: 1,

@@ -1,4 +1,4 @@
-//! [`TeacherEngine`] on burn, and on ONNX files.
+//! [`TeacherEngine`] on burn, and on models from elsewhere.
 
 use std::path::Path;
 
@@ -18,9 +18,9 @@ impl BurnEngine {
         Ok(Self { classifier })
     }
 
-    /// The model with published weights: a safetensors or ONNX file, as the specification says.
+    /// The model with published weights, or what stands for them, as the specification says.
     pub fn from_weights(spec: &Spec, weights: &[u8], device: Choice) -> Result<Self, Error> {
-        let classifier = Classifier::from_parts(spec, weights, &device.open()?)?;
+        let classifier = super::classifier(spec, weights, &device.open()?)?;
         Ok(Self { classifier })
     }
 

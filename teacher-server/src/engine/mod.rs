@@ -6,9 +6,13 @@ mod replay;
 pub use self::burn::BurnEngine;
 pub use self::replay::Replay;
 
+use retort_job::Architecture;
 pub use retort_models::Layer;
-use retort_models::{ClassifierError, device};
+use retort_models::foreign::{self, RemoteError};
+use retort_models::{Classifier, ClassifierError, Device, Spec, device, onnx};
 use thiserror::Error;
+
+use crate::kserve;
 
 /// Why an engine cannot be loaded or does not answer.
 #[derive(Debug, Error)]
@@ -16,11 +20,44 @@ pub enum Error {
     #[error(transparent)]
     Choice(#[from] device::Error),
     #[error(transparent)]
-    Classifier(#[from] ClassifierError),
+    Classifier(ClassifierError),
+    #[error(transparent)]
+    Kserve(#[from] kserve::Error),
+    /// A model on a server that does not answer: asking again later may help.
+    #[error("{0}")]
+    Away(String),
+    /// Answers that are of no use, and will not be.
+    #[error("{0}")]
+    Worthless(String),
     #[error("nothing is recorded of this sample, and the model is not loaded")]
     NotRecorded,
     #[error("{0}")]
     Layer(String),
+}
+
+impl From<ClassifierError> for Error {
+    fn from(error: ClassifierError) -> Self {
+        match error {
+            ClassifierError::Remote(RemoteError::Away(reason)) => Self::Away(reason),
+            ClassifierError::Remote(RemoteError::Wrong(reason)) => Self::Worthless(reason),
+            ClassifierError::Foreign(e @ foreign::Error::Sum { .. })
+            | ClassifierError::Onnx(onnx::Error::Foreign(e @ foreign::Error::Sum { .. })) => {
+                Self::Worthless(e.to_string())
+            }
+            other => Self::Classifier(other),
+        }
+    }
+}
+
+/// The classifier with these weights, or what stands for them: the one place that knows all kinds.
+pub fn classifier(spec: &Spec, weights: &[u8], device: &Device) -> Result<Classifier, Error> {
+    match spec.model.architecture {
+        Architecture::Kserve => {
+            spec.validate().map_err(ClassifierError::from)?;
+            Ok(kserve::open(spec, weights)?)
+        }
+        _ => Ok(Classifier::from_parts(spec, weights, device)?),
+    }
 }
 
 /// One version of a teacher, ready to answer.

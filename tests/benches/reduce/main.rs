@@ -164,16 +164,8 @@ fn network(table: &mut Table) {
 /// Seconds of a step of distillation of [`MODEL`] on [`fleet::BLOCK`] samples, on this machine.
 fn step(table: &mut Table, quick: bool) -> anyhow::Result<f64> {
     let model = Model {
-        architecture: Architecture::Mlp,
-        embedding: None,
         hidden: Some(vec![800, 800]),
-        width: None,
-        depth: None,
-        stages: None,
-        heads: None,
-        dropout: 0.0,
-        exits: None,
-        onnx: None,
+        ..Model::of(Architecture::Mlp)
     };
     let spec = Spec {
         model,

@@ -13,6 +13,7 @@ const MAX_MOBILENET_DEPTH: u32 = 13;
 const MAX_STAGES: u32 = 3;
 const MAX_BLOCKS: u32 = 64;
 const MAX_HEADS: u32 = 64;
+const MAX_REQUEST: u32 = 4_096;
 
 /// Key, value, what is expected.
 type Problem = (String, String, String);
@@ -53,7 +54,8 @@ impl Model {
                 whole(&mut problems, "depth", self.depth(), MAX_BLOCKS, "blocks");
                 self.check_heads(&mut problems);
             }
-            Architecture::Onnx => self.check_onnx(&mut problems),
+            Architecture::Onnx => self.check_foreign("onnx", self.onnx.is_some(), &mut problems),
+            Architecture::Kserve => self.check_kserve(&mut problems),
         }
         if !(0.0..1.0).contains(&self.dropout) {
             problems.push(problem("dropout", self.dropout, "at least 0 and less than 1"));
@@ -104,15 +106,32 @@ impl Model {
         if self.onnx.is_some() && !of(&[Architecture::Onnx]) {
             problems.push(problem("onnx", "given", "absent: only an onnx model has it"));
         }
+        if self.kserve.is_some() && !of(&[Architecture::Kserve]) {
+            problems.push(problem("kserve", "given", "absent: only a kserve model has it"));
+        }
         problems
     }
 
-    fn check_onnx(&self, problems: &mut Vec<Problem>) {
-        if self.onnx.is_none() {
-            let expected = "input, layout, output and what it gives";
-            problems.push(problem("onnx", "(absent)", expected));
+    fn check_kserve(&self, problems: &mut Vec<Problem>) {
+        self.check_foreign("kserve", self.kserve.is_some(), problems);
+        if let Some(kserve) = &self.kserve {
+            whole(
+                problems,
+                "kserve.max_batch",
+                kserve.max_batch,
+                MAX_REQUEST,
+                "samples of one request",
+            );
         }
-        let unused = "absent: the file has its sizes";
+    }
+
+    /// `key`: the table that says how it is used.
+    fn check_foreign(&self, key: &str, given: bool, problems: &mut Vec<Problem>) {
+        if !given {
+            let expected = "input, layout, output and what it gives";
+            problems.push(problem(key, "(absent)", expected));
+        }
+        let unused = "absent: the model has its sizes";
         let sizes = [("width", self.width), ("depth", self.depth)];
         problems.extend(
             sizes

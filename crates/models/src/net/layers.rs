@@ -38,13 +38,13 @@ impl Spec {
             Architecture::Mobilenet => mobilenet::layers(self),
             Architecture::Transformer => transformer::layers(self),
             Architecture::EmbeddingBag => bag::layers(self),
-            Architecture::Onnx => Vec::new(),
+            Architecture::Onnx | Architecture::Kserve => Vec::new(),
         }
     }
 
     /// Number and description of the layer with this name.
     pub fn layer(&self, name: &str) -> Result<(usize, Layer), SpecError> {
-        if self.model.architecture == Architecture::Onnx {
+        if self.model.architecture.is_foreign() {
             return Err(SpecError::Foreign);
         }
         let layers = self.layers();
@@ -67,7 +67,7 @@ impl Spec {
     /// Floating-point operations of one sample's forward pass: twice the multiplications of all products with weights and
     /// of attention, and of the mean of an `embedding-bag`. Looking up embeddings costs none. Biases, norms, activations, pooling, softmax and preprocessing, which are of a lower order, are not
     /// counted, padding counts like what it surrounds, and neither exits nor a projection run in [`Net::forward`](crate::Net::forward).
-    /// `None` of an ONNX model, which nobody counts.
+    /// `None` of a model from elsewhere, which nobody counts.
     pub fn flops(&self) -> Option<u64> {
         let body = match self.model.architecture {
             Architecture::Mlp => mlp::products(self.signal_len(), self),
@@ -76,7 +76,7 @@ impl Spec {
             Architecture::Mobilenet => mobilenet::products(self),
             Architecture::Transformer => transformer::products(self),
             Architecture::EmbeddingBag => bag::products(self),
-            Architecture::Onnx => return None,
+            Architecture::Onnx | Architecture::Kserve => return None,
         };
         Some(2 * (body + self.features() * self.classes) as u64)
     }

@@ -103,7 +103,7 @@ impl Net {
             Architecture::Mobilenet => Body::Mobilenet(Mobilenet::new(spec, &mut init)),
             Architecture::Transformer => Body::Transformer(Transformer::new(spec, &mut init)),
             Architecture::EmbeddingBag => Body::EmbeddingBag(EmbeddingBag::new(spec, &mut init)),
-            Architecture::Onnx => return Err(SpecError::Foreign),
+            Architecture::Onnx | Architecture::Kserve => return Err(SpecError::Foreign),
         };
         let head = Head::new(spec, spec.features(), &mut init);
         let exits = spec.exit_layers();

@@ -109,7 +109,9 @@ pub enum SpecError {
         teacher: String,
         expected: usize,
     },
-    #[error("an ONNX model is no network of ours: it only evaluates, without layers, exits or training")]
+    #[error(
+        "an ONNX model, or one on a server, is no network of ours: it only evaluates, without layers, exits or training"
+    )]
     Foreign,
     #[error("no exit {exit}: expected one of {known}")]
     Exit { exit: u32, known: String },

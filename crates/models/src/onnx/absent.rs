@@ -1,7 +1,8 @@
 //! What stands for a model in a build without the cargo feature `onnx`: nothing that could exist.
 
-use super::{Error, Ports};
+use super::Error;
 use crate::Spec;
+use crate::foreign::Ports;
 
 #[derive(Debug)]
 pub(crate) enum Graph {}

@@ -4,8 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use retort_data::Shape;
-use retort_job::{Gives, Layout, Onnx};
+use retort_job::Foreign;
 use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::DimLike;
@@ -13,29 +12,19 @@ use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::ops::source::Source;
 use tract_onnx::tract_hir::ops::unimpl::UnimplementedOp;
 
-use super::{Error, Ports};
-use crate::{Preprocessing, Spec};
-
-/// How far a sum of probabilities may be from 1, for rounding in `f32` or `f16`.
-const SUM_TOLERANCE: f32 = 1e-2;
+use super::Error;
+use crate::Spec;
+use crate::foreign::{self, Adapter, Number, Ports};
 
 /// A model that is ready to evaluate. A forward pass holds one sample (and zeros, where the file fixes a larger batch), so
 /// that logits cannot depend on the company, whatever the operators do; threads share the passes.
 #[derive(Debug)]
 pub(crate) struct Graph {
-    spec: Spec,
-    onnx: Onnx,
+    adapter: Adapter,
     plan: Arc<TypedSimplePlan>,
-    input: Input,
-    parameters: usize,
-}
-
-/// Type and shape of the tensor that a pass takes.
-#[derive(Debug, Clone)]
-struct Input {
-    number: DatumType,
-    /// The batch first: 1, unless the file fixes another.
+    /// Of a pass, the batch first: 1, unless the file fixes another.
     dims: Vec<usize>,
+    parameters: usize,
 }
 
 /// Inputs and outputs of a file.
@@ -57,25 +46,24 @@ fn read(bytes: &[u8]) -> Result<ModelProto, Error> {
 impl Graph {
     /// A model of a file's bytes, by what the specification says of it.
     pub(crate) fn new(spec: &Spec, bytes: &[u8]) -> Result<Self, Error> {
-        let onnx = spec.model.onnx.clone();
+        let onnx = spec.model.onnx.as_ref();
         let onnx = onnx.ok_or_else(|| Error::Prepare("nothing says how the file is used".into()))?;
         let file = read(bytes)?;
         let parameters = super::ports::parameters(file.graph.as_ref().unwrap_or(&Default::default()));
         // A file may hold what the library does not expect.
-        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(spec, &onnx, &file)));
-        let (plan, input) =
+        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(spec, onnx, &file)));
+        let (plan, adapter) =
             prepared.unwrap_or_else(|_| Err(Error::Prepare("the ONNX library panicked".into())))?;
         Ok(Self {
-            spec: spec.clone(),
-            onnx,
+            dims: adapter.dims(adapter.batch().unwrap_or(1)),
+            adapter,
             plan,
-            input,
             parameters,
         })
     }
 
     pub(crate) fn spec(&self) -> &Spec {
-        &self.spec
+        self.adapter.spec()
     }
 
     /// Numbers that its weights are.
@@ -85,7 +73,7 @@ impl Graph {
 
     /// Logits of whole samples, row by row.
     pub(crate) fn logits(&self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
-        let len = self.spec.input_len();
+        let len = self.spec().input_len();
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let part = (inputs.len() / len).div_ceil(threads).max(1);
         let parts = inputs.chunks(part * len);
@@ -100,7 +88,7 @@ impl Graph {
 
     fn serial(&self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
         let failed = |e: TractError| Error::Run(format!("{e:#}"));
-        let (len, classes) = (self.spec.input_len(), self.spec.classes);
+        let (len, classes) = (self.spec().input_len(), self.spec().classes);
         let mut state = self.plan.spawn().map_err(failed)?;
         let mut logits = Vec::with_capacity(inputs.len() / len * classes);
         for sample in inputs.chunks_exact(len) {
@@ -109,62 +97,22 @@ impl Graph {
             let output = outputs[0].cast_to::<f32>().map_err(failed)?;
             let plain = output.try_as_plain_ram().map_err(failed)?;
             let row = &plain.as_slice::<f32>().map_err(failed)?[..classes];
-            match self.onnx.gives {
-                Gives::Logits => logits.extend_from_slice(row),
-                Gives::Probabilities => {
-                    self.check_sum(row)?;
-                    logits.extend(row.iter().map(|p| p.max(f32::MIN_POSITIVE).ln()));
-                }
-            }
+            self.adapter.read(row, &mut logits)?;
         }
         Ok(logits)
     }
 
-    fn check_sum(&self, row: &[f32]) -> Result<(), Error> {
-        let sum: f32 = row.iter().sum();
-        let negative = row.iter().any(|&p| p < 0.0);
-        if (sum - 1.0).abs() <= SUM_TOLERANCE && !negative {
-            return Ok(());
-        }
-        let name = self.onnx.output.clone();
-        Err(Error::Sum { name, sum })
-    }
-
-    /// A sample as the model takes it: preprocessed, in its layout and type, alone in its batch.
+    /// A sample as the model takes it, alone in its batch.
     fn tensor(&self, sample: &[f32]) -> TractResult<Tensor> {
-        let Shape {
-            channels,
-            height,
-            width,
-        } = self.spec.input;
-        let pixels = height * width;
-        let Preprocessing { mean, std } = &self.spec.preprocessing;
-        let mut values = vec![0f32; self.input.dims.iter().product()];
-        // Of ids that are bytes, the numbers that the file was trained with.
-        let number = |value: f32| match self.onnx.padding {
-            Some(padding) if value == 0.0 => padding as f32,
-            Some(_) => value - 1.0,
-            None => value,
-        };
-        for (i, &value) in sample.iter().enumerate() {
-            let value = number(value);
-            let (channel, pixel) = (i / pixels, i % pixels);
-            let place = match self.onnx.layout {
-                Layout::Nchw | Layout::Flat => i,
-                Layout::Nhwc => pixel * channels + channel,
-            };
-            values[place] = (value - mean[channel]) / std[channel];
-        }
-        if self.input.number.is_integer() {
-            values.iter_mut().for_each(|value| *value = value.round());
-        }
-        let tensor = Tensor::from_shape(&self.input.dims, &values)?;
-        Ok(tensor.cast_to_dt(self.input.number)?.into_owned())
+        let mut values = vec![0f32; self.dims.iter().product()];
+        self.adapter.write(sample, &mut values[..sample.len()]);
+        let tensor = Tensor::from_shape(&self.dims, &values)?;
+        Ok(tensor.cast_to_dt(datum(self.adapter.number()))?.into_owned())
     }
 }
 
 /// The part of the file between input and output, with a fixed batch.
-fn prepare(spec: &Spec, onnx: &Onnx, file: &ModelProto) -> Result<(Arc<TypedSimplePlan>, Input), Error> {
+fn prepare(spec: &Spec, onnx: &Foreign, file: &ModelProto) -> Result<(Arc<TypedSimplePlan>, Adapter), Error> {
     let failed = |e: TractError| Error::Prepare(format!("{e:#}"));
     // What files say of inner and output shapes is often wrong, or names the batch in two ways.
     let library = tract_onnx::onnx()
@@ -182,24 +130,25 @@ fn prepare(spec: &Spec, onnx: &Onnx, file: &ModelProto) -> Result<(Arc<TypedSimp
     model.select_output_outlets(&[output]).map_err(failed)?;
     check_path(&model, onnx, input)?;
     model.set_input_outlets(&[input]).map_err(failed)?;
-    let takes = shape(spec, onnx, model.outlet_fact(input).map_err(failed)?)?;
-    let fact = InferenceFact::dt_shape(takes.number, &takes.dims);
+    let adapter = adapter(spec, onnx, model.outlet_fact(input).map_err(failed)?)?;
+    let dims = adapter.dims(adapter.batch().unwrap_or(1));
+    let fact = InferenceFact::dt_shape(datum(adapter.number()), &dims);
     let typed = model.with_input_fact(0, fact).and_then(|m| m.into_optimized());
     let typed = typed.map_err(failed)?;
     let gives = &typed.output_fact(0).map_err(failed)?.shape;
-    let dims = gives.as_concrete();
-    let fits = dims.is_some_and(|dims| {
-        dims.first() == takes.dims.first() && dims[1..].iter().product::<usize>() == spec.classes
+    let fits = gives.as_concrete().is_some_and(|gives| {
+        gives.first() == dims.first() && gives[1..].iter().product::<usize>() == spec.classes
     });
     if !fits {
-        return Err(Error::Classes {
+        let problem = foreign::Error::Classes {
             name: onnx.output.clone(),
-            batch: takes.dims[0],
+            batch: dims[0].to_string(),
             found: format!("{gives:?}").replace(',', " x "),
             classes: spec.classes,
-        });
+        };
+        return Err(problem.into());
     }
-    Ok((typed.into_runnable().map_err(failed)?, takes))
+    Ok((typed.into_runnable().map_err(failed)?, adapter))
 }
 
 fn outputs(file: &ModelProto) -> Vec<&str> {
@@ -210,7 +159,7 @@ fn outputs(file: &ModelProto) -> Vec<&str> {
         .collect()
 }
 
-fn find_input(model: &InferenceModel, onnx: &Onnx) -> Result<OutletId, Error> {
+fn find_input(model: &InferenceModel, onnx: &Foreign) -> Result<OutletId, Error> {
     let name = |outlet: &&OutletId| model.node(outlet.node).name.as_str();
     let inputs = model.inputs.iter();
     inputs
@@ -225,7 +174,7 @@ fn find_input(model: &InferenceModel, onnx: &Onnx) -> Result<OutletId, Error> {
 }
 
 /// What lies between input and output must be computable from that input.
-fn check_path(model: &InferenceModel, onnx: &Onnx, input: OutletId) -> Result<(), Error> {
+fn check_path(model: &InferenceModel, onnx: &Foreign, input: OutletId) -> Result<(), Error> {
     let order = model.eval_order();
     let order = order.map_err(|e| Error::Prepare(format!("{e:#}")))?;
     let nodes = order.iter().map(|&id| model.node(id));
@@ -251,55 +200,35 @@ fn check_path(model: &InferenceModel, onnx: &Onnx, input: OutletId) -> Result<()
     })
 }
 
+/// The input's types.
+const NUMBERS: [Number; 4] = [Number::F32, Number::U8, Number::I32, Number::I64];
+
+fn datum(number: Number) -> DatumType {
+    match number {
+        Number::F32 => f32::datum_type(),
+        Number::U8 => u8::datum_type(),
+        Number::I32 => i32::datum_type(),
+        Number::I64 => i64::datum_type(),
+    }
+}
+
 /// Checks what the file declares of its input against the samples.
-fn shape(spec: &Spec, onnx: &Onnx, declared: &InferenceFact) -> Result<Input, Error> {
-    let Shape {
-        channels,
-        height,
-        width,
-    } = spec.input;
-    let sample = match onnx.layout {
-        Layout::Nchw => vec![channels, height, width],
-        Layout::Nhwc => vec![height, width, channels],
-        Layout::Flat => vec![spec.input_len()],
-    };
-    let refused = |expected: String| Error::Input {
+fn adapter(spec: &Spec, onnx: &Foreign, declared: &InferenceFact) -> Result<Adapter, Error> {
+    let number = declared.datum_type.concretize();
+    let number = number.and_then(|number| NUMBERS.into_iter().find(|known| datum(*known) == number));
+    let number = number.ok_or_else(|| foreign::Error::Input {
         name: onnx.input.clone(),
         found: format!("{declared:?}"),
-        expected,
-    };
-    let number = declared.datum_type.concretize();
-    let number = number.filter(|number| {
-        let known = [
-            f32::datum_type(),
-            u8::datum_type(),
-            i32::datum_type(),
-            i64::datum_type(),
-        ];
-        known.contains(number)
-    });
-    let number = number.ok_or_else(|| refused("f32, u8, i32 or i64".into()))?;
+        expected: "f32, u8, i32 or i64".into(),
+    })?;
     let extents: Vec<Option<usize>> = declared
         .shape
         .dims()
         .map(|dim| dim.concretize().and_then(|dim| dim.to_usize().ok()))
         .collect();
     let known_rank = declared.shape.rank().concretize().is_some();
-    let fits = extents.len() == sample.len() + 1
-        && extents[1..]
-            .iter()
-            .zip(&sample)
-            .all(|(has, needs)| has.is_none_or(|has| has == *needs));
-    if known_rank && !fits {
-        let dims: Vec<String> = sample.iter().map(usize::to_string).collect();
-        return Err(refused(format!(
-            "batch x {} for samples of {} in the layout {}",
-            dims.join(" x "),
-            spec.input,
-            format!("{:?}", onnx.layout).to_lowercase()
-        )));
-    }
-    let batch = extents.first().copied().flatten().unwrap_or(1);
-    let dims = std::iter::once(batch).chain(sample).collect();
-    Ok(Input { number, dims })
+    let declared_extents = known_rank.then_some(extents.as_slice());
+    Ok(Adapter::new(spec, onnx, number, declared_extents, || {
+        format!("{declared:?}")
+    })?)
 }

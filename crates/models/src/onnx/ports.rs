@@ -5,7 +5,7 @@ use tract_onnx::pb::tensor_shape_proto::dimension::Value as Extent;
 use tract_onnx::pb::type_proto::Value;
 use tract_onnx::pb::{GraphProto, ValueInfoProto};
 
-use super::{Port, Ports};
+use crate::foreign::{Port, Ports};
 
 /// Types of initialisers that are shapes and indices rather than weights.
 const NO_WEIGHTS: [DataType; 4] = [DataType::Int32, DataType::Int64, DataType::Bool, DataType::String];

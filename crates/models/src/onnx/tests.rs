@@ -1,5 +1,6 @@
-use super::{Error, Graph, Port, ports};
+use super::{Error, Graph, ports};
 use crate::Preprocessing;
+use crate::foreign::Port;
 use crate::net::fixture;
 
 // `assets/onnx/make.py` made them, and says what they compute.
