@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::custom::{self, Custom};
 use crate::dataset::Shape;
 use crate::images::Images;
 use crate::text::TextConfig;
@@ -54,6 +55,9 @@ pub struct DatasetConfig {
     /// How text files are read, with `format = "text"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextConfig>,
+    /// Whose set it is, with `format = "custom"`, and parameters that only that program knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<Custom>,
     /// Random changes to each training sample. Unset: none.
     #[serde(default)]
     pub views: Views,
@@ -71,6 +75,8 @@ pub enum Format {
     Wav,
     /// Texts: `train.jsonl`, `.csv` or `.tsv` and perhaps `test.*`, or one such file.
     Text,
+    /// What the program brings along.
+    Custom,
 }
 
 /// Random changes to each training sample, drawn anew from each view seed. The default changes nothing.
@@ -138,6 +144,7 @@ pub(crate) enum Source {
     Images,
     Wav,
     Text,
+    Custom,
 }
 
 /// How large a set is before it is split.
@@ -180,6 +187,7 @@ impl DatasetConfig {
         self.check_audio(source, &mut problems);
         self.check_images(source, &mut problems);
         self.check_text(source, &mut problems);
+        self.check_custom(source, &mut problems);
         if problems.0.is_empty()
             && let Some(source) = source
             && let Some(extent) = source.extent()
@@ -200,6 +208,7 @@ impl DatasetConfig {
             (None, Some(Format::Images)) => Some(Source::Images),
             (None, Some(Format::Wav)) => Some(Source::Wav),
             (None, Some(Format::Text)) => Some(Source::Text),
+            (None, Some(Format::Custom)) => Some(Source::Custom),
             _ => None,
         }
     }
@@ -373,6 +382,16 @@ impl DatasetConfig {
         }
     }
 
+    fn check_custom(&self, source: Option<Source>, problems: &mut Problems) {
+        match (&self.custom, source) {
+            (custom, Some(Source::Custom)) => problems.0.extend(custom::problem(custom.as_ref())),
+            (Some(_), Some(_)) => {
+                problems.push("custom", "a table", "absent: only format = \"custom\" has it");
+            }
+            _ => {}
+        }
+    }
+
     fn check_text(&self, source: Option<Source>, problems: &mut Problems) {
         const ONLY: &str = "absent: only format = \"text\" has it";
         let Some(source) = source else { return };
@@ -441,7 +460,7 @@ impl Source {
             Self::Digits => Some(digits::EXTENT),
             Self::Mnist1d => Some(mnist1d::EXTENT),
             Self::FashionMnist => Some(idx::FASHION_MNIST),
-            Self::Idx | Self::Images | Self::Wav | Self::Text => None,
+            Self::Idx | Self::Images | Self::Wav | Self::Text | Self::Custom => None,
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::split::{Pixels, Samples, UNLABELLED, labelled, missing, split};
 use crate::text::{self, Tokens};
 use crate::view::{self, Changes};
 use crate::wav::{self, Audio};
-use crate::{digits, idx, images, mnist1d};
+use crate::{custom, digits, idx, images, mnist1d};
 
 /// Domain of the random numbers of views.
 const VIEW: u64 = 4;
@@ -36,6 +36,9 @@ pub enum Error {
     /// A text file is missing or wrong.
     #[error(transparent)]
     Text(#[from] text::Error),
+    /// What a program read itself is not sound.
+    #[error(transparent)]
+    Custom(#[from] custom::Error),
 }
 
 fn join(problems: &[ConfigProblem]) -> String {
@@ -56,6 +59,15 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// These sizes.
+    pub const fn new(channels: usize, height: usize, width: usize) -> Self {
+        Self {
+            channels,
+            height,
+            width,
+        }
+    }
+
     /// Number of values of a sample.
     pub const fn len(self) -> usize {
         self.channels * self.height * self.width
@@ -252,6 +264,25 @@ impl Raw {
                 }
             }
             Source::Text => Self::texts(config, &folder, local(&config.unlabelled).as_deref())?,
+            Source::Custom => Self::custom(config, local(&config.path).as_deref())?,
+        })
+    }
+
+    fn custom(config: &DatasetConfig, path: Option<&Path>) -> Result<Self, Error> {
+        let Some(custom) = &config.custom else {
+            return Err(Error::Config(custom::problem(None).into_iter().collect()));
+        };
+        let set = custom::load(custom, path)?;
+        Ok(Self {
+            name: custom.name.clone(),
+            shape: set.shape,
+            class_names: set.class_names,
+            pool: set.pool,
+            test: set.test,
+            files: Vec::new(),
+            unlabelled: Some(set.unlabelled),
+            tokens: None,
+            audio: None,
         })
     }
 

@@ -14,6 +14,7 @@
 //! library: the pure cores and the tests build on it.
 
 mod config;
+pub mod custom;
 mod dataset;
 mod digits;
 mod folder;
@@ -30,6 +31,7 @@ mod view;
 mod wav;
 
 pub use config::{ConfigProblem, DatasetConfig, Format, Views};
+pub use custom::Custom;
 pub use dataset::{Dataset, Error, MixedIn, Part, Shape, SplitRef, load};
 pub use folder::Error as FolderError;
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
