@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod collect;
 mod cost;
+pub mod custom;
 mod devices;
 mod evaluate;
 mod experiment;
@@ -25,3 +26,4 @@ mod submit;
 mod top;
 
 pub use cli::main;
+pub use custom::Program;

@@ -7,6 +7,7 @@ pub use self::foreign::{Foreign, Gives, Kserve, Layout};
 
 use std::fmt;
 
+use retort_data::Custom;
 use serde::{Deserialize, Serialize};
 
 /// A network by its configuration. Sizes that an architecture does not use are refused by `check`.
@@ -49,6 +50,9 @@ pub struct Model {
     /// `kserve` (required): where the model is, and how it is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kserve: Option<Kserve>,
+    /// `custom` (required): which one, and parameters that only the program knows that brings it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom: Option<Custom>,
 }
 
 /// Classifiers on the way, and what each is taught: `(1 - alpha) CE(y, exit) + alpha T² KL(last || exit) +
@@ -96,6 +100,8 @@ pub enum Architecture {
     Onnx,
     /// A model on a server, likewise.
     Kserve,
+    /// What the program brings along.
+    Custom,
 }
 
 /// As a job spells it.
@@ -110,6 +116,7 @@ impl fmt::Display for Architecture {
             Self::EmbeddingBag => "embedding-bag",
             Self::Onnx => "onnx",
             Self::Kserve => "kserve",
+            Self::Custom => "custom",
         })
     }
 }
@@ -136,6 +143,7 @@ impl Model {
             exits: None,
             onnx: None,
             kserve: None,
+            custom: None,
         }
     }
 
@@ -148,7 +156,11 @@ impl Model {
     /// Layers, by the architecture's default where the configuration leaves them out.
     pub fn depth(&self) -> u32 {
         self.depth.unwrap_or(match self.architecture {
-            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx | Architecture::Kserve => 0,
+            Architecture::Mlp
+            | Architecture::EmbeddingBag
+            | Architecture::Onnx
+            | Architecture::Kserve
+            | Architecture::Custom => 0,
             Architecture::Cnn => 3,
             Architecture::Resnet => 2 * self.stages() + 2,
             Architecture::Mobilenet => 6,
@@ -169,7 +181,11 @@ impl Model {
     /// Parts behind which an exit may stand, but for the last one: convolutions, stages or blocks.
     pub fn segments(&self) -> u32 {
         match self.architecture {
-            Architecture::Mlp | Architecture::EmbeddingBag | Architecture::Onnx | Architecture::Kserve => 0,
+            Architecture::Mlp
+            | Architecture::EmbeddingBag
+            | Architecture::Onnx
+            | Architecture::Kserve
+            | Architecture::Custom => 0,
             Architecture::Cnn | Architecture::Mobilenet | Architecture::Transformer => self.depth(),
             Architecture::Resnet => self.stages(),
         }

@@ -22,6 +22,7 @@ mod weights;
 pub use card::{CARD_FILE, Card, DatasetReference, Error as CardError, Export};
 pub use classifier::{Classifier, Error as ClassifierError, Evaluation};
 pub use device::Choice;
+pub use net::custom;
 pub use net::{Layer, Net, Outputs, Pass, PassError, Preprocessing, Projection, Spec, SpecError};
 pub use timing::Effort;
 pub use weights::Error as WeightsError;

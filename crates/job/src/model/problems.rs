@@ -56,6 +56,7 @@ impl Model {
             }
             Architecture::Onnx => self.check_foreign("onnx", self.onnx.is_some(), &mut problems),
             Architecture::Kserve => self.check_kserve(&mut problems),
+            Architecture::Custom => self.check_custom(&mut problems),
         }
         if !(0.0..1.0).contains(&self.dropout) {
             problems.push(problem("dropout", self.dropout, "at least 0 and less than 1"));
@@ -109,7 +110,22 @@ impl Model {
         if self.kserve.is_some() && !of(&[Architecture::Kserve]) {
             problems.push(problem("kserve", "given", "absent: only a kserve model has it"));
         }
+        if self.custom.is_some() && !of(&[Architecture::Custom]) {
+            problems.push(problem("custom", "given", "absent: only a custom model has it"));
+        }
         problems
+    }
+
+    /// What its parameters must be, its program says.
+    fn check_custom(&self, problems: &mut Vec<Problem>) {
+        if self.custom.is_none() {
+            let expected = "{ name = \"...\" } and the parameters of that architecture";
+            problems.push(problem("custom", "(absent)", expected));
+        }
+        let unused = "absent: the sizes of a custom model are parameters of its own, in `custom`";
+        let sizes = [("width", self.width), ("depth", self.depth)];
+        let sizes = sizes.into_iter();
+        problems.extend(sizes.filter_map(|(key, n)| Some(problem(key, n?, unused))));
     }
 
     fn check_kserve(&self, problems: &mut Vec<Problem>) {
@@ -206,7 +222,12 @@ impl Model {
     fn check_exits(&self, exits: &Exits, problems: &mut Vec<Problem>) {
         let segments = self.segments();
         let text = format!("{:?}", exits.at);
-        if matches!(self.architecture, Architecture::Mlp | Architecture::EmbeddingBag) {
+        let none = [
+            Architecture::Mlp,
+            Architecture::EmbeddingBag,
+            Architecture::Custom,
+        ];
+        if none.contains(&self.architecture) {
             let expected = "absent: only a cnn, a resnet, a mobilenet and a transformer have exits";
             problems.push(problem("exits.at", text, expected));
         } else if segments < 2 {

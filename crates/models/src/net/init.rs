@@ -11,7 +11,7 @@ const CHANNELS_PER_GROUP: usize = 8;
 
 /// Makes layers. Each weight is drawn from the seed and its own number, so that no draw depends on another one or on
 /// the device. The number is also its identity for the optimizer, whose saved state then fits a network built anew.
-pub(crate) struct Init<'a> {
+pub struct Init<'a> {
     seed: u64,
     next: u64,
     device: &'a Device,
@@ -26,7 +26,12 @@ impl<'a> Init<'a> {
         }
     }
 
-    pub(crate) fn linear(&mut self, inputs: usize, outputs: usize) -> Linear {
+    /// How many weights it made; they are numbered from 0 on.
+    pub(super) fn made(&self) -> u64 {
+        self.next
+    }
+
+    pub fn linear(&mut self, inputs: usize, outputs: usize) -> Linear {
         Linear {
             weight: self.uniform([inputs, outputs], inputs),
             bias: Some(self.uniform([outputs], inputs)),
@@ -34,13 +39,13 @@ impl<'a> Init<'a> {
     }
 
     /// Vectors of the size that a linear layer over one-hot tokens of this width would be given.
-    pub(crate) fn embedding(&mut self, vocabulary: usize, width: usize) -> Embedding {
+    pub fn embedding(&mut self, vocabulary: usize, width: usize) -> Embedding {
         Embedding {
             weight: self.uniform([vocabulary, width], width),
         }
     }
 
-    pub(crate) fn linear_without_bias(&mut self, inputs: usize, outputs: usize) -> Linear {
+    pub fn linear_without_bias(&mut self, inputs: usize, outputs: usize) -> Linear {
         Linear {
             weight: self.uniform([inputs, outputs], inputs),
             bias: None,
@@ -48,7 +53,7 @@ impl<'a> Init<'a> {
     }
 
     /// A convolution that keeps the extent of its input, up to the stride.
-    pub(crate) fn conv(
+    pub fn conv(
         &mut self,
         channels: [usize; 2],
         kernel: [usize; 2],
@@ -67,7 +72,8 @@ impl<'a> Init<'a> {
         convolution(weight, None, stride, channels)
     }
 
-    pub(crate) fn norm(&mut self, channels: usize) -> GroupNorm {
+    /// A group norm.
+    pub fn norm(&mut self, channels: usize) -> GroupNorm {
         let most = (channels / CHANNELS_PER_GROUP).max(1);
         let groups = (1..=most).rev().find(|groups| channels.is_multiple_of(*groups));
         GroupNorm {
@@ -80,7 +86,7 @@ impl<'a> Init<'a> {
         }
     }
 
-    pub(crate) fn layer_norm(&mut self, channels: usize) -> LayerNorm {
+    pub fn layer_norm(&mut self, channels: usize) -> LayerNorm {
         let mut norm = LayerNormConfig::new(channels).init(self.device);
         norm.gamma = self.constant(channels, 1.0);
         norm.beta = Some(self.constant(channels, 0.0));
@@ -88,7 +94,7 @@ impl<'a> Init<'a> {
     }
 
     /// Kaiming-uniform with a = sqrt(5), that is within 1 / sqrt(fan-in): the default of PyTorch and burn alike.
-    pub(crate) fn uniform<const D: usize>(&mut self, shape: [usize; D], fan_in: usize) -> Param<Tensor<D>> {
+    pub fn uniform<const D: usize>(&mut self, shape: [usize; D], fan_in: usize) -> Param<Tensor<D>> {
         let bound = (1.0 / (fan_in as f64).sqrt()) as f32;
         let mut rng = Rng::keyed(&[self.seed, self.next]);
         let values = (0..shape.iter().product())
@@ -97,7 +103,7 @@ impl<'a> Init<'a> {
         self.param(values, shape)
     }
 
-    fn constant(&mut self, len: usize, value: f32) -> Param<Tensor<1>> {
+    pub fn constant(&mut self, len: usize, value: f32) -> Param<Tensor<1>> {
         self.param(vec![value; len], [len])
     }
 

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use retort_job::Architecture;
 
-use super::{Spec, SpecError, bag, cnn, mlp, mobilenet, resnet, transformer};
+use super::{Spec, SpecError, bag, cnn, custom, mlp, mobilenet, resnet, transformer};
 
 /// A layer whose output can be asked for: `hidden1`, ... of an `mlp`, `conv1`, ... of a `cnn`, `stem`, `stage1`, ... of a
-/// `resnet`, `stem`, `block1`, ... of a `mobilenet`, `block1`, ... of a `transformer`, `mean`, `hidden1`, ... of an `embedding-bag`.
+/// `resnet`, `stem`, `block1`, ... of a `mobilenet`, `block1`, ... of a `transformer`, `mean`, `hidden1`, ... of an `embedding-bag`,
+/// `output` of a `custom` one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     pub name: String,
@@ -38,6 +39,7 @@ impl Spec {
             Architecture::Mobilenet => mobilenet::layers(self),
             Architecture::Transformer => transformer::layers(self),
             Architecture::EmbeddingBag => bag::layers(self),
+            Architecture::Custom => custom::output(self).into_iter().collect(),
             Architecture::Onnx | Architecture::Kserve => Vec::new(),
         }
     }
@@ -67,7 +69,7 @@ impl Spec {
     /// Floating-point operations of one sample's forward pass: twice the multiplications of all products with weights and
     /// of attention, and of the mean of an `embedding-bag`. Looking up embeddings costs none. Biases, norms, activations, pooling, softmax and preprocessing, which are of a lower order, are not
     /// counted, padding counts like what it surrounds, and neither exits nor a projection run in [`Net::forward`](crate::Net::forward).
-    /// `None` of a model from elsewhere, which nobody counts.
+    /// `None` of a `custom` model and of one from elsewhere, which nobody counts.
     pub fn flops(&self) -> Option<u64> {
         let body = match self.model.architecture {
             Architecture::Mlp => mlp::products(self.signal_len(), self),
@@ -76,7 +78,7 @@ impl Spec {
             Architecture::Mobilenet => mobilenet::products(self),
             Architecture::Transformer => transformer::products(self),
             Architecture::EmbeddingBag => bag::products(self),
-            Architecture::Onnx | Architecture::Kserve => return None,
+            Architecture::Onnx | Architecture::Kserve | Architecture::Custom => return None,
         };
         Some(2 * (body + self.features() * self.classes) as u64)
     }

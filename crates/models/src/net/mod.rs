@@ -2,6 +2,7 @@
 
 mod bag;
 mod cnn;
+pub mod custom;
 mod cut;
 mod head;
 mod init;
@@ -61,6 +62,7 @@ enum Body {
     Mobilenet(Mobilenet),
     Transformer(Transformer),
     EmbeddingBag(EmbeddingBag),
+    Custom(custom::Layers),
 }
 
 /// Everything that a forward pass can tell.
@@ -103,6 +105,7 @@ impl Net {
             Architecture::Mobilenet => Body::Mobilenet(Mobilenet::new(spec, &mut init)),
             Architecture::Transformer => Body::Transformer(Transformer::new(spec, &mut init)),
             Architecture::EmbeddingBag => Body::EmbeddingBag(EmbeddingBag::new(spec, &mut init)),
+            Architecture::Custom => Body::Custom(custom::build(spec, &mut init, device)?),
             Architecture::Onnx | Architecture::Kserve => return Err(SpecError::Foreign),
         };
         let head = Head::new(spec, spec.features(), &mut init);
@@ -116,14 +119,31 @@ impl Net {
             }
             None => None,
         };
-        Ok(Self {
+        let net = Self {
             embedding,
             body,
             head,
             exits,
             projection,
             spec: spec.clone(),
-        })
+        };
+        net.check_names()?;
+        Ok(net)
+    }
+
+    /// Names of weights that a program brings along may be the same, since some fields are no part of them.
+    fn check_names(&self) -> Result<(), SpecError> {
+        if !matches!(self.body, Body::Custom(_)) {
+            return Ok(());
+        }
+        let layout = self.layout();
+        match layout.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            None => Ok(()),
+            Some(pair) => Err(SpecError::Custom {
+                name: self.spec.model.custom.as_ref().map_or("", |c| &c.name).to_owned(),
+                reason: format!("two weights are called {}: rename a field", pair[0].0),
+            }),
+        }
     }
 
     pub fn spec(&self) -> &Spec {
@@ -205,6 +225,11 @@ impl Net {
             Body::Mobilenet(net) => net.forward(inputs, &mut taps),
             Body::Transformer(net) => net.forward(inputs, mask, &mut dropout, &mut taps),
             Body::EmbeddingBag(net) => net.forward(inputs, &mut dropout, &mut taps),
+            Body::Custom(net) => {
+                let output = net.forward(inputs, &mut dropout);
+                taps.offer(0, || output.clone());
+                output
+            }
         };
         let pooled = self.head.pool(last, mask);
         let mut outputs = Outputs {
@@ -254,13 +279,14 @@ impl Net {
 
 /// Dropout whose masks come from a generator of ours: burn's own would draw from a state that the whole process shares,
 /// so that a resumed trainer could not go on as if it had never stopped.
-pub(crate) struct Dropout<'a> {
+pub struct Dropout<'a> {
     rate: f64,
     noise: Option<&'a mut Rng>,
 }
 
 impl Dropout<'_> {
-    pub(crate) fn apply<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+    /// Some of the values are 0 in a training step, the others larger by as much.
+    pub fn apply<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
         let Some(noise) = self.noise.as_deref_mut().filter(|_| self.rate > 0.0) else {
             return x;
         };

@@ -6,7 +6,7 @@ use retort_job::{Architecture, Features, Model};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::Layer;
+use super::{Layer, custom};
 
 /// What a network does to its inputs first: `(x - mean) / std`, by channel. It is part of the model, so that one view of
 /// a sample means the same to every model.
@@ -113,6 +113,8 @@ pub enum SpecError {
         "an ONNX model, or one on a server, is no network of ours: it only evaluates, without layers, exits or training"
     )]
     Foreign,
+    #[error("architecture {name:?}: {reason}")]
+    Custom { name: String, reason: String },
     #[error("no exit {exit}: expected one of {known}")]
     Exit { exit: u32, known: String },
 }
@@ -169,6 +171,9 @@ impl Spec {
         let finite = mean.iter().chain(std).all(|v| v.is_finite());
         if !finite || std.iter().any(|&s| s <= 0.0) {
             return Err(SpecError::Preprocessing);
+        }
+        if self.model.architecture == Architecture::Custom {
+            custom::output(self)?;
         }
         if let Some(Projection { layer, channels }) = &self.projection {
             self.layer(layer)?;
