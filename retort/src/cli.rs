@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::Failure;
 use crate::{
     check, devices, evaluate, experiment, export, health, import, init, predict, report, run, status, submit,
-    top,
 };
 
 /// Retort distils knowledge from teacher models into small students, as a service.
@@ -44,7 +43,11 @@ enum Command {
     /// What the status API says of a run.
     Status(status::Args),
     /// A run in the terminal, live: fleet, curves, events, and keys to pause, drain and stop.
-    Top(top::Args),
+    #[cfg(feature = "top")]
+    Top(crate::top::Args),
+    /// A run in the terminal, live (needs the cargo feature `top`).
+    #[cfg(not(feature = "top"))]
+    Top,
     /// Recompute from the manifests which samples a run's final states contain.
     Audit(AuditArgs),
     /// Accuracy, calibration and cost of an exported model on its test data (temperature 1).
@@ -116,7 +119,12 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::command(&args),
         Command::Devices(args) => devices::command(&args),
         Command::Status(args) => status::command(args),
-        Command::Top(args) => top::command(args),
+        #[cfg(feature = "top")]
+        Command::Top(args) => crate::top::command(args),
+        #[cfg(not(feature = "top"))]
+        Command::Top => Err(Failure::input(
+            "retort top is not in this build: cargo build --release --features top; or retort status --watch",
+        )),
         Command::Audit(args) => audit(&args),
         Command::Evaluate(args) => evaluate::command(&args),
         Command::Predict(args) => predict::command(&args),

@@ -23,6 +23,7 @@ pub mod report;
 mod run;
 mod status;
 mod submit;
+#[cfg(feature = "top")]
 mod top;
 
 pub use cli::main;
