@@ -9,6 +9,7 @@
 #   train.jsonl     1,000 sentences with labels
 #   test.jsonl      2,000 sentences with labels
 #   unlabelled.txt  the others
+#   eightfold.txt   the first 4,000 of these: eight times as many as the 500 labels that 500 sentences for validation leave
 set -euo pipefail
 [ $# = 1 ] || { echo "usage: $0 OUT" >&2; exit 2; }
 
@@ -43,6 +44,7 @@ rest = [sample["text"] for sample in rest if sample["text"] not in held_out]
 for name, rows in [("train", train), ("test", test)]:
     rows = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (out / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
-(out / "unlabelled.txt").write_text("".join(text + "\n" for text in rest), encoding="utf-8")
+for name, texts in [("unlabelled", rest), ("eightfold", rest[:4000])]:
+    (out / f"{name}.txt").write_text("".join(text + "\n" for text in texts), encoding="utf-8")
 print(f"{out}: {len(train)} for training, {len(test)} for testing, {len(rest)} without a label")
 PY

@@ -283,7 +283,7 @@ fn unchanged(export: &Export) -> Result<(), engine::Error> {
     }
 }
 
-/// Class counts and input shapes must agree between data, teacher and student, and the names of a foreign model's classes,
+/// Class counts and input shapes must agree between data, teacher and student, and the names of an imported model's classes,
 /// whose order nothing else vouches for.
 pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Problem> {
     let card = &export.card;
@@ -325,7 +325,8 @@ pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Pro
         problems.push(Problem::new(key, found, expected));
     }
     let mut names = card.class_names.iter().zip(dataset.class_names()).enumerate();
-    if card.model.architecture.is_foreign()
+    let imported = card.model.architecture.is_foreign() || card.model.architecture == Architecture::Bert;
+    if imported
         && card.classes == dataset.classes()
         && let Some((class, (theirs, ours))) = names.find(|(_, (theirs, ours))| theirs != ours)
     {

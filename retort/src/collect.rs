@@ -115,10 +115,7 @@ async fn fetch(channel: Channel, run: &str, group: &str) -> Result<Export, Failu
     let card = retort_client::fetch(&mut client, (run, group), None, "model.json").await?;
     let weights = retort_client::fetch(&mut client, (run, group), None, "model.safetensors").await?;
     let card: Card = serde_json::from_slice(&card.bytes).context("model card")?;
-    let export = Export {
-        card,
-        weights: weights.bytes.to_vec(),
-    };
+    let export = Export::new(card, weights.bytes.to_vec());
     Ok(export.without_projection().context("model weights")?)
 }
 
@@ -128,6 +125,7 @@ fn measure(
     mut export: Export,
     (inputs, labels): (&[f32], &[u32]),
 ) -> Result<Model, Failure> {
+    export.tokenizer = checked.dataset.tokenizer().map(<[u8]>::to_vec);
     let device = cost::DEVICE.open().context("open device")?;
     let mut model = classifier(&export.card.spec(), &export.weights, &device).context("load model")?;
     let logits = model

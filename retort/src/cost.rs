@@ -136,10 +136,8 @@ mod tests {
             name: "none".into(),
             digest: "0".into(),
         };
-        let export = Export {
-            card: Card::new("tiny", &spec, net.parameters(), dataset),
-            weights: net.to_safetensors(),
-        };
+        let card = Card::new("tiny", &spec, net.parameters(), dataset);
+        let export = Export::new(card, net.to_safetensors());
         let cost = measure(&export, &[0.5; 12]).unwrap();
         assert!(cost.latency_ms > 0.0 && cost.latency_ms <= cost.latency_p95_ms);
         assert!(cost.samples_per_s.is_finite() && cost.samples_per_s > 0.0);

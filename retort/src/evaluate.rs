@@ -294,7 +294,7 @@ mod tests {
         };
         let card = Card::new(format!("h{hidden}"), &spec, net.parameters(), reference);
         let weights = net.to_safetensors();
-        Export { card, weights }.save(folder).unwrap();
+        Export::new(card, weights).save(folder).unwrap();
     }
 
     fn args(model: &Path, teacher: Option<&Path>, temperature: Option<f64>) -> Args {

@@ -41,6 +41,10 @@ pub(crate) fn export(args: &Args) -> Result<(), Failure> {
         .map_err(Failure::input)?
         .without_projection()
         .map_err(Failure::input)?;
+    if export.tokenizer.is_none() {
+        // A run has it once, not with every checkpoint.
+        export.tokenizer = export.card.tokenizer_in(&args.from).map_err(Failure::input)?;
+    }
     if let Some(exit) = args.exit {
         export = export
             .cut(exit)
@@ -143,7 +147,7 @@ mod tests {
         };
         let card = Card::new("small", &spec, net.parameters(), dataset);
         let weights = net.to_safetensors();
-        Export { card, weights }.save(folder).unwrap();
+        Export::new(card, weights).save(folder).unwrap();
     }
 
     #[test]

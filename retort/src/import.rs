@@ -1,4 +1,6 @@
-//! `retort import`: a teacher's folder of an ONNX file, or of a model on a server.
+//! `retort import`: a teacher's folder of an ONNX file, of an encoder's folder, or of a model on a server.
+
+mod bert;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,11 +28,19 @@ const MOST_BATCH: u32 = 4_096;
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
-    /// An ONNX file; or http://HOST:PORT/NAME, a model on a server of the Open Inference Protocol (KServe v2, gRPC).
+    /// An ONNX file; a folder of Hugging Face's with a BERT (config.json, model.safetensors, tokenizer.json); or
+    /// http://HOST:PORT/NAME, a model on a server of the Open Inference Protocol (KServe v2, gRPC).
     model: String,
-    /// TOML file with what the model does not say; MODEL (of a server: NAME) with the extension .toml unless given.
+    /// TOML file with what an ONNX file or a server does not say; MODEL (of a server: NAME) with the extension .toml unless
+    /// given.
     #[arg(long)]
     card: Option<PathBuf>,
+    /// Of a folder: job file whose labelled training samples the classifier is fitted to.
+    #[arg(long)]
+    job: Option<PathBuf>,
+    /// Change one key of the job, such as dataset.text.length=32; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "job")]
+    settings: Vec<String>,
     /// Folder to write to; must be empty or absent.
     #[arg(long)]
     out: PathBuf,
@@ -311,24 +321,28 @@ impl Place {
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) fn command(args: &Args) -> Result<(), Failure> {
-    let export = import(args)?;
+    if std::fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(Failure::input(format!(
+            "--out {}: expected an empty or absent folder",
+            args.out.display()
+        )));
+    }
+    let (export, more) = if Path::new(&args.model).is_dir() {
+        bert::import(args)?
+    } else {
+        import(args)?
+    };
     let Export { card, .. } = &export;
     export
         .save(&args.out)
         .map_err(|e| Failure::input(format!("--out: {e}")))?;
-    let gives = match card.model.foreign().map(|ports| ports.gives) {
-        Some(Gives::Probabilities) => {
-            "; it gives probabilities, whose logarithms serve as logits (0 as the smallest normal f32: -87.3)"
-        }
-        _ => "",
-    };
     let size = match &card.model.kserve {
         Some(kserve) if !kserve.version.is_empty() => format!("version {}", kserve.version),
         Some(_) => "no version".to_owned(),
         None => format!("{} parameters", card.parameters),
     };
     println!(
-        "{}: {} of {}, {} classes, {size}{gives}",
+        "{}: {} of {}, {} classes, {size}{more}",
         args.out.display(),
         card.name,
         args.model,
@@ -337,12 +351,12 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The folder's content, checked.
-fn import(args: &Args) -> Result<Export, Failure> {
-    if std::fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some()) {
+/// The content of the folder for an ONNX file, checked, and what else to say of it.
+fn import(args: &Args) -> Result<(Export, String), Failure> {
+    if let Some(job) = &args.job {
         return Err(Failure::input(format!(
-            "--out {}: expected an empty or absent folder",
-            args.out.display()
+            "--job {}: expected no job, an ONNX file or a model on a server is a classifier already",
+            job.display()
         )));
     }
     let refused = |e: &dyn ToString| Failure::input(format!("{}: {}", args.model, e.to_string()));
@@ -389,10 +403,14 @@ fn import(args: &Args) -> Result<Export, Failure> {
     let parameters = config.parameters.unwrap_or_else(|| classifier.parameters());
     let name = config.name.unwrap_or_else(|| place.name());
     let card = Card::new(name, &spec, parameters, DatasetReference::default());
-    Ok(Export {
-        card: Card { class_names, ..card },
-        weights: bytes,
-    })
+    let gives = match config.gives {
+        Gives::Probabilities => {
+            "; it gives probabilities, whose logarithms serve as logits (0 as the smallest normal f32: -87.3)"
+        }
+        Gives::Logits => "",
+    };
+    let export = Export::new(Card { class_names, ..card }, bytes);
+    Ok((export, gives.to_owned()))
 }
 
 /// As many samples as it may be asked for at once must have finite numbers, and each one's must be its own.

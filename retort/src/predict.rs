@@ -30,11 +30,24 @@ pub(crate) struct Args {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     let export = Export::load(&args.model).map_err(Failure::input)?;
+    let Card { tokens, input, .. } = &export.card;
+    let encoder = tokens
+        .clone()
+        .map(|tokens| tokens.below(&args.model).open(input.width));
+    let encoder = encoder
+        .transpose()
+        .map_err(|e| Failure::input(format!("{:#}", anyhow::Error::new(e))))?;
     let mut inputs = Vec::new();
     // Of each file.
     let mut samples = Vec::new();
     for file in &args.files {
-        let read = read(file, &export.card)?;
+        let read = match &encoder {
+            Some(encoder) => {
+                let ids = encoder.encode_file(file);
+                vec![ids.map_err(|e| Failure::input(format!("{}: {e}", file.display())))?]
+            }
+            None => read(file, &export.card)?,
+        };
         samples.push(read.len());
         inputs.extend(read.into_iter().flatten());
     }
@@ -98,11 +111,6 @@ fn read(file: &Path, card: &Card) -> Result<Vec<Vec<f32>>, Failure> {
     let shape = card.input;
     if let Some(audio) = &card.audio {
         return audio.samples_of(file).map_err(why);
-    }
-    if let Some(tokens) = &card.tokens {
-        let ids = tokens.encode_file(file, shape.width);
-        let ids = ids.map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
-        return Ok(vec![ids]);
     }
     if shape.height == 1 {
         return Ok(vec![numbers(file, shape)?]);

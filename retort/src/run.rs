@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
+use retort_data::TOKENIZER_FILE;
 use retort_runtime::logging::Format;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -88,9 +89,11 @@ async fn go(checked: Checked, output: Output) -> Result<(), Failure> {
     } else {
         let seeds = seeds(&checked, output.seeds);
         let text = serde_json::to_string(&seeds).context("write seeds")?;
-        for (name, text) in [(SEEDS, &text), (JOB, &job_toml)] {
+        let tokenizer = checked.dataset.tokenizer().map(|file| (TOKENIZER_FILE, file));
+        let files = [(SEEDS, text.as_bytes()), (JOB, job_toml.as_bytes())];
+        for (name, content) in files.into_iter().chain(tokenizer) {
             let path = out.join(name);
-            std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+            std::fs::write(&path, content).with_context(|| format!("write {}", path.display()))?;
         }
         seeds
     };

@@ -7,6 +7,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use clap::Args as ClapArgs;
 use retort_data::Part;
+use retort_job::Source;
 use retort_models::{Choice, Export};
 use retort_proto::pb;
 use retort_teacher_server::classifier;
@@ -69,10 +70,20 @@ pub(crate) fn submit(args: Args) -> Result<(), Failure> {
 pub(crate) fn portable(checked: &Checked) -> Result<String, Failure> {
     let mut job = checked.job.clone();
     let data = &mut job.dataset;
-    for path in [&mut data.path, &mut data.unlabelled].into_iter().flatten() {
+    let tokenizer = data.text.as_mut().and_then(|text| text.tokens.path_mut());
+    let paths = [data.path.as_mut(), data.unlabelled.as_mut(), tokenizer];
+    for path in paths.into_iter().flatten() {
         let plain = path.strip_prefix("file://").unwrap_or(path);
         let absolute = std::path::absolute(checked.base.join(plain)).context("path of the data set")?;
         *path = absolute.display().to_string();
+    }
+    for teacher in &mut job.teachers {
+        if let Source::Checkpoint {
+            store: Some(folder), ..
+        } = &mut teacher.source
+        {
+            *folder = std::path::absolute(checked.base.join(&*folder)).context("path of the store")?;
+        }
     }
     Ok(toml::to_string(&job).context("write the job")?)
 }
@@ -160,4 +171,44 @@ pub(crate) async fn stop_run(coordinator: &str, run: &str, reason: &str) -> Resu
     };
     retort_client::runs(channel).stop(request).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_paths_of_a_portable_job_start_from_the_root() {
+        let text = include_str!("../../examples/digits-offline.toml");
+        let store = "teachers.0.source.store='../soft'".to_owned();
+        let mut job = retort_job::parse(text, Path::new("job.toml"), &[store]).unwrap();
+        let dataset = retort_data::load(&job.dataset, Path::new("."), 1).unwrap();
+        job.dataset = toml::from_str(
+            "format = 'text'\npath = 'texts'\nunlabelled = 'file:///more.txt'\n\
+             text = { tokens = { kind = 'tokenizer', path = 'words/tokenizer.json' } }",
+        )
+        .unwrap();
+        let checked = Checked {
+            job,
+            dataset,
+            base: "/jobs".into(),
+            fixed: Vec::new(),
+        };
+        let job = portable(&checked).unwrap();
+        let job = retort_job::parse(&job, Path::new("job.toml"), &[]).unwrap();
+        let data = &job.dataset;
+        assert_eq!(data.path.as_deref(), Some("/jobs/texts"));
+        assert_eq!(data.unlabelled.as_deref(), Some("/more.txt"));
+        let mut tokens = data.text.clone().unwrap().tokens;
+        assert_eq!(
+            tokens.path_mut().map(|path| path.as_str()),
+            Some("/jobs/words/tokenizer.json")
+        );
+        let Source::Checkpoint { store, .. } = &job.teachers[0].source else {
+            panic!("{:?}", job.teachers[0].source)
+        };
+        assert_eq!(store.as_deref(), Some(Path::new("/jobs/../soft")));
+    }
 }

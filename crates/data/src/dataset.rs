@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{ConfigProblem, DatasetConfig, Extent, Source};
 use crate::rng::{Rng, key};
 use crate::split::{Pixels, Samples, UNLABELLED, labelled, missing, split};
-use crate::text::{self, Tokens};
+use crate::text::{self, Encoder, TextConfig, Tokens};
 use crate::view::{self, Changes};
 use crate::wav::{self, Audio};
 use crate::{custom, digits, idx, images, mnist1d};
@@ -105,6 +105,8 @@ pub struct Dataset {
     digest: String,
     changes: Changes,
     tokens: Option<Tokens>,
+    /// The file of the tokenizer, where there is one.
+    tokenizer: Option<Vec<u8>>,
     audio: Option<Audio>,
     /// Sorted ids of training samples.
     labelled: Vec<u32>,
@@ -139,6 +141,7 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
         let expected = format!("at most {most}, the training samples of the classes that are left");
         return Err(problem("labelled", wanted.to_string(), expected));
     }
+    let (tokens, tokenizer) = raw.encoder.map(Encoder::into_parts).unzip();
     Ok(Dataset {
         name: raw.name,
         shape: raw.shape,
@@ -147,7 +150,8 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
             Source::Wav => Changes::in_time(&config.views),
             _ => Changes::in_both_axes(&config.views),
         },
-        tokens: raw.tokens,
+        tokens,
+        tokenizer: tokenizer.flatten(),
         audio: raw.audio,
         labelled: labelled(&parts[0].labels, classes, wanted, seed),
         class_names: raw.class_names,
@@ -194,8 +198,8 @@ struct Raw {
     files: Vec<u32>,
     /// Further training samples, without labels.
     unlabelled: Option<Samples>,
-    /// What the values of a text are.
-    tokens: Option<Tokens>,
+    /// What made the values of a text.
+    encoder: Option<Encoder>,
     /// How sounds became values.
     audio: Option<Audio>,
 }
@@ -213,7 +217,7 @@ impl Raw {
             test,
             files: Vec::new(),
             unlabelled: None,
-            tokens: None,
+            encoder: None,
             audio: None,
         };
         let of_folder = |name: &str, class_names: Option<Vec<String>>, folder: idx::Folder| Self {
@@ -224,7 +228,7 @@ impl Raw {
             test: folder.test,
             files: Vec::new(),
             unlabelled: None,
-            tokens: None,
+            encoder: None,
             audio: None,
         };
         Ok(match source {
@@ -245,7 +249,7 @@ impl Raw {
                     test: images.test,
                     files: Vec::new(),
                     unlabelled: None,
-                    tokens: None,
+                    encoder: None,
                     audio: None,
                 }
             }
@@ -259,11 +263,15 @@ impl Raw {
                     test: sounds.test,
                     files: sounds.pool_files,
                     unlabelled: None,
-                    tokens: None,
+                    encoder: None,
                     audio: Some(sounds.audio),
                 }
             }
-            Source::Text => Self::texts(config, &folder, local(&config.unlabelled).as_deref())?,
+            Source::Text => {
+                let mut text = config.text.clone().unwrap_or_default();
+                text.tokens = text.tokens.below(base);
+                Self::texts(&text, &folder, local(&config.unlabelled).as_deref())?
+            }
             Source::Custom => Self::custom(config, local(&config.path).as_deref())?,
         })
     }
@@ -281,14 +289,13 @@ impl Raw {
             test: set.test,
             files: Vec::new(),
             unlabelled: Some(set.unlabelled),
-            tokens: None,
+            encoder: None,
             audio: None,
         })
     }
 
-    fn texts(config: &DatasetConfig, path: &Path, more: Option<&Path>) -> Result<Self, Error> {
-        let config = config.text.clone().unwrap_or_default();
-        let texts = text::load(&config, path, more)?;
+    fn texts(config: &TextConfig, path: &Path, more: Option<&Path>) -> Result<Self, Error> {
+        let texts = text::load(config, path, more)?;
         Ok(Self {
             name: "text".to_owned(),
             shape: Shape {
@@ -301,7 +308,7 @@ impl Raw {
             test: texts.test,
             files: texts.pages,
             unlabelled: Some(texts.unlabelled),
-            tokens: Some(config.tokens),
+            encoder: Some(texts.encoder),
             audio: None,
         })
     }
@@ -380,6 +387,11 @@ impl Dataset {
     /// shorter text are followed by padding (id 0).
     pub fn tokens(&self) -> Option<&Tokens> {
         self.tokens.as_ref()
+    }
+
+    /// The file of the tokenizer that made the tokens, if one did: without it nobody can make more.
+    pub fn tokenizer(&self) -> Option<&[u8]> {
+        self.tokenizer.as_deref()
     }
 
     /// Number of token ids, padding included; `None` where samples are numbers.

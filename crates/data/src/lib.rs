@@ -36,5 +36,7 @@ pub use dataset::{Dataset, Error, MixedIn, Part, Shape, SplitRef, load};
 pub use folder::Error as FolderError;
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
 pub use images::{Error as ImagesError, Images, read_image};
-pub use text::{Error as TextError, Next, TextConfig, Tokens};
+pub use text::{
+    EncodeError, Encoder, Error as TextError, Next, TOKENIZER_FILE, TextConfig, TokenizerError, Tokens,
+};
 pub use wav::{Audio, Error as WavError, Windows};

@@ -1,8 +1,10 @@
 //! Texts with labels, or lists of files, from JSON lines or tables, as token ids.
 
+mod encoder;
 mod error;
 mod next;
 mod rows;
+mod tokenizer;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,12 +12,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::encoder::{EncodeError, Encoder};
 pub use self::error::Error;
 pub use self::next::Next;
 use self::rows::{Kind, Reader, Row, quoted};
+pub use self::tokenizer::{Error as TokenizerError, TOKENIZER_FILE};
 pub(crate) use self::tokens::PADDING;
 pub use self::tokens::Tokens;
-use self::tokens::{read_ends, write_ends};
 use crate::split::{Pixels, Samples, UNLABELLED};
 
 /// Tokens of the longest samples that are let in: what a transformer makes of more fits no memory.
@@ -100,6 +103,8 @@ pub(crate) struct Texts {
     pub(crate) pages: Vec<u32>,
     /// Further training samples, which have no label.
     pub(crate) unlabelled: Samples,
+    /// What made their ids.
+    pub(crate) encoder: Encoder,
 }
 
 /// Reads a folder, or one file whose test samples are chosen by a hash of the text. `more` names a file of texts without
@@ -109,8 +114,9 @@ pub(crate) fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Res
         return next::load(config, next, path);
     }
     let (train, test) = files(path)?;
-    let (mut pool, mut held_out, mut unlabelled) =
-        (Builder::new(config), Builder::new(config), Builder::new(config));
+    let encoder = config.tokens.open(config.length as usize)?;
+    let builder = || Builder::new(config, &encoder);
+    let (mut pool, mut held_out, mut unlabelled) = (builder(), builder(), builder());
     let known = class_list(&train)?;
     // By order of appearance.
     let mut found: BTreeMap<String, u32> = known.iter().flatten().cloned().zip(0..).collect();
@@ -179,12 +185,14 @@ pub(crate) fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Res
             unlabelled.push(&reader, &row, UNLABELLED)
         })?;
     }
+    let [pool, test, unlabelled] = [pool, held_out, unlabelled].map(Builder::samples);
     Ok(Texts {
-        pool: pool.samples(),
-        test: held_out.samples(),
+        pool,
+        test,
         pages: Vec::new(),
-        unlabelled: unlabelled.samples(),
+        unlabelled,
         class_names,
+        encoder,
     })
 }
 
@@ -273,31 +281,35 @@ fn is_test(text: &str) -> bool {
 /// Samples as they come in.
 struct Builder<'a> {
     config: &'a TextConfig,
+    encoder: &'a Encoder,
     ids: Vec<u16>,
     labels: Vec<u32>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(config: &'a TextConfig) -> Self {
+    fn new(config: &'a TextConfig, encoder: &'a Encoder) -> Self {
         Self {
             config,
+            encoder,
             ids: Vec::new(),
             labels: Vec::new(),
         }
     }
 
     fn push(&mut self, reader: &Reader<'_>, row: &Row, label: u32) -> Result<(), Error> {
-        let TextConfig { tokens, length, .. } = self.config;
-        let length = *length as usize;
-        if tokens.of_files() {
+        let wrong = |expected: String| reader.wrong(row.line, &self.config.text, quoted(&row.text), expected);
+        if self.config.tokens.of_files() {
             let listed = reader.file.parent().unwrap_or(Path::new("")).join(&row.text);
-            let [first, last] = read_ends(&listed).map_err(|source| {
-                let expected = format!("a file that can be read, {} is not: {source}", listed.display());
-                reader.wrong(row.line, &self.config.text, quoted(&row.text), expected)
+            let written = self.encoder.write_file(&listed, &mut self.ids);
+            written.map_err(|source| {
+                wrong(format!(
+                    "a file that can be read, {} is not: {source}",
+                    listed.display()
+                ))
             })?;
-            write_ends([&first, &last], length, &mut self.ids);
         } else {
-            tokens.write(&row.text, length, &mut self.ids);
+            let written = self.encoder.write(&row.text, &mut self.ids);
+            written.map_err(|error| wrong(format!("a text of tokens that are known: {error}")))?;
         }
         self.labels.push(label);
         Ok(())

@@ -19,29 +19,29 @@ pub struct Model {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embedding: Option<u32>,
     /// `mlp` (required): units of each hidden layer; may be empty (a linear classifier). `embedding-bag`: those behind the
-    /// mean, none unless given.
+    /// mean, none unless given. `bert`: one, of the perceptron in each block, four times `width` unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden: Option<Vec<u32>>,
     /// `cnn`, `resnet` (required): channels of the first stage; later stages double it. `mobilenet` (required): channels of
     /// the stem, up to 32 times as many behind it. `transformer` (required): numbers that stand for one token, a multiple of
-    /// `heads`.
+    /// `heads`; so of a `bert`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub width: Option<u32>,
     /// `cnn`: convolution layers (1..=6, default 3); `resnet`: layers in all, 2n for each stage + 2 (with three stages 8,
-    /// 14, 20, ..., default n = 1); `mobilenet`: separable convolutions (1..=13, default 6); `transformer`: blocks (1..=64,
-    /// default 2).
+    /// 14, 20, ..., default n = 1); `mobilenet`: separable convolutions (1..=13, default 6); `transformer`, `bert`: blocks
+    /// (1..=64, default 2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub depth: Option<u32>,
     /// `resnet`: stages (1..=3, default 3).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stages: Option<u32>,
-    /// `transformer`: heads of each attention (1..=64, default 4).
+    /// `transformer`, `bert`: heads of each attention (1..=64, default 4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heads: Option<u32>,
-    /// Dropout before the classifier (and between hidden layers, on both branches of a `transformer`'s block), 0..1.
+    /// Dropout before the classifier (and between hidden layers, on both branches of a `transformer`'s or `bert`'s block), 0..1.
     #[serde(default)]
     pub dropout: f64,
-    /// `cnn`, `resnet`, `mobilenet`, `transformer`: further classifiers on the way, which learn from the last one.
+    /// `cnn`, `resnet`, `mobilenet`, `transformer`, `bert`: further classifiers on the way, which learn from the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exits: Option<Exits>,
     /// `onnx` (required): how the file is used.
@@ -94,6 +94,8 @@ pub enum Architecture {
     Mobilenet,
     /// Of images and signals, or of tokens.
     Transformer,
+    /// Of tokens only: the encoder of BERT, which `retort import` fills.
+    Bert,
     /// Of tokens only: a perceptron behind the mean of their vectors.
     EmbeddingBag,
     /// A file from elsewhere, which teaches and is never trained.
@@ -113,6 +115,7 @@ impl fmt::Display for Architecture {
             Self::Resnet => "resnet",
             Self::Mobilenet => "mobilenet",
             Self::Transformer => "transformer",
+            Self::Bert => "bert",
             Self::EmbeddingBag => "embedding-bag",
             Self::Onnx => "onnx",
             Self::Kserve => "kserve",
@@ -164,7 +167,7 @@ impl Model {
             Architecture::Cnn => 3,
             Architecture::Resnet => 2 * self.stages() + 2,
             Architecture::Mobilenet => 6,
-            Architecture::Transformer => 2,
+            Architecture::Transformer | Architecture::Bert => 2,
         })
     }
 
@@ -173,7 +176,7 @@ impl Model {
         self.stages.unwrap_or(3)
     }
 
-    /// Heads of a `transformer`.
+    /// Heads of a `transformer` or a `bert`.
     pub fn heads(&self) -> u32 {
         self.heads.unwrap_or(4)
     }
@@ -186,7 +189,9 @@ impl Model {
             | Architecture::Onnx
             | Architecture::Kserve
             | Architecture::Custom => 0,
-            Architecture::Cnn | Architecture::Mobilenet | Architecture::Transformer => self.depth(),
+            Architecture::Cnn | Architecture::Mobilenet | Architecture::Transformer | Architecture::Bert => {
+                self.depth()
+            }
             Architecture::Resnet => self.stages(),
         }
     }

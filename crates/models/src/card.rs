@@ -1,5 +1,5 @@
 //! Export folders: `model.safetensors` with the weights, or what stands for them; `model.json` with everything needed to
-//! use them.
+//! use them, but for the file of a tokenizer, which lies beside them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use retort_data::{Audio, Shape, Tokens};
+use retort_data::{Audio, Shape, TOKENIZER_FILE, Tokens};
 use retort_job::{Architecture, Model};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -65,6 +65,9 @@ pub struct Export {
     pub card: Card,
     /// The bytes of [`Card::weights_file`].
     pub weights: Vec<u8>,
+    /// The bytes of [`TOKENIZER_FILE`], where [`Card::tokens`] are a tokenizer's. A fleet's versions come without: to
+    /// evaluate ids nobody needs it.
+    pub tokenizer: Option<Vec<u8>>,
 }
 
 /// Why an export folder cannot be written or read.
@@ -148,6 +151,32 @@ impl Card {
         }
     }
 
+    /// The tokenizer's file in a folder, if the card's tokens are a tokenizer's and it is there.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is another one.
+    pub fn tokenizer_in(&self, folder: &Path) -> Result<Option<Vec<u8>>, Error> {
+        let path = folder.join(TOKENIZER_FILE);
+        let Some(Tokens::Tokenizer { blake3, .. }) = &self.tokens else {
+            return Ok(None);
+        };
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = fs::read(&path).map_err(io_error("read", &path))?;
+        let found = digest(&bytes);
+        match blake3 {
+            Some(named) if *named != found => Err(Error::Inconsistent {
+                path: folder.join(CARD_FILE),
+                key: "tokens.blake3",
+                value: named.clone(),
+                expected: format!("{found}, the hash of {TOKENIZER_FILE}"),
+            }),
+            _ => Ok(Some(bytes)),
+        }
+    }
+
     /// The first thing that is wrong with it: key, value, what is expected.
     fn problem(&self) -> Option<(&'static str, String, String)> {
         if self.format == 0 || self.format > FORMAT {
@@ -159,6 +188,11 @@ impl Card {
             Some(("class_names", names, format!("{}", self.classes)))
         } else if let Some(problem) = self.audio_problem() {
             Some(problem)
+        } else if let Some(Tokens::Tokenizer { blake3: None, .. } | Tokens::Tokenizer { ids: None, .. }) =
+            &self.tokens
+        {
+            let expected = format!("its blake3 and its ids, those of {TOKENIZER_FILE}");
+            Some(("tokens", "a tokenizer that may be any".into(), expected))
         } else {
             self.spec()
                 .validate()
@@ -169,6 +203,14 @@ impl Card {
 }
 
 impl Export {
+    pub fn new(card: Card, weights: Vec<u8>) -> Self {
+        Self {
+            card,
+            weights,
+            tokenizer: None,
+        }
+    }
+
     /// The model alone, of weights that may come with a projection.
     pub fn without_projection(self) -> Result<Self, WeightsError> {
         if self.card.model.architecture.is_foreign() {
@@ -182,7 +224,11 @@ impl Export {
             weights_blake3: None,
             ..self.card
         };
-        Ok(Self { card, weights })
+        Ok(Self {
+            card,
+            weights,
+            ..self
+        })
     }
 
     /// The smaller model that ends at an exit, which is named by where it is. What was measured of the whole is no part of
@@ -200,6 +246,7 @@ impl Export {
         Ok(Self {
             card,
             weights: net.to_safetensors(),
+            tokenizer: self.tokenizer.clone(),
         })
     }
 
@@ -217,6 +264,9 @@ impl Export {
             source,
         })?;
         text.push(b'\n');
+        if let Some(tokenizer) = &self.tokenizer {
+            replace(&folder.join(TOKENIZER_FILE), tokenizer)?;
+        }
         replace(&folder.join(card.weights_file()), &self.weights)?;
         replace(&path, &text)?;
         // Makes the renames durable too.
@@ -250,7 +300,11 @@ impl Export {
                 let expected = format!("{found}, the hash of {file}");
                 Err(inconsistent(("weights_blake3", named.clone(), expected)))
             }
-            _ => Ok(Self { card, weights }),
+            _ => Ok(Self {
+                tokenizer: card.tokenizer_in(folder)?,
+                card,
+                weights,
+            }),
         }
     }
 }
@@ -300,10 +354,7 @@ mod tests {
         let mut card = Card::new("small", &spec, net.parameters(), dataset);
         card.metrics
             .insert("test_accuracy".into(), 0.123_456_789_012_345_67);
-        Export {
-            card,
-            weights: net.to_safetensors(),
-        }
+        Export::new(card, net.to_safetensors())
     }
 
     #[test]
@@ -327,10 +378,8 @@ mod tests {
         let model =
             "architecture = 'onnx'\nonnx = { input = 'x', layout = 'nhwc', output = 'y', gives = 'logits' }";
         let spec = crate::net::fixture(model, [3, 2, 2], 5);
-        let export = Export {
-            card: Card::new("foreign", &spec, 7, DatasetReference::default()),
-            weights: b"not read".to_vec(),
-        };
+        let card = Card::new("foreign", &spec, 7, DatasetReference::default());
+        let export = Export::new(card, b"not read".to_vec());
         export.save(folder.path()).unwrap();
         let file = folder.path().join("model.onnx");
         assert_eq!(fs::read(&file).unwrap(), export.weights);
@@ -356,6 +405,49 @@ mod tests {
         fs::write(file, b"other").unwrap();
         let message = Export::load(folder.path()).unwrap_err().to_string();
         assert!(message.contains("the hash of model.onnx"), "{message}");
+    }
+
+    #[test]
+    fn a_tokenizer_lies_beside_the_card_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = export();
+        let mut card = Card {
+            model: toml::from_str("architecture = 'embedding-bag'\nembedding = 2").unwrap(),
+            ..plain.card
+        };
+        card.input.height = 1;
+        let file = b"any words".to_vec();
+        let tokens = |blake3, ids| {
+            let path = TOKENIZER_FILE.into();
+            Some(Tokens::Tokenizer { path, blake3, ids })
+        };
+        card.tokens = tokens(Some(digest(&file)), Some(4));
+        let net = Net::new(&card.spec(), 1, &Device::flex()).unwrap();
+        let export = Export {
+            tokenizer: Some(file.clone()),
+            ..Export::new(card, net.to_safetensors())
+        };
+        export.save(folder.path()).unwrap();
+        let path = folder.path().join(TOKENIZER_FILE);
+        assert_eq!(fs::read(&path).unwrap(), file);
+        assert_eq!(Export::load(folder.path()).unwrap().tokenizer, Some(file));
+        fs::write(&path, b"other words").unwrap();
+        let message = Export::load(folder.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("tokens.blake3") && message.contains("the hash of tokenizer.json"),
+            "{message}"
+        );
+        // Whoever evaluates ids does without.
+        fs::remove_file(&path).unwrap();
+        assert_eq!(Export::load(folder.path()).unwrap().tokenizer, None);
+        let mut unsaid = export;
+        unsaid.card.tokens = tokens(None, Some(4));
+        unsaid.save(folder.path()).unwrap();
+        let message = Export::load(folder.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("tokens is a tokenizer that may be any"),
+            "{message}"
+        );
     }
 
     #[test]

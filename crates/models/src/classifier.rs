@@ -62,7 +62,7 @@ enum Model {
 impl Classifier {
     /// The classifier of an export folder.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, Error> {
-        let Export { card, weights } = Export::load(folder)?;
+        let Export { card, weights, .. } = Export::load(folder)?;
         let classifier = Self::from_parts(&card.spec(), &weights, device)?;
         let (found, expected) = (card.parameters, classifier.parameters());
         if found == expected {
@@ -141,6 +141,19 @@ impl Classifier {
         }
     }
 
+    /// What the last layer of a network hands its classifier, row by row. They too depend on the sample alone.
+    pub fn pooled(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error> {
+        self.check(inputs, samples)?;
+        let Model::Net(net) = &self.model else {
+            return Err(SpecError::Foreign.into());
+        };
+        let mut pooled = Vec::new();
+        net.in_passes(inputs, |inputs, samples| {
+            read(&mut pooled, net.forward_pooled(inputs), samples)
+        })?;
+        Ok(pooled)
+    }
+
     fn check(&self, inputs: &[f32], samples: usize) -> Result<(), Error> {
         let (found, expected) = (inputs.len(), samples * self.spec().input_len());
         if found == expected {
@@ -172,6 +185,27 @@ impl From<&Net> for Classifier {
 impl Net {
     /// Logits of whole samples, and the output of a layer if one is asked for, in passes of [`BATCH`].
     fn passes(&self, inputs: &[f32], layer: Option<usize>) -> Result<(Vec<f32>, Vec<f32>), Error> {
+        let (mut logits, mut features) = (Vec::new(), Vec::new());
+        self.in_passes(inputs, |inputs, samples| match layer {
+            None => read(&mut logits, self.forward(inputs, None), samples),
+            Some(layer) => {
+                let (outputs, tapped) = self.forward_tapped(inputs, layer);
+                read(&mut logits, outputs, samples)?;
+                match tapped {
+                    Some(tapped) => read(&mut features, tapped, samples),
+                    None => Ok(()),
+                }
+            }
+        })?;
+        Ok((logits, features))
+    }
+
+    /// Hands on [`BATCH`] samples at a time, and how many of them count.
+    fn in_passes(
+        &self,
+        inputs: &[f32],
+        mut pass: impl FnMut(Tensor<4>, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let Shape {
             channels,
             height,
@@ -179,25 +213,14 @@ impl Net {
         } = self.spec().input;
         let device = self.device();
         let len = self.spec().input_len();
-        let (mut logits, mut features) = (Vec::new(), Vec::new());
         for chunk in inputs.chunks(BATCH * len) {
             let mut batch = chunk.to_vec();
             batch.resize(BATCH * len, 0.0);
             let data = TensorData::new(batch, [BATCH, channels, height, width]);
             let inputs = Tensor::from_data(data, &device);
-            let samples = chunk.len() / len;
-            match layer {
-                None => read(&mut logits, self.forward(inputs, None), samples)?,
-                Some(layer) => {
-                    let (outputs, tapped) = self.forward_tapped(inputs, layer);
-                    read(&mut logits, outputs, samples)?;
-                    if let Some(tapped) = tapped {
-                        read(&mut features, tapped, samples)?;
-                    }
-                }
-            }
+            pass(inputs, chunk.len() / len)?;
         }
-        Ok((logits, features))
+        Ok(())
     }
 }
 

@@ -6,9 +6,11 @@
 //!   their names.
 //! * [`Export`] is a folder with `model.safetensors` (or what stands for weights of a model from elsewhere) and its
 //!   [`Card`]; [`Classifier`] evaluates one with plain data.
+//! * [`bert`] brings in an encoder of Hugging Face's, [`probe`] fits a classifier to what one puts out.
 //!
 //! This crate knows burn and must never depend on a runtime or a wire format.
 
+pub mod bert;
 mod card;
 mod classifier;
 pub mod device;
@@ -16,6 +18,7 @@ pub mod foreign;
 pub mod host;
 mod net;
 pub mod onnx;
+pub mod probe;
 mod timing;
 mod weights;
 

@@ -106,23 +106,9 @@ impl Net {
         let file = SafeTensors::deserialize(bytes).map_err(Error::Format)?;
         let layout = self.layout();
         let mut values = BTreeMap::new();
-        for (name, expected) in &layout {
-            let view = file.tensor(name).map_err(|_| Error::Missing(name.clone()))?;
-            let (name, expected) = (name.clone(), expected.clone());
-            if view.shape() != expected {
-                let found = view.shape().to_vec();
-                return Err(Error::Shape {
-                    name,
-                    found,
-                    expected,
-                });
-            }
-            if view.dtype() != Dtype::F32 {
-                let found = view.dtype();
-                return Err(Error::Type { name, found });
-            }
-            let (numbers, _) = view.data().as_chunks::<4>();
-            values.insert(name, numbers.iter().map(|b| f32::from_le_bytes(*b)).collect());
+        for (name, expected) in layout {
+            let numbers = numbers(&file, &name, &expected)?;
+            values.insert(name, numbers);
         }
         let mut names = file.names();
         names.retain(|name| self.spec().projection.is_some() || !name.starts_with(PROJECTION));
@@ -131,6 +117,33 @@ impl Net {
             Some(name) => Err(Error::Unexpected(name.into())),
             None => Ok(self.assign(values)),
         }
+    }
+
+    /// The network with other weights in its last classifier.
+    ///
+    /// # Shapes
+    ///
+    /// - weight: `[features, classes]`
+    /// - bias: `[classes]`
+    pub fn with_classifier(self, weight: Vec<f32>, bias: Vec<f32>) -> Result<Self, Error> {
+        let mut values: BTreeMap<String, Vec<f32>> = self
+            .named()
+            .into_iter()
+            .map(|weight| (weight.name, weight.values))
+            .collect();
+        for (name, new) in [("classifier.weight", weight), ("classifier.bias", bias)] {
+            let old = values.get_mut(name).expect("every network has a classifier");
+            if old.len() != new.len() {
+                let (name, found, expected) = (name.into(), vec![new.len()], vec![old.len()]);
+                return Err(Error::Shape {
+                    name,
+                    found,
+                    expected,
+                });
+            }
+            *old = new;
+        }
+        Ok(self.assign(values))
     }
 
     /// The network with weights of another one, each by the name that `source` gives for its own.
@@ -176,12 +189,30 @@ impl Net {
     }
 
     /// Replaces every weight; `values` holds one of the right length for each name.
-    fn assign(self, values: BTreeMap<String, Vec<f32>>) -> Self {
+    pub(crate) fn assign(self, values: BTreeMap<String, Vec<f32>>) -> Self {
         self.map(&mut Assign {
             path: Path::default(),
             values,
         })
     }
+}
+
+/// The numbers of a tensor in a safetensors file.
+pub(crate) fn numbers(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
+    let view = file.tensor(name).map_err(|_| Error::Missing(name.into()))?;
+    if view.shape() != shape {
+        return Err(Error::Shape {
+            name: name.into(),
+            found: view.shape().to_vec(),
+            expected: shape.to_vec(),
+        });
+    }
+    if view.dtype() != Dtype::F32 {
+        let (name, found) = (name.into(), view.dtype());
+        return Err(Error::Type { name, found });
+    }
+    let (numbers, _) = view.data().as_chunks::<4>();
+    Ok(numbers.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }
 
 struct Weight {

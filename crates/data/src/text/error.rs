@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::TokenizerError;
+
 /// What is wrong with a text data set.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -30,6 +32,9 @@ pub enum Error {
         /// Known endings.
         expected: String,
     },
+    /// Its tokenizer cannot be used.
+    #[error("text.tokens")]
+    Tokenizer(#[from] TokenizerError),
     /// A line is not what it should be.
     #[error("{file} line {line}: {column} = {value}: expected {expected}")]
     Line {

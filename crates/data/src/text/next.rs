@@ -79,6 +79,7 @@ pub(super) fn load(config: &TextConfig, next: &Next, path: &Path) -> Result<Text
         unlabelled: windows.samples(&[]),
         pool,
         test: held_out,
+        encoder: config.tokens.open(config.length as usize)?,
     })
 }
 

@@ -1,10 +1,12 @@
-//! From text, or the bytes of a file, to token ids.
+//! What texts, or the bytes of files, are cut into.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+
+use crate::idx;
 
 /// The id that fills a sample up to its length. Models leave it out.
 pub(crate) const PADDING: u16 = 0;
@@ -47,10 +49,23 @@ pub enum Tokens {
     /// 4,096, without trailing white space, as many of the last as fit into the second half. Id `1 + byte`; padding lies
     /// between. So Magika reads files, Fratantonio et al. 2024, <https://arxiv.org/abs/2409.13768>.
     FileBytes {},
+    /// Those of a `tokenizer.json`, the file of Hugging Face's `tokenizers`, with its special tokens, which stay where a text
+    /// is cut. Where its padding token has id 0, ids are its own. Elsewhere they are its own plus 1, so that 0 is free for
+    /// padding, and its padding token becomes 0 too. Needs the cargo feature `tokenizers`.
+    Tokenizer {
+        /// The file: a path relative to the job file, or a `file://` URL; of a card, relative to the card's folder.
+        path: String,
+        /// BLAKE3 of its bytes, in hexadecimal. Unset: whatever they are. A card and a loaded data set have it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        blake3: Option<String>,
+        /// Number of ids that models see, padding included. Like `blake3`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ids: Option<u32>,
+    },
 }
 
 /// Bytes at either end of a file that [`Tokens::FileBytes`] reads.
-const END: usize = 4_096;
+pub(super) const END: usize = 4_096;
 
 fn characters() -> [u32; 2] {
     [1, 4]
@@ -74,59 +89,34 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    /// Number of ids, padding included.
+    /// Number of ids, padding included; 1 of a tokenizer whose file was not read yet.
     pub fn vocabulary(&self) -> usize {
         match self {
             Self::CharactersHashed { buckets, .. } | Self::WordsHashed { buckets, .. } => {
                 1 + *buckets as usize
             }
             Self::Bytes {} | Self::FileBytes {} => 1 + usize::from(u8::MAX) + 1,
+            Self::Tokenizer { ids, .. } => ids.unwrap_or(1) as usize,
         }
     }
 
-    /// The first `length` ids of a text, as the numbers that models take; padding follows where there are fewer.
-    pub fn encode(&self, text: &str, length: usize) -> Vec<f32> {
-        let mut ids = Vec::with_capacity(length);
-        self.write(text, length, &mut ids);
-        ids.into_iter().map(f32::from).collect()
-    }
-
-    /// Appends `length` ids.
-    pub(super) fn write(&self, text: &str, length: usize, out: &mut Vec<u16>) {
-        let end = out.len() + length;
+    /// The path of a tokenizer's file, to make it absolute.
+    pub fn path_mut(&mut self) -> Option<&mut String> {
         match self {
-            Self::CharactersHashed { ngrams, buckets } => {
-                let text = text.to_lowercase();
-                let ids = split(&text).flat_map(|word| of_characters(word, *ngrams, *buckets));
-                out.extend(ids.take(length));
-            }
-            Self::WordsHashed { ngrams, buckets } => {
-                let text = text.to_lowercase();
-                out.extend(of_words(&text, *ngrams, *buckets).take(length));
-            }
-            Self::Bytes {} => out.extend(text.as_bytes().iter().map(id).take(length)),
-            Self::FileBytes {} => {
-                let bytes = text.as_bytes();
-                let (first, last) = (bytes.len().min(END), bytes.len().saturating_sub(END));
-                write_ends([&bytes[..first], &bytes[last..]], length, out);
-            }
+            Self::Tokenizer { path, .. } => Some(path),
+            _ => None,
         }
-        out.resize(end, PADDING);
     }
 
-    /// The ids of a file, as the numbers that models take: of its bytes, or of the text that it holds.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be read, or is no text where the tokens are those of a text.
-    pub fn encode_file(&self, file: &Path, length: usize) -> io::Result<Vec<f32>> {
-        if !self.of_files() {
-            return Ok(self.encode(&std::fs::read_to_string(file)?, length));
+    /// The same, whose file is looked for below a folder.
+    #[must_use]
+    pub fn below(mut self, base: &Path) -> Self {
+        if let Some(path) = self.path_mut()
+            && let Ok(local) = idx::local_path(path)
+        {
+            *path = base.join(local).display().to_string();
         }
-        let mut ids = Vec::with_capacity(length);
-        let [first, last] = read_ends(file)?;
-        write_ends([&first, &last], length, &mut ids);
-        Ok(ids.into_iter().map(f32::from).collect())
+        self
     }
 
     /// Whether a text is the path of the file that is meant.
@@ -147,6 +137,12 @@ impl Tokens {
                 let expected = format!("1..={MAX_BUCKETS}, ids have 16 bits");
                 problems.push(("buckets", buckets.to_string(), expected));
             }
+        }
+        if let Self::Tokenizer { path, .. } = self
+            && idx::local_path(path).is_err()
+        {
+            let expected = "the path or file:// URL of a tokenizer.json".to_owned();
+            problems.push(("path", format!("{path:?}"), expected));
         }
         problems
     }
@@ -182,7 +178,7 @@ pub(super) fn write_ends([first, last]: [&[u8]; 2], length: usize, out: &mut Vec
 }
 
 /// The words of a text: runs of letters and digits, and any other visible character by itself.
-fn split(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn split(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
         rest = rest.trim_start();
@@ -199,7 +195,7 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// By place of the first character, the shorter first.
-fn of_characters(word: &str, [shortest, longest]: [u32; 2], buckets: u32) -> Vec<u16> {
+pub(super) fn of_characters(word: &str, [shortest, longest]: [u32; 2], buckets: u32) -> Vec<u16> {
     let word = format!("<{word}>");
     let mut places: Vec<usize> = word.char_indices().map(|(place, _)| place).collect();
     let last = places.len() - 1;
@@ -217,7 +213,7 @@ fn of_characters(word: &str, [shortest, longest]: [u32; 2], buckets: u32) -> Vec
 }
 
 /// By the first word, the shorter first. The words of one are hashed with a space between them.
-fn of_words(text: &str, [shortest, longest]: [u32; 2], buckets: u32) -> impl Iterator<Item = u16> {
+pub(super) fn of_words(text: &str, [shortest, longest]: [u32; 2], buckets: u32) -> impl Iterator<Item = u16> {
     let words: Vec<&str> = split(text).collect();
     (0..words.len()).flat_map(move |from| {
         let lengths = shortest as usize..=longest as usize;
@@ -241,8 +237,6 @@ fn fnv1a(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -271,58 +265,5 @@ mod tests {
         assert_eq!(words, ["don", "'", "t", "stop", ",", "3", "Ærø", "!"]);
         let ids: Vec<u16> = of_words("a b  c", [1, 2], 1_000).collect();
         assert_eq!(ids, hashed(&["a", "a b", "b", "b c", "c"], 1_000));
-    }
-
-    #[test]
-    fn texts_are_cut_and_filled_up_to_one_length() {
-        assert_eq!(Tokens::Bytes {}.encode("ab", 4), [98.0, 99.0, 0.0, 0.0]);
-        assert_eq!(Tokens::Bytes {}.encode("abc", 2), [98.0, 99.0]);
-        let characters = Tokens::default();
-        assert_eq!(characters.encode("", 3), [0.0; 3]);
-        assert_eq!(characters.encode("Été", 50), characters.encode(" été\n", 50));
-    }
-
-    #[test]
-    fn of_a_file_both_ends_are_seen() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let ids = |content: &[u8]| {
-            let file = folder.path().join("file");
-            std::fs::write(&file, content).unwrap();
-            let ids = Tokens::FileBytes {}.encode_file(&file, 7).unwrap();
-            let text = std::str::from_utf8(content).unwrap();
-            assert_eq!(ids, Tokens::FileBytes {}.encode(text, 7));
-            let byte = |&id: &f32| {
-                if id == 0.0 {
-                    '.'
-                } else {
-                    char::from((id - 1.0) as u8)
-                }
-            };
-            ids.iter().map(byte).collect::<String>()
-        };
-        assert_eq!(ids(b"abcdefghij"), "abcdhij");
-        assert_eq!(ids(b" \t\nab c\r\n\x0b\x0c"), "ab cb c");
-        assert_eq!(ids(b" a "), "a ... a");
-        assert_eq!(ids(b""), ".......");
-        let long = [vec![b' '; END], vec![b'x'; 3 * END], vec![b'\n'; END]].concat();
-        assert_eq!(ids(&long), ".......", "nothing but white space at both ends");
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_gives_ids_within_the_vocabulary(text: String, length in 1usize..40, buckets in 1u32..=65_535) {
-            let ngrams = [1, 4];
-            for tokens in [
-                Tokens::CharactersHashed { ngrams, buckets },
-                Tokens::WordsHashed { ngrams, buckets },
-                Tokens::Bytes {},
-            ] {
-                let ids = tokens.encode(&text, length);
-                prop_assert_eq!(ids.len(), length);
-                let end = ids.iter().position(|&id| id == 0.0).unwrap_or(length);
-                prop_assert!(ids[end..].iter().all(|&id| id == 0.0), "padding comes last");
-                prop_assert!(ids.iter().all(|&id| (id as usize) < tokens.vocabulary()));
-            }
-        }
     }
 }

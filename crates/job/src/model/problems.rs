@@ -54,6 +54,12 @@ impl Model {
                 whole(&mut problems, "depth", self.depth(), MAX_BLOCKS, "blocks");
                 self.check_heads(&mut problems);
             }
+            Architecture::Bert => {
+                self.check_width(&mut problems);
+                whole(&mut problems, "depth", self.depth(), MAX_BLOCKS, "blocks");
+                self.check_heads(&mut problems);
+                self.check_perceptron(&mut problems);
+            }
             Architecture::Onnx => self.check_foreign("onnx", self.onnx.is_some(), &mut problems),
             Architecture::Kserve => self.check_kserve(&mut problems),
             Architecture::Custom => self.check_custom(&mut problems),
@@ -78,8 +84,9 @@ impl Model {
             .filter(|_| !bag && !of(&[Architecture::Mlp, Architecture::Cnn]));
         problems.extend(embedding.map(|n| problem("embedding", n, unused)));
         let perceptron = of(&[Architecture::Mlp, Architecture::EmbeddingBag]);
-        if let Some(hidden) = self.hidden.as_ref().filter(|_| !perceptron) {
-            let unused = "absent: only an mlp and an embedding-bag have hidden layers";
+        let hides = perceptron || of(&[Architecture::Bert]);
+        if let Some(hidden) = self.hidden.as_ref().filter(|_| !hides) {
+            let unused = "absent: only an mlp, an embedding-bag and a bert have hidden layers";
             problems.push(problem("hidden", format!("{hidden:?}"), unused));
         }
         let unused = if bag {
@@ -97,8 +104,8 @@ impl Model {
                 .filter(|_| !resnet)
                 .map(|n| problem("stages", n, unused)),
         );
-        let transformer = of(&[Architecture::Transformer]);
-        let unused = "absent: only a transformer has heads";
+        let transformer = of(&[Architecture::Transformer, Architecture::Bert]);
+        let unused = "absent: only a transformer and a bert have heads";
         problems.extend(
             self.heads
                 .filter(|_| !transformer)
@@ -184,8 +191,20 @@ impl Model {
         }
     }
 
+    /// Of a `bert`'s blocks.
+    fn check_perceptron(&self, problems: &mut Vec<Problem>) {
+        match self.hidden.as_deref() {
+            None => {}
+            Some(&[units]) => whole(problems, "hidden.0", units, MAX_UNITS, "units"),
+            Some(hidden) => {
+                let expected = "one number: units of each block's perceptron";
+                problems.push(problem("hidden", format!("{hidden:?}"), expected));
+            }
+        }
+    }
+
     fn check_width(&self, problems: &mut Vec<Problem>) {
-        let unit = if self.architecture == Architecture::Transformer {
+        let unit = if matches!(self.architecture, Architecture::Transformer | Architecture::Bert) {
             "numbers for a token"
         } else {
             "channels"
@@ -228,7 +247,7 @@ impl Model {
             Architecture::Custom,
         ];
         if none.contains(&self.architecture) {
-            let expected = "absent: only a cnn, a resnet, a mobilenet and a transformer have exits";
+            let expected = "absent: only a cnn, a resnet, a mobilenet, a transformer and a bert have exits";
             problems.push(problem("exits.at", text, expected));
         } else if segments < 2 {
             let expected = format!("a model of at least 2 parts, and this one has {segments}");
@@ -289,6 +308,7 @@ mod tests {
             "architecture = 'embedding-bag'\nembedding = 8",
             "architecture = 'embedding-bag'\nembedding = 1024\nhidden = [9, 5]\ndropout = 0.1",
             "architecture = 'transformer'\nwidth = 8",
+            "architecture = 'bert'\nwidth = 8\nhidden = [9]\nexits = { at = [1] }",
             "architecture = 'transformer'\nwidth = 9\nheads = 3\ndepth = 64\nexits = { at = [1, 5, 63] }",
             "architecture = 'cnn'\nwidth = 8\nexits = { at = [1, 2], alpha = 1.0, temperature = 1, feature_weight = 2 }",
             "architecture = 'onnx'\nonnx = { input = 'x', layout = 'nchw', output = 'y', gives = 'logits' }",
@@ -380,6 +400,14 @@ mod tests {
             (
                 "architecture = 'mlp'\nhidden = []\nonnx = { input = 'x', layout = 'flat', output = 'y', gives = 'logits' }",
                 vec!["onnx"],
+            ),
+            (
+                "architecture = 'bert'\nwidth = 8\nhidden = [8, 8]",
+                vec!["hidden"],
+            ),
+            (
+                "architecture = 'bert'\nwidth = 6\nhidden = [0]\nstages = 1",
+                vec!["stages", "width", "hidden.0"],
             ),
             (
                 "architecture = 'transformer'\nwidth = 8\nembedding = 8",

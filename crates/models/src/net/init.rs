@@ -9,6 +9,9 @@ use retort_data::rng::Rng;
 /// Channels of one group of a norm, at least (the paper's comparison finds 16 and 8 alike).
 const CHANNELS_PER_GROUP: usize = 8;
 
+/// Added to a variance before its root is taken: the default of PyTorch and burn alike.
+pub(super) const EPSILON: f64 = 1e-5;
+
 /// Makes layers. Each weight is drawn from the seed and its own number, so that no draw depends on another one or on
 /// the device. The number is also its identity for the optimizer, whose saved state then fits a network built anew.
 pub struct Init<'a> {
@@ -81,13 +84,18 @@ impl<'a> Init<'a> {
             beta: Some(self.constant(channels, 0.0)),
             num_groups: groups.unwrap_or(1),
             num_channels: channels,
-            epsilon: 1e-5,
+            epsilon: EPSILON,
             affine: true,
         }
     }
 
     pub fn layer_norm(&mut self, channels: usize) -> LayerNorm {
-        let mut norm = LayerNormConfig::new(channels).init(self.device);
+        self.layer_norm_with(channels, EPSILON)
+    }
+
+    pub(crate) fn layer_norm_with(&mut self, channels: usize, epsilon: f64) -> LayerNorm {
+        let config = LayerNormConfig::new(channels).with_epsilon(epsilon);
+        let mut norm = config.init(self.device);
         norm.gamma = self.constant(channels, 1.0);
         norm.beta = Some(self.constant(channels, 0.0));
         norm

@@ -8,8 +8,8 @@ use retort_job::Architecture;
 use super::{Spec, SpecError, bag, cnn, custom, mlp, mobilenet, resnet, transformer};
 
 /// A layer whose output can be asked for: `hidden1`, ... of an `mlp`, `conv1`, ... of a `cnn`, `stem`, `stage1`, ... of a
-/// `resnet`, `stem`, `block1`, ... of a `mobilenet`, `block1`, ... of a `transformer`, `mean`, `hidden1`, ... of an `embedding-bag`,
-/// `output` of a `custom` one.
+/// `resnet`, `stem`, `block1`, ... of a `mobilenet`, `block1`, ... of a `transformer` or a `bert`, `mean`, `hidden1`, ... of an
+/// `embedding-bag`, `output` of a `custom` one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     pub name: String,
@@ -37,7 +37,7 @@ impl Spec {
             Architecture::Cnn => cnn::layers(self),
             Architecture::Resnet => resnet::layers(self),
             Architecture::Mobilenet => mobilenet::layers(self),
-            Architecture::Transformer => transformer::layers(self),
+            Architecture::Transformer | Architecture::Bert => transformer::layers(self),
             Architecture::EmbeddingBag => bag::layers(self),
             Architecture::Custom => custom::output(self).into_iter().collect(),
             Architecture::Onnx | Architecture::Kserve => Vec::new(),
@@ -76,7 +76,7 @@ impl Spec {
             Architecture::Cnn => cnn::products(self),
             Architecture::Resnet => resnet::products(self),
             Architecture::Mobilenet => mobilenet::products(self),
-            Architecture::Transformer => transformer::products(self),
+            Architecture::Transformer | Architecture::Bert => transformer::products(self),
             Architecture::EmbeddingBag => bag::products(self),
             Architecture::Onnx | Architecture::Kserve | Architecture::Custom => return None,
         };

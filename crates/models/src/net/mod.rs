@@ -38,6 +38,7 @@ use self::layers::Taps;
 use self::mlp::Mlp;
 use self::mobilenet::Mobilenet;
 use self::resnet::Resnet;
+pub(crate) use self::transformer::BERT_EPSILON;
 use self::transformer::Transformer;
 
 /// A classifier network.
@@ -54,7 +55,6 @@ pub struct Net {
 }
 
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one of it for each model")]
 enum Body {
     Mlp(Mlp),
     Cnn(Cnn),
@@ -103,7 +103,9 @@ impl Net {
             Architecture::Cnn => Body::Cnn(Cnn::new(spec, &mut init)),
             Architecture::Resnet => Body::Resnet(Resnet::new(spec, &mut init)),
             Architecture::Mobilenet => Body::Mobilenet(Mobilenet::new(spec, &mut init)),
-            Architecture::Transformer => Body::Transformer(Transformer::new(spec, &mut init)),
+            Architecture::Transformer | Architecture::Bert => {
+                Body::Transformer(Transformer::new(spec, &mut init))
+            }
             Architecture::EmbeddingBag => Body::EmbeddingBag(EmbeddingBag::new(spec, &mut init)),
             Architecture::Custom => Body::Custom(custom::build(spec, &mut init, device)?),
             Architecture::Onnx | Architecture::Kserve => return Err(SpecError::Foreign),
@@ -192,6 +194,11 @@ impl Net {
         };
         let outputs = self.run(inputs, None, &ask);
         (outputs.logits, outputs.features)
+    }
+
+    /// What the last classifier sees, `[n, channels]`.
+    pub(crate) fn forward_pooled(&self, inputs: Tensor<4>) -> Tensor<2> {
+        self.run(inputs, None, &Ask::default()).pooled
     }
 
     fn run(&self, inputs: Tensor<4>, noise: Option<&mut Rng>, ask: &Ask) -> Outputs {

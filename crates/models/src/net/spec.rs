@@ -194,7 +194,7 @@ impl Spec {
             (Architecture::Resnet | Architecture::Mobilenet, Some(_)) => {
                 Some(("mlp, cnn, embedding-bag or transformer", "tokens"))
             }
-            (Architecture::EmbeddingBag, None) => {
+            (Architecture::EmbeddingBag | Architecture::Bert, None) => {
                 Some(("mlp, cnn, resnet, mobilenet or transformer", "numbers"))
             }
             _ => None,

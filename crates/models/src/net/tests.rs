@@ -55,11 +55,12 @@ pub(crate) fn text_fixture(model: &str, length: usize, classes: usize) -> Spec {
     }
 }
 
-const TEXT_MODELS: [&str; 4] = [
+const TEXT_MODELS: [&str; 5] = [
     "architecture = 'embedding-bag'\nembedding = 5",
     "architecture = 'embedding-bag'\nembedding = 6\nhidden = [9, 7]\ndropout = 0.3",
     "architecture = 'transformer'\nwidth = 8",
     "architecture = 'transformer'\nwidth = 6\nheads = 3\ndepth = 3\nexits = { at = [1], feature_weight = 0.1 }",
+    "architecture = 'bert'\nwidth = 6\nheads = 3\nhidden = [7]\ndropout = 0.3",
 ];
 
 /// To which tokens are a signal of as many channels as a vector has numbers.

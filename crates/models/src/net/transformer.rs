@@ -4,11 +4,13 @@ use burn::module::{Module, Param};
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, softmax};
+use retort_job::Architecture;
 
+use super::init::EPSILON;
 use super::layers::{Layer, Taps};
 use super::{Dropout, Init, Spec, tokens};
 
-/// How much wider the perceptron inside a block is than a token.
+/// How much wider the perceptron inside a block is than a token, unless the model says.
 const EXPANSION: usize = 4;
 
 /// An encoder of `depth` blocks over tokens of `width` numbers: a linear embedding, learned positions, and in each block
@@ -20,10 +22,16 @@ const EXPANSION: usize = 4;
 ///
 /// References: Vaswani et al., Attention Is All You Need, 2017, <https://arxiv.org/abs/1706.03762>; the norm comes first as
 /// in Xiong et al. 2020, <https://arxiv.org/abs/2002.04745>, which trains without a warm-up.
+///
+/// A `bert` is the encoder of Devlin et al., BERT, 2018, <https://arxiv.org/abs/1810.04805>: its norms come behind each sum,
+/// the first one behind that of vectors and positions, and none before the classifier. Of its two token types a single text
+/// has the first only, whose vector is part of the positions.
 #[derive(Module, Debug)]
 pub(super) struct Transformer {
     embedding: Embed,
     positions: Param<Tensor<2>>,
+    /// Of a `bert`.
+    embedding_norm: Option<LayerNorm>,
     blocks: Vec<Block>,
 }
 
@@ -37,8 +45,8 @@ enum Embed {
 #[derive(Module, Debug)]
 struct Block {
     norm1: LayerNorm,
-    /// Queries, keys and values side by side. Without bias: a softmax does not see that of the keys, so that its gradient
-    /// would be rounding errors, and that of the values is in `out`.
+    /// Queries, keys and values side by side. Without bias but in a `bert`, which has them from elsewhere: a softmax does not
+    /// see that of the keys, so that its gradient would be rounding errors, and that of the values is in `out`.
     qkv: Linear,
     out: Linear,
     norm2: LayerNorm,
@@ -46,10 +54,26 @@ struct Block {
     down: Linear,
     #[module(skip)]
     heads: usize,
+    /// Behind each sum, as in a `bert`, or before attention and perceptron.
+    #[module(skip)]
+    norms_last: bool,
 }
 
 /// Added to the scores of padding, beside which scores are nothing: where all is padding, all get the same attention.
 const MASKED: f64 = -1e9;
+
+/// Of the norms of a `bert`, as it was trained.
+pub(crate) const BERT_EPSILON: f64 = 1e-12;
+
+fn is_bert(spec: &Spec) -> bool {
+    spec.model.architecture == Architecture::Bert
+}
+
+/// Units of the perceptron in a block.
+fn units(spec: &Spec) -> usize {
+    let given = spec.model.hidden.as_ref().and_then(|hidden| hidden.first());
+    given.map_or(EXPANSION * width(spec), |&units| units as usize)
+}
 
 /// Tokens of a sample, and values of each channel in one.
 fn pieces(spec: &Spec) -> [usize; 2] {
@@ -85,23 +109,21 @@ pub(super) fn products(spec: &Spec) -> usize {
         None => spec.input.channels * piece * width,
     };
     // Queries, keys, values and the way out; queries by keys, and weights by values; both layers of the perceptron.
-    let block = 4 * width * width + 2 * tokens * width + 2 * EXPANSION * width * width;
+    let block = 4 * width * width + 2 * tokens * width + 2 * units(spec) * width;
     tokens * (embedding + spec.model.depth() as usize * block)
 }
 
 impl Transformer {
     pub(super) fn new(spec: &Spec, init: &mut Init<'_>) -> Self {
         let ([tokens, piece], width) = (pieces(spec), width(spec));
-        let heads = spec.model.heads() as usize;
         Self {
             embedding: match spec.tokens {
                 Some(_) => Embed::Ids(init.embedding(spec.vocabulary(), width)),
                 None => Embed::Values(init.linear(spec.input.channels * piece, width)),
             },
             positions: init.uniform([tokens, width], width),
-            blocks: (0..spec.model.depth())
-                .map(|_| Block::new(width, heads, init))
-                .collect(),
+            embedding_norm: is_bert(spec).then(|| init.layer_norm_with(width, BERT_EPSILON)),
+            blocks: (0..spec.model.depth()).map(|_| Block::new(spec, init)).collect(),
         }
     }
 
@@ -128,6 +150,9 @@ impl Transformer {
             }
         };
         let mut x = embedded + self.positions.val().unsqueeze();
+        if let Some(norm) = &self.embedding_norm {
+            x = norm.forward(x);
+        }
         // `[n, 1 (of the heads), 1 (of the queries), tokens]`
         let unseen = mask.map(|mask| ((mask.clone() * -1.0 + 1.0) * MASKED).unsqueeze_dim::<4>(1));
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -145,15 +170,22 @@ impl Transformer {
 }
 
 impl Block {
-    fn new(width: usize, heads: usize, init: &mut Init<'_>) -> Self {
+    fn new(spec: &Spec, init: &mut Init<'_>) -> Self {
+        let (width, units, bert) = (width(spec), units(spec), is_bert(spec));
+        let epsilon = if bert { BERT_EPSILON } else { EPSILON };
         Self {
-            norm1: init.layer_norm(width),
-            qkv: init.linear_without_bias(width, 3 * width),
+            norm1: init.layer_norm_with(width, epsilon),
+            qkv: if bert {
+                init.linear(width, 3 * width)
+            } else {
+                init.linear_without_bias(width, 3 * width)
+            },
             out: init.linear(width, width),
-            norm2: init.layer_norm(width),
-            up: init.linear(width, EXPANSION * width),
-            down: init.linear(EXPANSION * width, width),
-            heads,
+            norm2: init.layer_norm_with(width, epsilon),
+            up: init.linear(width, units),
+            down: init.linear(units, width),
+            heads: spec.model.heads() as usize,
+            norms_last: bert,
         }
     }
 
@@ -162,11 +194,21 @@ impl Block {
     /// - x, output: `[n, tokens, width]`
     /// - unseen: `[n, 1, 1, tokens]`, what is added to the scores of a token's key
     fn forward(&self, x: Tensor<3>, unseen: Option<&Tensor<4>>, dropout: &mut Dropout<'_>) -> Tensor<3> {
+        // A sum may be written over its first operand; the gradients of a norm and of a product need x.
+        if self.norms_last {
+            let attended = self.attend(x.clone(), unseen);
+            let x = self.norm1.forward(dropout.apply(attended) + x);
+            let y = self.perceptron(x.clone());
+            return self.norm2.forward(dropout.apply(y) + x);
+        }
         let attended = self.attend(self.norm1.forward(x.clone()), unseen);
-        // A sum may be written over its first operand; the gradient of a norm needs x.
         let x = dropout.apply(attended) + x;
-        let y = gelu(self.up.forward(self.norm2.forward(x.clone())));
-        dropout.apply(self.down.forward(y)) + x
+        let y = self.perceptron(self.norm2.forward(x.clone()));
+        dropout.apply(y) + x
+    }
+
+    fn perceptron(&self, x: Tensor<3>) -> Tensor<3> {
+        self.down.forward(gelu(self.up.forward(x)))
     }
 
     /// Every token a mean of all tokens' values, weighted by how well their keys match its query, head by head.

@@ -111,10 +111,7 @@ fn an_export_is_cut_with_its_card() {
     };
     let mut card = Card::new("small", net.spec(), net.parameters(), dataset);
     card.metrics.insert("test_accuracy".into(), 0.9);
-    let whole = Export {
-        card,
-        weights: net.to_safetensors(),
-    };
+    let whole = Export::new(card, net.to_safetensors());
     let folder = tempfile::tempdir().unwrap();
     whole.cut(3).unwrap().save(folder.path()).unwrap();
     let mut cut = Classifier::load(folder.path(), &device).unwrap();

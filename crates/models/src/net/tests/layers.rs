@@ -174,7 +174,7 @@ fn a_projection_is_trained_and_kept_but_no_part_of_the_model() {
         digest: String::new(),
     };
     let card = crate::Card::new("small", net.spec(), net.parameters(), dataset);
-    let export = Export { card, weights: bytes }.without_projection().unwrap();
+    let export = Export::new(card, bytes).without_projection().unwrap();
     assert_eq!(export.card.parameters, plain.parameters());
     assert_eq!(export.weights, plain.to_safetensors());
     assert_eq!(export.card.spec(), plain.spec);

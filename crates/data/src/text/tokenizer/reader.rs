@@ -1,0 +1,111 @@
+//! A tokenizer by the crate `tokenizers`.
+
+use std::path::Path;
+
+use tokenizers::{PostProcessor, TruncationDirection};
+
+use super::Error;
+use crate::text::tokens::PADDING;
+
+/// Names of padding tokens in files that do not say how to pad.
+const PADDING_TOKENS: [&str; 2] = ["[PAD]", "<pad>"];
+
+#[derive(Debug)]
+pub(super) struct Reader {
+    tokenizer: tokenizers::Tokenizer,
+    /// Its own id of the padding token, if it has one.
+    padding: Option<u32>,
+    /// Added to its own ids.
+    shift: u32,
+    /// Number of ids, padding included.
+    ids: u32,
+    /// Tokens of a text without the special ones, at most.
+    room: usize,
+    direction: TruncationDirection,
+}
+
+impl Reader {
+    pub(super) fn new(path: &Path, file: &[u8], length: usize) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::Format {
+            file: path.to_owned(),
+            reason,
+        };
+        let mut tokenizer =
+            tokenizers::Tokenizer::from_bytes(file).map_err(|error| wrong(error.to_string()))?;
+        let padding = padding(&tokenizer);
+        let direction = tokenizer
+            .get_truncation()
+            .map_or(TruncationDirection::Right, |truncation| truncation.direction);
+        // Samples have a length of their own.
+        tokenizer
+            .with_padding(None)
+            .with_truncation(None)
+            .map_err(|error| wrong(error.to_string()))?;
+        let last = tokenizer.get_vocab(true).into_values().max();
+        let last = last.ok_or_else(|| wrong("its vocabulary is empty".to_owned()))?;
+        let shift = u32::from(padding != Some(u32::from(PADDING)));
+        let most = u32::from(u16::MAX) - shift;
+        let other = |key, found: String, expected: String| Error::Other {
+            file: path.to_owned(),
+            key,
+            found,
+            expected,
+        };
+        if last > most {
+            let expected = format!("at most {most}, ids have 16 bits");
+            return Err(other("its greatest id", last.to_string(), expected));
+        }
+        let special = tokenizer
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(false));
+        if length <= special {
+            let expected = format!("at least {}: it adds {special} special tokens", special + 1);
+            return Err(other("length", length.to_string(), expected));
+        }
+        Ok(Self {
+            tokenizer,
+            padding,
+            shift,
+            ids: last + shift + 1,
+            room: length - special,
+            direction,
+        })
+    }
+
+    pub(super) fn ids(&self) -> u32 {
+        self.ids
+    }
+
+    pub(super) fn shift(&self) -> u32 {
+        self.shift
+    }
+
+    pub(super) fn encode(&self, text: &str) -> Result<Vec<u16>, String> {
+        let reason = |error: tokenizers::Error| error.to_string();
+        let mut encoding = self.tokenizer.encode_fast(text, false).map_err(reason)?;
+        encoding.truncate(self.room, 0, self.direction);
+        let encoding = self
+            .tokenizer
+            .post_process(encoding, None, true)
+            .map_err(reason)?;
+        let id = |&id: &u32| {
+            if Some(id) == self.padding {
+                return PADDING;
+            }
+            u16::try_from(id + self.shift).expect("ids of the vocabulary have 16 bits, Reader::new checked")
+        };
+        Ok(encoding.get_ids().iter().map(id).collect())
+    }
+}
+
+/// What it pads with; if it does not say, its special token of a usual name.
+fn padding(tokenizer: &tokenizers::Tokenizer) -> Option<u32> {
+    if let Some(padding) = tokenizer.get_padding() {
+        return Some(padding.pad_id);
+    }
+    let added = tokenizer.get_added_tokens_decoder();
+    let named = added
+        .iter()
+        .filter(|(_, token)| token.special && PADDING_TOKENS.contains(&token.content.as_str()));
+    named.map(|(&id, _)| id).min()
+}
