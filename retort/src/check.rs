@@ -26,17 +26,38 @@ pub(crate) fn command(args: &JobArgs) -> Result<(), Failure> {
     let checked = file(args)?;
     let job = &checked.job;
     println!(
-        "{}: fine ({} on {}: {} samples of {}, {} labelled; {} teachers, {} students)",
+        "{}: fine ({} on {}: {} samples of {}, {} labelled{}; {} teachers, {} students)",
         args.job.display(),
         job.run.name,
         checked.dataset.name(),
         checked.dataset.train_len(),
         checked.dataset.shape(),
         checked.dataset.labelled().len(),
+        match checked.dataset.unlabelled() {
+            0 => String::new(),
+            some => format!(", {some} without a label"),
+        },
         job.teachers.len(),
         job.students.len(),
     );
+    let bad = checked.dataset.bad_rows();
+    if bad.count() > 0 {
+        println!("left out, since they cannot be used: {}", bad.count());
+        bad.first().iter().for_each(|row| println!("  {row}"));
+        if bad.count() > bad.first().len() as u64 {
+            println!("  ...");
+        }
+    }
     Ok(())
+}
+
+/// Says before a run what it goes without.
+#[expect(clippy::print_stderr, reason = "for the user")]
+pub(crate) fn say_bad_rows(checked: &Checked) {
+    let bad = checked.dataset.bad_rows();
+    if bad.count() > 0 {
+        eprintln!("left out: {bad} (retort check names more)");
+    }
 }
 
 /// Reads and checks a job file.

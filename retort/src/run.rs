@@ -82,6 +82,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 
 async fn go(checked: Checked, output: Output) -> Result<(), Failure> {
     let began = Instant::now();
+    check::say_bad_rows(&checked);
     let out = prepare(&output, &checked.job.run.name)?;
     let job_toml = submit::portable(&checked)?;
     let seeds = if output.resume {

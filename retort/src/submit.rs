@@ -44,6 +44,7 @@ pub(crate) struct Args {
 pub(crate) fn submit(args: Args) -> Result<(), Failure> {
     let mut checked = check::file(&args.job)?;
     checked.job.run.baseline |= args.baseline;
+    check::say_bad_rows(&checked);
     let work = async {
         let began = Instant::now();
         // Paths stay relative: each worker resolves them below its own --base.

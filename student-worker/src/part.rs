@@ -27,6 +27,9 @@ impl Loaded {
         let dataset = tokio::task::spawn_blocking(move || retort_data::load(&config, &base, seed))
             .await
             .context("load data set")??;
+        if dataset.bad_rows().count() > 0 {
+            tracing::warn!("left out: {}", dataset.bad_rows());
+        }
         Ok(Self {
             run,
             job,

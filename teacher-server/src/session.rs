@@ -205,6 +205,9 @@ impl Membership {
         let dataset = tokio::task::spawn_blocking(move || retort_data::load(&config, &base, seed))
             .await
             .context("load data set")??;
+        if dataset.bad_rows().count() > 0 {
+            tracing::warn!("left out: {}", dataset.bad_rows());
+        }
         let (samples, labelled) = (dataset.train_len(), dataset.labelled());
         let shares = job.groups().into_iter().filter(|g| g.share.is_some());
         let orders = shares.filter_map(|g| Some((g.name.clone(), g.order(seed, samples, labelled)?)));

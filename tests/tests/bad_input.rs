@@ -246,8 +246,46 @@ fn sounds_that_cannot_be_read_or_cut() {
         refused(&h, &job, &[setting], &parts);
     }
     wav(&h, "sounds/train/1/7.wav", 1_000, 3);
-    let parts = ["sounds/train/1/7.wav", "PCM: Failed to read enough bytes"];
-    refused(&h, &job, &[], &parts);
+    let parts = [
+        "sounds/train/1/7.wav: no WAV file of",
+        "PCM: Failed to read enough bytes",
+    ];
+    let named = h.ok(&["check", file.to_str().unwrap()]);
+    assert!(
+        named.contains("left out, since they cannot be used: 1\n"),
+        "{named}"
+    );
+    assert!(parts.iter().all(|part| named.contains(part)), "{named}");
+    refused(
+        &h,
+        &job,
+        &["dataset.bad_rows=0"],
+        &[&parts[..], &["dataset.bad_rows = 0"]].concat(),
+    );
+}
+
+#[test]
+fn parquet_that_is_none_or_not_built_in() {
+    let h = harness();
+    std::fs::create_dir_all(h.path("table")).unwrap();
+    std::fs::write(h.path("table/train.parquet"), "PAR1").unwrap();
+    let (name, reason) = if cfg!(feature = "parquet") {
+        ("table/train.parquet, expected a Parquet file", "read")
+    } else {
+        (
+            "table/train.parquet is a Parquet file",
+            "build with --features parquet",
+        )
+    };
+    for format in ["text", "images"] {
+        let table = format!("format = \"{format}\"\npath = \"table\"");
+        refused(
+            &h,
+            &JOB.replace("name = \"digits\"", &table),
+            &[],
+            &[name, reason],
+        );
+    }
 }
 
 #[test]

@@ -148,8 +148,8 @@ fn a_small_network_learns_from_a_folder_of_pictures() {
 
     let broken = h.path("broken.png");
     std::fs::write(&broken, "no picture").unwrap();
-    refused(&h, &student, &broken, "expected an image");
-    refused(&h, &student, &h.path("absent.png"), "expected an image");
+    refused(&h, &student, &broken, "no image in PNG");
+    refused(&h, &student, &h.path("absent.png"), "no image in PNG");
 }
 
 const SOUNDS: &str = r#"
@@ -244,7 +244,7 @@ fn an_export_hears_single_files_as_the_data_set_does() {
 
     let empty = h.path("empty.wav");
     tone(&empty, 0.0, MONO, 0.0);
-    refused(&h, &student, &empty, "holds no samples");
+    refused(&h, &student, &empty, "no samples: record it again");
     let float = h.path("float.wav");
     let spec = hound::WavSpec {
         bits_per_sample: 32,
@@ -258,8 +258,8 @@ fn an_export_hears_single_files_as_the_data_set_does() {
     refused(&h, &student, &float, "floating-point samples");
     let other = h.path("other.wav");
     std::fs::write(&other, "RIFF no sound").unwrap();
-    refused(&h, &student, &other, "expected a WAV file");
-    refused(&h, &student, &h.path("absent.wav"), "read ");
+    refused(&h, &student, &other, "no WAV file of");
+    refused(&h, &student, &h.path("absent.wav"), "cannot be read");
 
     // A front end that does not fit the model is no front end.
     let card = student.join("model.json");

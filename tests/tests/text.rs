@@ -55,7 +55,8 @@ fn sentence(topic: usize, i: usize) -> String {
     format!("the {} and {} or {}", word(0), word(1), word(i))
 }
 
-/// 180 lines for training of which every third has no label, 60 for testing, 120 more without labels.
+/// 180 lines for training of which every third has no label, and two that are none; 60 for testing, 120 more without
+/// labels.
 fn data(h: &Harness) -> PathBuf {
     let folder = h.path("data");
     std::fs::create_dir_all(&folder).unwrap();
@@ -70,6 +71,7 @@ fn data(h: &Harness) -> PathBuf {
         };
         writeln!(train, "{{\"about\": {label}, \"sentence\": {text:?}}}").unwrap();
     }
+    train += "{\"about\": \"food\"}\n{\n";
     for i in 0..60 {
         writeln!(test, "{}\t{}", sentence(i % 3, i + 500), topics[i % 3]).unwrap();
     }
@@ -89,11 +91,33 @@ fn a_student_learns_from_texts_that_nobody_labelled() {
     let job = h.job("job.toml", JOB);
     let checked = h.ok(&["check", text(&job)]);
     // 120 of 180 lines have a label, 30 of these are held out.
-    assert!(checked.contains("270 samples of 1x1x8, 90 labelled"), "{checked}");
+    let counts = "270 samples of 1x1x8, 90 labelled, 180 without a label";
+    assert!(checked.contains(counts), "{checked}");
+    let bad = [
+        "train.jsonl line 181: sentence = absent",
+        "train.jsonl line 182: line = \"{\"",
+    ];
+    assert!(bad.iter().all(|row| checked.contains(row)), "{checked}");
     let report = h.ok(&["run", text(&job), "--out", "out", "--json"]);
     let report: Value = serde_json::from_str(&report).unwrap();
     exactly_once(&h, &h.path("out"), &report, 4 * 270);
     assert_eq!(report["dataset"]["labelled"], 90);
+    assert_eq!(report["dataset"]["unlabelled"], 180);
+    let (left_out, first) = (&report["dataset"]["bad_rows"], |i: usize| {
+        report["dataset"]["bad_rows"]["first"][i]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    });
+    assert_eq!(left_out["count"], 2);
+    assert!((0..2).all(|i| first(i).contains(bad[i])), "{left_out}");
+    for log in ["student-worker-0.log", "teacher-server-0.log"] {
+        let log = std::fs::read_to_string(h.path("out/logs").join(log)).unwrap();
+        assert!(
+            log.contains("left out: 2 rows cannot be used") && log.contains(bad[0]),
+            "{log}"
+        );
+    }
     assert_eq!(report["soft_targets"]["samples"], 4 * 270);
     let accuracy = &report["students"][0]["test_accuracy"];
     assert!(accuracy["mean"].as_f64().unwrap() > 0.8, "{accuracy}");

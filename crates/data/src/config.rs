@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::custom::{self, Custom};
 use crate::dataset::Shape;
 use crate::images::Images;
+use crate::store::Size;
 use crate::text::TextConfig;
 use crate::{digits, idx, mnist1d, wav};
 
@@ -23,7 +24,8 @@ pub struct DatasetConfig {
     /// The folder with the files, or of a text set the one file: a path relative to the job file, or a `file://` URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Of a text set: a file of further training samples, whose labels are not read. A path like `path`.
+    /// Further training samples, without labels, with a `format`: of texts a file, whose labels are not read, of `idx` a
+    /// file of images, else a folder that files may lie in as deep as they like. A path like `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unlabelled: Option<String>,
     /// Training samples that keep their label, chosen by the run's seed and balanced over the classes. Unset: all that
@@ -43,6 +45,12 @@ pub struct DatasetConfig {
     /// Use only this many test samples. Unset: all (300 of `digits`, 1,000 of `mnist1d`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<u32>,
+    /// Rows or files that cannot be used and are left out; more are an error. Unset: up to 100, and of ten rows one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bad_rows: Option<u32>,
+    /// Bytes of samples that this process holds; what is more lies in a temporary file. Unset: 4 GiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
     /// Positions per block, the unit of leases: a multiple of the batch size. Unset: one batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_samples: Option<u32>,
@@ -69,11 +77,11 @@ pub struct DatasetConfig {
 pub enum Format {
     /// The four files of MNIST, plain or gzipped, under their usual names.
     Idx,
-    /// Image files in folders, one for each class.
+    /// Image files in folders, one for each class, or in a column of Parquet files.
     Images,
     /// WAV files in folders, one for each class.
     Wav,
-    /// Texts: `train.jsonl`, `.csv` or `.tsv` and perhaps `test.*`, or one such file.
+    /// Texts: `train.jsonl`, `.csv`, `.tsv` or `.parquet` and perhaps `test.*`, or one such file.
     Text,
     /// What the program brings along.
     Custom,
@@ -188,6 +196,7 @@ impl DatasetConfig {
         self.check_images(source, &mut problems);
         self.check_text(source, &mut problems);
         self.check_custom(source, &mut problems);
+        self.check_unlabelled(source, &mut problems);
         if problems.0.is_empty()
             && let Some(source) = source
             && let Some(extent) = source.extent()
@@ -296,7 +305,7 @@ impl DatasetConfig {
             (None, Some(Source::Text)) => problems.push(
                 "path",
                 "unset",
-                "the folder that holds train.jsonl, train.csv or train.tsv (with text.next train.txt and test.txt), or one \
+                "the folder that holds train.jsonl, .csv, .tsv or .parquet (with text.next train.txt and test.txt), or one \
                  such file",
             ),
             (Some(path), Some(Source::Digits | Source::Mnist1d)) => problems.push(
@@ -415,9 +424,6 @@ impl DatasetConfig {
                     "0: there are no tokens to drop in what is no text",
                 );
             }
-            if let Some(path) = &self.unlabelled {
-                problems.push("unlabelled", format_args!("{path:?}"), ONLY);
-            }
             if self.text.is_some() {
                 problems.push("text", "a table", ONLY);
             }
@@ -435,20 +441,26 @@ impl DatasetConfig {
                 problems.push(key, value, expected);
             }
         }
-        if let Some(path) = &self.unlabelled
-            && let Err(expected) = idx::local_path(path)
-        {
-            problems.push("unlabelled", format_args!("{path:?}"), expected);
-        }
-        if let (Some(path), Some(_)) = (
-            &self.unlabelled,
-            self.text.as_ref().and_then(|text| text.next.as_ref()),
-        ) {
-            let expected = "absent: with text.next every sample has a label";
-            problems.push("unlabelled", format_args!("{path:?}"), expected);
-        }
         for (key, value, expected) in self.text.clone().unwrap_or_default().problems() {
             problems.push(&format!("text.{key}"), value, expected);
+        }
+    }
+
+    fn check_unlabelled(&self, source: Option<Source>, problems: &mut Problems) {
+        let (Some(path), Some(source)) = (&self.unlabelled, source) else {
+            return;
+        };
+        let next = self.text.as_ref().is_some_and(|text| text.next.is_some());
+        let expected = match source {
+            Source::Digits | Source::Mnist1d | Source::FashionMnist => {
+                Some("absent: a set with a name has its samples, use format for files of your own".to_owned())
+            }
+            Source::Custom => Some("absent: the program that brings the set reads all of it".to_owned()),
+            Source::Text if next => Some("absent: with text.next every sample has a label".to_owned()),
+            Source::Idx | Source::Images | Source::Wav | Source::Text => idx::local_path(path).err(),
+        };
+        if let Some(expected) = expected {
+            problems.push("unlabelled", format_args!("{path:?}"), expected);
         }
     }
 }

@@ -13,7 +13,9 @@ use serde_json::{Map, Value};
 
 use crate::config::ConfigProblem;
 use crate::dataset::Shape;
-use crate::split::{Pixels, Samples, UNLABELLED};
+use crate::quarantine::Intake;
+use crate::split::{self, Samples, UNLABELLED};
+use crate::store::{Form, Writer};
 
 /// What a program brings along, by name, with parameters that only it knows: the `custom` table of a data set or a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -129,17 +131,12 @@ pub struct Error {
     reason: String,
 }
 
-/// A set as it is split.
-pub(crate) struct Loaded {
-    pub(crate) shape: Shape,
-    pub(crate) class_names: Vec<String>,
-    pub(crate) pool: Samples,
-    pub(crate) test: Samples,
-    pub(crate) unlabelled: Samples,
-}
-
 /// Reads a set that [`problem`] had nothing against.
-pub(crate) fn load(custom: &Custom, path: Option<&Path>) -> Result<Loaded, Error> {
+pub(crate) fn load(
+    custom: &Custom,
+    path: Option<&Path>,
+    intake: &Intake,
+) -> Result<split::Set, crate::Error> {
     let refused = |reason| Error {
         name: custom.name.clone(),
         reason,
@@ -156,17 +153,22 @@ pub(crate) fn load(custom: &Custom, path: Option<&Path>) -> Result<Loaded, Error
     } = set;
     let (pool, unlabelled): (Vec<Sample>, Vec<Sample>) =
         pool.into_iter().partition(|sample| sample.label.is_some());
-    let stored = |samples: Vec<Sample>| Samples {
-        values: shape.len(),
-        labels: samples.iter().map(|s| s.label.unwrap_or(UNLABELLED)).collect(),
-        pixels: Pixels::Floats(samples.into_iter().flat_map(|s| s.values).collect()),
-    };
-    Ok(Loaded {
+    let mut store = Writer::new(Form::Floats, shape.len(), intake.memory);
+    let [pool, test, unlabelled] = [pool, test, unlabelled].map(|samples| {
+        let mut stored = Samples::default();
+        for Sample { values, label } in samples {
+            stored.push(store.push_floats(&values), label.unwrap_or(UNLABELLED));
+        }
+        stored
+    });
+    Ok(split::Set {
         shape,
         class_names: classes,
-        pool: stored(pool),
-        test: stored(test),
-        unlabelled: stored(unlabelled),
+        store: store.finish()?,
+        pool,
+        test,
+        unlabelled,
+        files: Vec::new(),
     })
 }
 

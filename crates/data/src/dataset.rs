@@ -6,9 +6,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigProblem, DatasetConfig, Extent, Source};
+use crate::quarantine::{BadRows, Intake, TooMany};
 use crate::rng::{Rng, key};
-use crate::split::{Pixels, Samples, UNLABELLED, labelled, missing, split};
-use crate::text::{self, Encoder, TextConfig, Tokens};
+use crate::split::{Samples, Set, UNLABELLED, labelled, missing, split};
+use crate::store::{self, Store};
+use crate::text::{self, Encoder, Tokens};
 use crate::view::{self, Changes};
 use crate::wav::{self, Audio};
 use crate::{custom, digits, idx, images, mnist1d};
@@ -17,6 +19,8 @@ use crate::{custom, digits, idx, images, mnist1d};
 const VIEW: u64 = 4;
 /// Domain of what views are mixed with.
 const MIXUP: u64 = 5;
+/// Bytes of samples that memory holds where the job does not say.
+const MEMORY: u64 = 4 << 30;
 
 /// Why a data set cannot be loaded. All of it is the operator's to mend; trying again does not help.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +43,20 @@ pub enum Error {
     /// What a program read itself is not sound.
     #[error(transparent)]
     Custom(#[from] custom::Error),
+    /// There is no room for its samples.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// More rows cannot be used than the job lets go.
+    #[error(transparent)]
+    BadRows(#[from] TooMany),
+    /// Something is wrong with a set of which rows were left out: it may come of that.
+    #[error("{bad}")]
+    AfterBadRows {
+        /// What was left out.
+        bad: BadRows,
+        /// What is wrong.
+        source: Box<Error>,
+    },
 }
 
 fn join(problems: &[ConfigProblem]) -> String {
@@ -110,8 +128,10 @@ pub struct Dataset {
     audio: Option<Audio>,
     /// Sorted ids of training samples.
     labelled: Vec<u32>,
+    store: Store,
     /// In the order of [`Part`].
     parts: [Samples; 3],
+    bad: BadRows,
 }
 
 /// Reads and splits a data set. `base` is the folder that relative paths start from, `seed` the run's, which only
@@ -121,41 +141,49 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
     let Some(source) = config.source().filter(|_| problems.is_empty()) else {
         return Err(Error::Config(problems));
     };
-    let raw = Raw::read(config, source, base)?;
+    let mut intake = Intake::new(config.bad_rows, config.memory.map_or(MEMORY, |size| size.0));
+    let raw = Raw::read(config, source, base, &mut intake);
+    let (raw, bad) = intake.bad.judge(raw)?;
+    let Raw {
+        name,
+        set,
+        encoder,
+        audio,
+    } = raw;
     let extent = Extent {
-        shape: raw.shape,
-        pool: raw.pool.len(),
-        test: raw.test.len(),
+        shape: set.shape,
+        pool: set.pool.len(),
+        test: set.test.len(),
     };
     let sizes = config.fit(source, extent).map_err(Error::Config)?;
-    let mut parts = split(&raw.pool, &raw.test, sizes, &raw.files);
-    let classes = raw.class_names.len();
+    let mut parts = split(&set.pool, &set.test, sizes, &set.files);
+    let classes = set.class_names.len();
     leave_out(&mut parts[0], config, classes)?;
     // Behind the others: which of those are held out or keep their label does not depend on what follows.
-    if let Some(more) = raw.unlabelled {
-        parts[0].append(more);
-    }
+    parts[0].append(set.unlabelled);
     let most = parts[0].labelled();
     let wanted = config.labelled.unwrap_or(most);
     if wanted > most {
         let expected = format!("at most {most}, the training samples of the classes that are left");
         return Err(problem("labelled", wanted.to_string(), expected));
     }
-    let (tokens, tokenizer) = raw.encoder.map(Encoder::into_parts).unzip();
+    let (tokens, tokenizer) = encoder.map(Encoder::into_parts).unzip();
     Ok(Dataset {
-        name: raw.name,
-        shape: raw.shape,
-        digest: digest(raw.shape, classes, &parts),
+        name,
+        shape: set.shape,
+        digest: digest(set.shape, classes, &set.store, &parts),
         changes: match source {
             Source::Wav => Changes::in_time(&config.views),
             _ => Changes::in_both_axes(&config.views),
         },
         tokens,
         tokenizer: tokenizer.flatten(),
-        audio: raw.audio,
+        audio,
         labelled: labelled(&parts[0].labels, classes, wanted, seed),
-        class_names: raw.class_names,
+        class_names: set.class_names,
+        store: set.store,
         parts,
+        bad,
     })
 }
 
@@ -186,18 +214,10 @@ fn problem(key: &str, value: String, expected: String) -> Error {
     Error::Config(vec![ConfigProblem { key, value, expected }])
 }
 
-/// A set as its source has it.
+/// A set with what the job calls it.
 struct Raw {
     name: String,
-    shape: Shape,
-    class_names: Vec<String>,
-    /// All with labels.
-    pool: Samples,
-    test: Samples,
-    /// By sample of the pool: what it was cut from, if samples belong together.
-    files: Vec<u32>,
-    /// Further training samples, without labels.
-    unlabelled: Option<Samples>,
+    set: Set,
     /// What made the values of a text.
     encoder: Option<Encoder>,
     /// How sounds became values.
@@ -205,111 +225,56 @@ struct Raw {
 }
 
 impl Raw {
-    fn read(config: &DatasetConfig, source: Source, base: &Path) -> Result<Self, Error> {
+    fn read(config: &DatasetConfig, source: Source, base: &Path, intake: &mut Intake) -> Result<Self, Error> {
         // A wrong path was a problem before.
         let local = |path: &Option<String>| Some(base.join(idx::local_path(path.as_deref()?).ok()?));
         let folder = local(&config.path).unwrap_or_else(|| idx::FASHION_MNIST_FOLDER.into());
-        let named = |name: &str, extent: Extent, (pool, test): (Samples, Samples)| Self {
-            name: name.to_owned(),
-            shape: extent.shape,
-            class_names: numbers(10),
-            pool,
-            test,
-            files: Vec::new(),
-            unlabelled: None,
-            encoder: None,
-            audio: None,
-        };
-        let of_folder = |name: &str, class_names: Option<Vec<String>>, folder: idx::Folder| Self {
-            name: name.to_owned(),
-            shape: folder.shape,
-            class_names: class_names.unwrap_or_else(|| numbers(folder.classes)),
-            pool: folder.pool,
-            test: folder.test,
-            files: Vec::new(),
-            unlabelled: None,
-            encoder: None,
-            audio: None,
-        };
-        Ok(match source {
-            Source::Digits => named("digits", digits::EXTENT, digits::load()),
-            Source::Mnist1d => named("mnist1d", mnist1d::EXTENT, mnist1d::load()),
+        let more = local(&config.unlabelled);
+        let more = more.as_deref();
+        let (mut encoder, mut audio) = (None, None);
+        let (name, set) = match source {
+            Source::Digits => ("digits", digits::load(intake)?),
+            Source::Mnist1d => ("mnist1d", mnist1d::load(intake)?),
             Source::FashionMnist => {
-                let names = FASHION.iter().map(|&name| name.to_owned()).collect();
-                of_folder("fashion-mnist", Some(names), idx::load_fashion_mnist(&folder)?)
+                let mut set = idx::load_fashion_mnist(&folder, intake)?;
+                set.class_names = FASHION.iter().map(|&name| name.to_owned()).collect();
+                ("fashion-mnist", set)
             }
-            Source::Idx => of_folder("idx", None, idx::load(&folder)?),
+            Source::Idx => ("idx", idx::load(&folder, more, intake)?),
             Source::Images => {
-                let images = images::load(&folder, &config.images.clone().unwrap_or_default())?;
-                Self {
-                    name: "images".to_owned(),
-                    shape: images.shape,
-                    class_names: images.class_names,
-                    pool: images.pool,
-                    test: images.test,
-                    files: Vec::new(),
-                    unlabelled: None,
-                    encoder: None,
-                    audio: None,
-                }
+                let config = config.images.clone().unwrap_or_default();
+                ("images", images::load(&folder, more, &config, intake)?)
             }
             Source::Wav => {
-                let sounds = wav::load(&folder, &config.audio.clone().unwrap_or_default())?;
-                Self {
-                    name: "wav".to_owned(),
-                    shape: sounds.shape,
-                    class_names: sounds.class_names,
-                    pool: sounds.pool,
-                    test: sounds.test,
-                    files: sounds.pool_files,
-                    unlabelled: None,
-                    encoder: None,
-                    audio: Some(sounds.audio),
-                }
+                let config = config.audio.clone().unwrap_or_default();
+                let (set, front_end) = wav::load(&folder, more, &config, intake)?;
+                audio = Some(front_end);
+                ("wav", set)
             }
             Source::Text => {
-                let mut text = config.text.clone().unwrap_or_default();
-                text.tokens = text.tokens.below(base);
-                Self::texts(&text, &folder, local(&config.unlabelled).as_deref())?
+                let mut config = config.text.clone().unwrap_or_default();
+                config.tokens = config.tokens.below(base);
+                let (set, made_by) = text::load(&config, &folder, more, intake)?;
+                encoder = Some(made_by);
+                ("text", set)
             }
-            Source::Custom => Self::custom(config, local(&config.path).as_deref())?,
-        })
-    }
-
-    fn custom(config: &DatasetConfig, path: Option<&Path>) -> Result<Self, Error> {
-        let Some(custom) = &config.custom else {
-            return Err(Error::Config(custom::problem(None).into_iter().collect()));
+            Source::Custom => {
+                let Some(custom) = &config.custom else {
+                    return Err(Error::Config(custom::problem(None).into_iter().collect()));
+                };
+                let path = local(&config.path);
+                (
+                    custom.name.as_str(),
+                    custom::load(custom, path.as_deref(), intake)?,
+                )
+            }
         };
-        let set = custom::load(custom, path)?;
+        let name = name.to_owned();
         Ok(Self {
-            name: custom.name.clone(),
-            shape: set.shape,
-            class_names: set.class_names,
-            pool: set.pool,
-            test: set.test,
-            files: Vec::new(),
-            unlabelled: Some(set.unlabelled),
-            encoder: None,
-            audio: None,
-        })
-    }
-
-    fn texts(config: &TextConfig, path: &Path, more: Option<&Path>) -> Result<Self, Error> {
-        let texts = text::load(config, path, more)?;
-        Ok(Self {
-            name: "text".to_owned(),
-            shape: Shape {
-                channels: 1,
-                height: 1,
-                width: config.length as usize,
-            },
-            class_names: texts.class_names,
-            pool: texts.pool,
-            test: texts.test,
-            files: texts.pages,
-            unlabelled: Some(texts.unlabelled),
-            encoder: Some(texts.encoder),
-            audio: None,
+            name,
+            set,
+            encoder,
+            audio,
         })
     }
 }
@@ -327,37 +292,37 @@ const FASHION: [&str; 10] = [
     "ankle boot",
 ];
 
-fn numbers(classes: usize) -> Vec<String> {
+/// Names of classes that have no better ones.
+pub(crate) fn numbers(classes: usize) -> Vec<String> {
     (0..classes).map(|class| class.to_string()).collect()
 }
 
 /// Over all that a sample id means: sizes, contents, labels, and which sample is where.
-fn digest(shape: Shape, classes: usize, parts: &[Samples; 3]) -> String {
+fn digest(shape: Shape, classes: usize, store: &Store, parts: &[Samples; 3]) -> String {
+    /// Bytes that are hashed at once, since a single short sample is slow.
+    const AT_ONCE: usize = 1 << 16;
     let mut hash = blake3::Hasher::new_derive_key("retort data set v1");
     for number in [shape.channels, shape.height, shape.width, classes] {
         hash.update(&(number as u64).to_le_bytes());
     }
-    let mut scratch = Vec::new();
+    let mut waiting = Vec::new();
     for part in parts {
         hash.update(&u64::from(part.len()).to_le_bytes());
-        match &part.pixels {
-            Pixels::Bytes { data, white } => {
-                hash.update(&[*white]).update(data);
-            }
-            Pixels::Floats(data) => {
-                scratch.clear();
-                scratch.extend(data.iter().flat_map(|value| value.to_le_bytes()));
-                hash.update(&[0]).update(&scratch);
-            }
-            Pixels::Tokens(data) => {
-                scratch.clear();
-                scratch.extend(data.iter().flat_map(|id| id.to_le_bytes()));
-                hash.update(&[1]).update(&scratch);
+        hash.update(&[store.mark()]);
+        for &row in &part.rows {
+            store.with(row, |record| waiting.extend_from_slice(record));
+            if waiting.len() >= AT_ONCE {
+                hash.update(&waiting);
+                waiting.clear();
             }
         }
-        scratch.clear();
-        scratch.extend(part.labels.iter().flat_map(|label| label.to_le_bytes()));
-        hash.update(&scratch);
+        hash.update(&waiting);
+        waiting.clear();
+        for labels in part.labels.chunks(AT_ONCE) {
+            waiting.extend(labels.iter().flat_map(|label| label.to_le_bytes()));
+            hash.update(&waiting);
+            waiting.clear();
+        }
     }
     hash.finalize().to_hex().to_string()
 }
@@ -415,6 +380,16 @@ impl Dataset {
         self.parts[0].len()
     }
 
+    /// Training samples that come without a label.
+    pub fn unlabelled(&self) -> u32 {
+        self.parts[0].len() - self.parts[0].labelled()
+    }
+
+    /// What was left out because it cannot be used. It is no part of the digest but by its absence.
+    pub fn bad_rows(&self) -> &BadRows {
+        &self.bad
+    }
+
     /// The training samples that have a label and keep it, ascending.
     pub fn labelled(&self) -> &[u32] {
         &self.labelled
@@ -436,7 +411,7 @@ impl Dataset {
         let mut sums = vec![(0.0f64, 0.0f64); channels];
         let mut values = vec![0.0; self.shape.len()];
         for sample in 0..train.len() {
-            train.write(sample, &mut values);
+            self.store.read(train.rows[sample as usize], &mut values);
             for (sums, plane) in sums.iter_mut().zip(values.chunks_exact(plane)) {
                 for value in plane.iter().map(|&value| f64::from(value)) {
                     sums.0 += value;
@@ -456,6 +431,7 @@ impl Dataset {
     /// A part, with its true labels.
     pub fn split(&self, part: Part) -> SplitRef<'_> {
         SplitRef {
+            store: &self.store,
             samples: &self.parts[part as usize],
         }
     }
@@ -466,7 +442,8 @@ impl Dataset {
     ///
     /// # Panics
     ///
-    /// If there is no such sample, or `out` is not as long as [`Shape::len`] says.
+    /// If there is no such sample, `out` is not as long as [`Shape::len`] says, or samples lie in a file
+    /// (`dataset.memory`) and the disk fails.
     pub fn view(&self, sample: u32, view_seed: u64, out: &mut [f32]) {
         self.view_alone(sample, view_seed, out);
         if let Some(MixedIn { sample, share }) = self.mixed_in(sample, view_seed) {
@@ -498,11 +475,12 @@ impl Dataset {
     }
 
     fn view_alone(&self, sample: u32, view_seed: u64, out: &mut [f32]) {
+        let row = self.parts[0].rows[sample as usize];
         if self.changes.is_none() {
-            return self.parts[0].write(sample, out);
+            return self.store.read(row, out);
         }
         let mut plain = vec![0.0; out.len()];
-        self.parts[0].write(sample, &mut plain);
+        self.store.read(row, &mut plain);
         let mut rng = Rng::keyed(&[VIEW, view_seed, u64::from(sample)]);
         if self.tokens.is_some() {
             return view::drop_tokens(self.changes.drop, &mut rng, &plain, out);
@@ -533,6 +511,7 @@ impl fmt::Debug for Dataset {
 /// One part of a [`Dataset`], as it is: all labels, no views.
 #[derive(Clone, Copy)]
 pub struct SplitRef<'a> {
+    store: &'a Store,
     samples: &'a Samples,
 }
 
@@ -563,11 +542,12 @@ impl SplitRef<'_> {
     ///
     /// # Panics
     ///
-    /// If there is no such sample, or `out` is not as long as [`Shape::len`] says.
+    /// If there is no such sample, `out` is not as long as [`Shape::len`] says, or samples lie in a file
+    /// (`dataset.memory`) and the disk fails.
     pub fn write(&self, sample: u32, out: &mut [f32]) {
-        self.samples.write(sample, out);
+        self.store.read(self.samples.rows[sample as usize], out);
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,14 +3,17 @@
 use std::io::Read;
 
 use crate::config::Extent;
-use crate::dataset::Shape;
-use crate::split::{Pixels, Samples, shuffled};
+use crate::dataset::{Shape, numbers};
+use crate::quarantine::Intake;
+use crate::split::{Samples, Set, shuffled};
+use crate::store::{self, Form, Writer};
 
 const FILE: &[u8] = include_bytes!("../assets/digits.csv.gz");
 const COUNT: u32 = 1_797;
 const TEST: u32 = 300;
 /// The pixel value of full ink.
 const WHITE: u8 = 16;
+const FORM: Form = Form::Bytes { white: WHITE };
 
 pub(crate) const VALIDATION: u32 = 200;
 pub(crate) const EXTENT: Extent = Extent {
@@ -24,34 +27,35 @@ pub(crate) const EXTENT: Extent = Extent {
 };
 
 /// The samples that training and validation share, and the test samples, cut by a fixed permutation.
-pub(crate) fn load() -> (Samples, Samples) {
-    let all = parse();
+pub(crate) fn load(intake: &Intake) -> Result<Set, store::Error> {
+    let mut store = Writer::new(FORM, EXTENT.shape.len(), intake.memory);
+    let all = parse(&mut store);
     let order = shuffled(COUNT);
-    let test = all.gather(order.clone().take(TEST as usize));
-    (all.gather(order.skip(TEST as usize)), test)
+    Ok(Set {
+        shape: EXTENT.shape,
+        class_names: numbers(10),
+        store: store.finish()?,
+        test: all.gather(order.clone().take(TEST as usize)),
+        pool: all.gather(order.skip(TEST as usize)),
+        unlabelled: Samples::default(),
+        files: Vec::new(),
+    })
 }
 
-fn parse() -> Samples {
+fn parse(store: &mut Writer) -> Samples {
     const PROOF: &str = "the embedded file holds small integers: a test reads it";
     let mut text = String::new();
     flate2::read::GzDecoder::new(FILE)
         .read_to_string(&mut text)
         .expect(PROOF);
-    let mut data = Vec::new();
-    let mut labels = Vec::new();
+    let mut samples = Samples::default();
     for line in text.lines() {
         let mut row: Vec<u8> = line.split(',').map(|cell| cell.parse().expect(PROOF)).collect();
-        labels.push(row.pop().expect(PROOF).into());
-        data.extend(row);
+        let label = row.pop().expect(PROOF).into();
+        samples.push(store.push(row), label);
     }
-    let values = EXTENT.shape.len();
-    assert_eq!(labels.len(), COUNT as usize);
-    assert_eq!(data.len(), COUNT as usize * values);
-    Samples {
-        values,
-        pixels: Pixels::Bytes { data, white: WHITE },
-        labels,
-    }
+    assert_eq!(samples.len(), COUNT);
+    samples
 }
 
 #[cfg(test)]
@@ -60,22 +64,22 @@ mod tests {
 
     #[test]
     fn holds_what_its_source_says() {
-        let samples = parse();
+        let mut store = Writer::new(FORM, EXTENT.shape.len(), u64::MAX);
+        let samples = parse(&mut store);
+        let store = store.finish().expect("memory");
         let mut counts = [0u32; 10];
         for &label in &samples.labels {
             counts[label as usize] += 1;
         }
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
         let mut first = [0.0; 64];
-        samples.write(0, &mut first);
+        store.read(0, &mut first);
         assert_eq!(
             first[..6],
             [0.0, 0.0, 5.0 / 16.0, 13.0 / 16.0, 9.0 / 16.0, 1.0 / 16.0]
         );
-        let Pixels::Bytes { data, .. } = &samples.pixels else {
-            panic!("bytes");
-        };
-        assert_eq!(data.iter().max(), Some(&WHITE));
+        let most = |row| store.with(row, |record| record.iter().copied().max());
+        assert_eq!((0..COUNT).filter_map(most).max(), Some(WHITE));
     }
 
     #[test]
@@ -83,7 +87,7 @@ mod tests {
         let order: Vec<u32> = shuffled(COUNT).collect();
         let distinct: std::collections::BTreeSet<_> = order.iter().collect();
         assert_eq!(distinct.len(), COUNT as usize);
-        let (pool, test) = load();
-        assert_eq!((pool.len(), test.len()), (1_497, 300));
+        let set = load(&Intake::new(None, u64::MAX)).expect("memory");
+        assert_eq!((set.pool.len(), set.test.len()), (1_497, 300));
     }
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::split::shuffled;
+use crate::quarantine::{Quarantine, TooMany};
+use crate::split::{UNLABELLED, shuffled};
 
 /// One of so many files is a test sample where the folder does not say.
 const TEST_SHARE: u64 = 5;
@@ -19,6 +20,7 @@ pub(crate) struct Files {
 
 pub(crate) struct File {
     pub(crate) path: PathBuf,
+    /// Or [`UNLABELLED`].
     pub(crate) class: u32,
 }
 
@@ -100,6 +102,17 @@ fn walk(folder: &Path, class: u32, endings: &[&str], files: &mut Vec<File>) -> R
     Ok(())
 }
 
+/// All files below a folder, whatever they show.
+pub(crate) fn all(folder: &Path, endings: &'static [&'static str]) -> Result<Vec<File>, Error> {
+    let mut files = Vec::new();
+    walk(folder, UNLABELLED, endings, &mut files)?;
+    if files.is_empty() {
+        let folder = folder.to_owned();
+        return Err(Error::NoFile { folder, endings });
+    }
+    Ok(files)
+}
+
 /// What a folder holds, sorted by the bytes of the names, since the order of a listing is the file system's.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let read = |source| Error::Read {
@@ -129,9 +142,23 @@ pub(crate) fn is_test(path: &Path) -> bool {
 }
 
 impl Files {
-    /// A file for training.
-    pub(crate) fn first(&self, folder: &Path) -> Result<&File, Error> {
-        self.pool.first().ok_or_else(|| Error::NoTraining {
+    /// What the first file for training holds that can be read.
+    pub(crate) fn first<T, F: std::error::Error>(
+        &self,
+        folder: &Path,
+        bad: &mut Quarantine,
+        read: impl Fn(&Path) -> Result<T, F>,
+    ) -> Result<T, Error> {
+        // Whoever goes through all files meets the bad ones again.
+        let mut before = bad.clone();
+        for File { path, .. } in &self.pool {
+            match read(path) {
+                Ok(first) => return Ok(first),
+                Err(fault) => before.leave_out_file(path, &fault)?,
+            }
+        }
+        *bad = before;
+        Err(Error::NoTraining {
             folder: folder.to_owned(),
             class: self.class_names[0].clone(),
         })
@@ -192,16 +219,24 @@ pub enum Error {
         /// How files end that are read.
         endings: &'static [&'static str],
     },
+    /// A folder of files without classes has none.
+    #[error("{folder} holds no .{} file, expected some, at any depth", endings.join(" or ."))]
+    NoFile {
+        /// The folder.
+        folder: PathBuf,
+        /// How files end that are read.
+        endings: &'static [&'static str],
+    },
     /// Test samples of a class that training does not have.
     #[error("{folder} has no counterpart among the training samples' folders: add one, or remove it")]
     UnknownClass {
         /// The class's folder.
         folder: PathBuf,
     },
-    /// All of a class is silence, or became test samples.
+    /// All of a class is silence, damaged, or became test samples.
     #[error(
-        "{folder} leaves no training sample of class {class:?}: what was not chosen for testing is silence or too \
-         little, add more files"
+        "{folder} leaves no training sample of class {class:?}: what was not chosen for testing is silence, damaged or \
+         too little, add more files"
     )]
     NoTraining {
         /// The folder of all classes.
@@ -218,4 +253,7 @@ pub enum Error {
         /// The folder of all classes.
         folder: PathBuf,
     },
+    /// More files cannot be read than the job lets go.
+    #[error(transparent)]
+    BadRows(#[from] TooMany),
 }

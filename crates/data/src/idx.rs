@@ -10,8 +10,10 @@ use flate2::read::MultiGzDecoder;
 use md5::{Digest, Md5};
 
 use crate::config::Extent;
-use crate::dataset::Shape;
-use crate::split::{Pixels, Samples};
+use crate::dataset::{Shape, numbers};
+use crate::quarantine::Intake;
+use crate::split::{Samples, Set, UNLABELLED};
+use crate::store::{Form, Writer};
 
 pub use self::error::Error;
 
@@ -47,25 +49,17 @@ const FASHION_MNIST_MD5: [&str; 4] = [
 const IMAGES: u32 = 0x0803;
 const LABELS: u32 = 0x0801;
 
-/// A folder's contents.
-pub(crate) struct Folder {
-    pub(crate) shape: Shape,
-    pub(crate) classes: usize,
-    pub(crate) pool: Samples,
-    pub(crate) test: Samples,
-}
-
-/// Reads the four files of a folder of one's own.
-pub(crate) fn load(folder: &Path) -> Result<Folder, Error> {
+/// Reads the four files of a folder of one's own, and images without labels of `more`.
+pub(crate) fn load(folder: &Path, more: Option<&Path>, intake: &Intake) -> Result<Set, Error> {
     const HINT: &str = "set dataset.path to the folder that holds it";
-    read_folder(folder, HINT, None)
+    read(folder, more, HINT, None, intake)
 }
 
 /// Reads Fashion-MNIST and makes sure that it is.
-pub(crate) fn load_fashion_mnist(folder: &Path) -> Result<Folder, Error> {
+pub(crate) fn load_fashion_mnist(folder: &Path, intake: &Intake) -> Result<Set, Error> {
     const HINT: &str =
         "install the Debian package dataset-fashion-mnist, or set dataset.path to a folder that holds it";
-    read_folder(folder, HINT, Some(&FASHION_MNIST_MD5))
+    read(folder, None, HINT, Some(&FASHION_MNIST_MD5), intake)
 }
 
 /// The path that a configured one stands for; if none, what to write.
@@ -97,69 +91,64 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn read_folder(
+fn read(
     folder: &Path,
+    more: Option<&Path>,
     hint: &'static str,
     hashes: Option<&[&'static str; 4]>,
-) -> Result<Folder, Error> {
-    let read = |which: usize| {
+    intake: &Intake,
+) -> Result<Set, Error> {
+    const MORE: &str = "set dataset.unlabelled to a file of images";
+    let open = |which: usize| {
         let magic = if which.is_multiple_of(2) { IMAGES } else { LABELS };
-        let expected = hashes.map(|hashes| hashes[which]);
-        Idx::read(&folder.join(FILES[which]), magic, hint, expected)
+        let md5 = hashes.map(|hashes| hashes[which]);
+        Idx::open(&folder.join(FILES[which]), magic, hint, md5)
     };
-    let (images, labels) = (read(0)?, read(1)?);
+    let images = open(0)?;
     let shape = images.shape();
-    let most = labels.data.iter().max().map_or(0, |&label| usize::from(label));
-    let classes = most + 1;
-    let pool = images.into_samples(labels, classes)?;
-    let (images, labels) = (read(2)?, read(3)?);
-    if images.shape() != shape {
-        return Err(Error::ShapeMismatch {
-            found: images.shape(),
-            file: images.file,
-            expected: shape,
-        });
-    }
-    let test = images.into_samples(labels, classes)?;
-    Ok(Folder {
+    let mut store = Writer::new(Form::Bytes { white: u8::MAX }, shape.len(), intake.memory);
+    let rows = images.rows(&mut store)?;
+    let (pool, most) = open(1)?.label(rows, None)?;
+    let classes = usize::from(most) + 1;
+    let rows = open(2)?.of_shape(shape)?.rows(&mut store)?;
+    let (test, _) = open(3)?.label(rows, Some(classes))?;
+    let rows = match more {
+        Some(more) => Idx::open(more, IMAGES, MORE, None)?
+            .of_shape(shape)?
+            .rows(&mut store)?,
+        None => Vec::new(),
+    };
+    Ok(Set {
         shape,
-        classes,
+        class_names: numbers(classes),
+        store: store.finish()?,
         pool,
         test,
+        unlabelled: Samples {
+            labels: vec![UNLABELLED; rows.len()],
+            rows,
+        },
+        files: Vec::new(),
     })
 }
 
-/// One file's contents.
+/// A file whose header was read.
 struct Idx {
     file: PathBuf,
     dimensions: Vec<u32>,
-    data: Vec<u8>,
+    /// Behind the header.
+    reader: Box<dyn Read>,
+    /// What it must have, decompressed.
+    md5: Option<&'static str>,
 }
 
 impl Idx {
-    fn read(plain: &Path, magic: u32, hint: &'static str, md5: Option<&'static str>) -> Result<Self, Error> {
-        let (file, reader) = open(plain, hint)?;
-        let idx = Self::parse(file, reader, magic)?;
-        if let Some(expected) = md5 {
-            let found = idx.md5(magic);
-            if found != expected {
-                let file = idx.file;
-                return Err(Error::Content {
-                    file,
-                    expected,
-                    found,
-                });
-            }
-        }
-        Ok(idx)
-    }
-
-    fn parse(file: PathBuf, mut reader: impl Read, magic: u32) -> Result<Self, Error> {
+    fn open(plain: &Path, magic: u32, hint: &'static str, md5: Option<&'static str>) -> Result<Self, Error> {
         /// More than any machine holds, and no product below overflows on the way.
         const MOST_BYTES: u64 = 1 << 40;
+        let (file, mut reader) = open(plain, hint)?;
         let mut header = Vec::new();
-        let rank = (magic & 0xff) as usize;
-        let header_len = 4 + 4 * rank as u64;
+        let header_len = header_len((magic & 0xff) as usize);
         let read = reader
             .by_ref()
             .take(header_len)
@@ -189,34 +178,15 @@ impl Idx {
         let dimensions: Vec<u32> = words.collect();
         let size = dimensions
             .iter()
-            .try_fold(1u64, |size, &side| size.checked_mul(side.into()))
-            .filter(|size| (1..=MOST_BYTES).contains(size));
-        let Some(size) = size else {
+            .try_fold(1u64, |size, &side| size.checked_mul(side.into()));
+        if !size.is_some_and(|size| (1..=MOST_BYTES).contains(&size)) {
             return Err(Error::Dimensions { file, dimensions });
-        };
-        // One byte more than announced, to see the end (and have gzip check its sum there). Nothing is set aside for
-        // what the header merely claims.
-        let mut data = Vec::new();
-        let mut read = reader.take(size + 1).read_to_end(&mut data).map(drop);
-        let found = data.len() as u64;
-        if found != size {
-            read = broken_off(read);
-        }
-        if let Err(source) = read {
-            return Err(Error::Read { file, source });
-        }
-        if found != size {
-            let (expected, found) = (header_len + size, header_len + found);
-            return Err(Error::Size {
-                file,
-                expected,
-                found,
-            });
         }
         Ok(Self {
             file,
             dimensions,
-            data,
+            reader,
+            md5,
         })
     }
 
@@ -229,27 +199,36 @@ impl Idx {
         }
     }
 
-    fn md5(&self, magic: u32) -> String {
-        let mut hash = Md5::new();
-        hash.update(magic.to_be_bytes());
-        for side in &self.dimensions {
-            hash.update(side.to_be_bytes());
+    /// These images, if they have the size of the training images.
+    fn of_shape(self, expected: Shape) -> Result<Self, Error> {
+        if self.shape() == expected {
+            return Ok(self);
         }
-        hash.update(&self.data);
-        let hex = |byte: &u8| format!("{byte:02x}");
-        hash.finalize().iter().map(hex).collect()
+        Err(Error::ShapeMismatch {
+            found: self.shape(),
+            file: self.file,
+            expected,
+        })
     }
 
-    fn into_samples(self, labels: Self, classes: usize) -> Result<Samples, Error> {
-        let images = self.dimensions[0] as usize;
-        if labels.data.len() != images {
-            let (file, labels) = (labels.file, labels.data.len());
+    /// Puts images into a store.
+    fn rows(self, store: &mut Writer) -> Result<Vec<u32>, Error> {
+        let mut rows = Vec::new();
+        self.records(|image| rows.push(store.push(image.iter().copied())))?;
+        Ok(rows)
+    }
+
+    /// Gives images their labels, below `classes` if that is known; says the largest too.
+    fn label(self, images: Vec<u32>, classes: Option<usize>) -> Result<(Samples, u8), Error> {
+        let (file, mut labels) = (self.file.clone(), Vec::<u8>::new());
+        self.records(|label| labels.extend(label))?;
+        if labels.len() != images.len() {
+            let (labels, images) = (labels.len(), images.len());
             return Err(Error::Count { file, labels, images });
         }
-        let wrong = |&label: &u8| usize::from(label) >= classes;
-        if let Some(index) = labels.data.iter().position(wrong) {
-            let label = labels.data[index].into();
-            let file = labels.file;
+        let classes = classes.unwrap_or(usize::MAX);
+        if let Some(index) = labels.iter().position(|&label| usize::from(label) >= classes) {
+            let label = labels[index].into();
             return Err(Error::Label {
                 file,
                 index,
@@ -257,22 +236,106 @@ impl Idx {
                 classes,
             });
         }
-        Ok(Samples {
-            values: self.shape().len(),
-            pixels: Pixels::Bytes {
-                data: self.data,
-                white: u8::MAX,
+        let most = labels.iter().copied().max().unwrap_or(0);
+        let samples = Samples {
+            rows: images,
+            labels: labels.into_iter().map(u32::from).collect(),
+        };
+        Ok((samples, most))
+    }
+
+    /// Hands over what belongs to each place along the first dimension. Nothing is set aside for what the header merely
+    /// claims.
+    fn records(mut self, mut each: impl FnMut(&[u8])) -> Result<(), Error> {
+        /// Bytes that are read at once, unless a single record is longer.
+        const AT_ONCE: u64 = 1 << 16;
+        let mut hash = self.md5.map(|_| self.hash_of_header());
+        let record: u64 = self.dimensions[1..].iter().map(|&side| u64::from(side)).product();
+        let size = record * u64::from(self.dimensions[0]);
+        let block = record * (AT_ONCE / record).max(1);
+        let (mut found, mut bytes) = (0, Vec::new());
+        while found < size {
+            bytes.clear();
+            let wanted = block.min(size - found);
+            let read = self
+                .reader
+                .by_ref()
+                .take(wanted)
+                .read_to_end(&mut bytes)
+                .map(drop);
+            found += bytes.len() as u64;
+            if bytes.len() as u64 != wanted {
+                let read = broken_off(read);
+                return Err(self.broken(read, size, found));
+            }
+            if let Some(hash) = &mut hash {
+                hash.update(&bytes);
+            }
+            bytes.chunks_exact(record as usize).for_each(&mut each);
+        }
+        // One byte more than announced, to see the end (and have gzip check its sum there).
+        bytes.clear();
+        let read = self.reader.by_ref().take(1).read_to_end(&mut bytes).map(drop);
+        if !bytes.is_empty() {
+            return Err(self.broken(Ok(()), size, size + 1));
+        }
+        if read.is_err() {
+            return Err(self.broken(read, size, size));
+        }
+        self.compare(hash)
+    }
+
+    /// Whether the file cannot be read, or has `found` bytes behind its header instead of `size`.
+    fn broken(self, read: io::Result<()>, size: u64, found: u64) -> Error {
+        let (file, header) = (self.file, header_len(self.dimensions.len()));
+        match read {
+            Err(source) => Error::Read { file, source },
+            Ok(()) => Error::Size {
+                file,
+                expected: header + size,
+                found: header + found,
             },
-            labels: labels.data.into_iter().map(u32::from).collect(),
+        }
+    }
+
+    fn hash_of_header(&self) -> Md5 {
+        let mut hash = Md5::new();
+        hash.update([0, 0, 8, self.dimensions.len() as u8]);
+        for side in &self.dimensions {
+            hash.update(side.to_be_bytes());
+        }
+        hash
+    }
+
+    /// Whether it is the published file, where that is asked.
+    fn compare(self, hash: Option<Md5>) -> Result<(), Error> {
+        let (Some(expected), Some(hash)) = (self.md5, hash) else {
+            return Ok(());
+        };
+        let hex = |byte: &u8| format!("{byte:02x}");
+        let found: String = hash.finalize().iter().map(hex).collect();
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::Content {
+            file: self.file,
+            expected,
+            found,
         })
     }
+}
+
+/// Of a file of so many dimensions, in bytes.
+fn header_len(dimensions: usize) -> u64 {
+    4 + 4 * dimensions as u64
 }
 
 /// Opens `plain`, or else `plain.gz`.
 fn open(plain: &Path, hint: &'static str) -> Result<(PathBuf, Box<dyn Read>), Error> {
     let mut zipped = plain.as_os_str().to_owned();
     zipped.push(".gz");
-    for (file, gzip) in [(plain.to_owned(), false), (zipped.into(), true)] {
+    let is_zipped = plain.extension().is_some_and(|ending| ending == "gz");
+    for (file, gzip) in [(plain.to_owned(), is_zipped), (zipped.into(), true)] {
         match File::open(&file) {
             Ok(open) if gzip => {
                 return Ok((file, Box::new(MultiGzDecoder::new(BufReader::new(open)))));

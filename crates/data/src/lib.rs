@@ -13,6 +13,7 @@
 //! It reads local files and nothing else, and must never depend on an async runtime, a network stack or a tensor
 //! library: the pure cores and the tests build on it.
 
+mod classes;
 mod config;
 pub mod custom;
 mod dataset;
@@ -22,20 +23,26 @@ mod idx;
 mod images;
 mod mnist1d;
 pub mod order;
+mod parquet;
+mod quarantine;
 pub mod ranges;
 pub mod rng;
 pub mod schedule;
 mod split;
+mod store;
 mod text;
 mod view;
 mod wav;
 
+pub use crate::parquet::Error as ParquetError;
 pub use config::{ConfigProblem, DatasetConfig, Format, Views};
 pub use custom::Custom;
 pub use dataset::{Dataset, Error, MixedIn, Part, Shape, SplitRef, load};
 pub use folder::Error as FolderError;
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
 pub use images::{Error as ImagesError, Images, read_image};
+pub use quarantine::{BadRow, BadRows, Place, TooMany};
+pub use store::{Error as StoreError, Size};
 pub use text::{
     EncodeError, Encoder, Error as TextError, Next, TOKENIZER_FILE, TextConfig, TokenizerError, Tokens,
 };

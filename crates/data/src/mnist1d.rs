@@ -6,10 +6,12 @@
 //! distribution as the Python ones but are not the same signals.
 
 use crate::config::Extent;
-use crate::dataset::Shape;
+use crate::dataset::{Shape, numbers};
 use crate::order::permute;
+use crate::quarantine::Intake;
 use crate::rng::Rng;
-use crate::split::{Pixels, Samples};
+use crate::split::{Samples, Set};
+use crate::store::{self, Form, Writer};
 
 const CLASSES: usize = 10;
 const LENGTH: usize = 40;
@@ -67,7 +69,7 @@ const KERNEL: [f64; 9] = [
 ];
 
 /// The samples that training and validation share, and the test samples; each part has the classes nearly balanced.
-pub(crate) fn load() -> (Samples, Samples) {
+pub(crate) fn load(intake: &Intake) -> Result<Set, store::Error> {
     let count = POOL + TEST;
     let mut values = Vec::with_capacity(count as usize * LENGTH);
     let mut labels = Vec::with_capacity(count as usize);
@@ -80,17 +82,24 @@ pub(crate) fn load() -> (Samples, Samples) {
         labels.push(class as u32);
     }
     let (mean, deviation) = moments(&values);
-    let all = Samples {
-        values: LENGTH,
-        pixels: Pixels::Floats(
-            values
-                .iter()
-                .map(|value| ((value - mean) / deviation) as f32)
-                .collect(),
-        ),
-        labels,
-    };
-    (all.gather(0..POOL), all.gather(POOL..count))
+    let mut store = Writer::new(Form::Floats, LENGTH, intake.memory);
+    let mut all = Samples::default();
+    for (signal, label) in values.chunks_exact(LENGTH).zip(labels) {
+        let signal: Vec<f32> = signal
+            .iter()
+            .map(|value| ((value - mean) / deviation) as f32)
+            .collect();
+        all.push(store.push_floats(&signal), label);
+    }
+    Ok(Set {
+        shape: EXTENT.shape,
+        class_names: numbers(CLASSES),
+        store: store.finish()?,
+        pool: all.gather(0..POOL),
+        test: all.gather(POOL..count),
+        unlabelled: Samples::default(),
+        files: Vec::new(),
+    })
 }
 
 /// A class's template: standardised, starting at 0, a sixth in size.
@@ -166,26 +175,33 @@ fn moments(values: &[f64]) -> (f64, f64) {
 mod tests {
     use super::*;
 
-    fn floats(samples: &Samples) -> &[f32] {
-        match &samples.pixels {
-            Pixels::Floats(values) => values,
-            _ => panic!("floats"),
-        }
+    fn set() -> Set {
+        load(&Intake::new(None, u64::MAX)).expect("memory")
+    }
+
+    fn rows(set: &Set, samples: &Samples) -> Vec<Vec<f32>> {
+        let row = |&row: &u32| {
+            let mut values = vec![0.0; LENGTH];
+            set.store.read(row, &mut values);
+            values
+        };
+        samples.rows.iter().map(row).collect()
     }
 
     #[test]
     fn is_standardised_and_balanced() {
-        let (pool, test) = load();
-        let all: Vec<f64> = [&pool, &test]
+        let set = set();
+        let all: Vec<f64> = [&set.pool, &set.test]
             .into_iter()
-            .flat_map(|part| floats(part).iter().map(|&value| f64::from(value)))
+            .flat_map(|part| rows(&set, part).concat())
+            .map(f64::from)
             .collect();
         let (mean, deviation) = moments(&all);
         assert!(mean.abs() < 1e-6 && (deviation - 1.0).abs() < 1e-6);
         let mut counts = [0u32; CLASSES];
-        pool.labels
-            .iter()
-            .chain(&test.labels)
+        let labels = set.pool.labels.iter();
+        labels
+            .chain(&set.test.labels)
             .for_each(|&label| counts[label as usize] += 1);
         assert_eq!(counts, [550; CLASSES]);
     }
@@ -210,11 +226,9 @@ mod tests {
 
     #[test]
     fn a_linear_model_is_poor_and_neighbours_are_better() {
-        let (pool, test) = load();
-        let rows = |samples: &Samples| -> Vec<Vec<f32>> {
-            floats(samples).chunks(LENGTH).map(<[f32]>::to_vec).collect()
-        };
-        let (train, test_rows) = (rows(&pool), rows(&test));
+        let set = set();
+        let (pool, test) = (&set.pool, &set.test);
+        let (train, test_rows) = (rows(&set, pool), rows(&set, test));
         let distance =
             |a: &[f32], b: &[f32]| -> f32 { a.iter().zip(b).map(|(x, y)| (x - y) * (x - y)).sum() };
         let mut means = vec![vec![0.0; LENGTH]; CLASSES];

@@ -1,8 +1,10 @@
-//! Storage of samples, and how a set is cut into parts. All choices but that of labels ignore the run's seed.
+//! A set, and how it is cut into parts. All choices but that of labels ignore the run's seed.
 
 use crate::config::Sizes;
+use crate::dataset::Shape;
 use crate::order::permute;
 use crate::rng::{key, mix};
+use crate::store::Store;
 
 /// Keys the cut between training and validation; a constant, so that all runs share their parts.
 const SPLIT_KEY: u64 = 0x5eed_0001;
@@ -12,22 +14,24 @@ const LABELLED: u64 = 3;
 /// In the place of a label that a sample does not have. Only training samples lack theirs.
 pub(crate) const UNLABELLED: u32 = u32::MAX;
 
-/// The values of many samples, one after the other.
-#[derive(Clone)]
-pub(crate) enum Pixels {
-    /// Bytes that stand for `byte / white`.
-    Bytes { data: Vec<u8>, white: u8 },
-    /// The values themselves.
-    Floats(Vec<f32>),
-    /// Ids of tokens.
-    Tokens(Vec<u16>),
+/// A set as its source has it.
+pub(crate) struct Set {
+    pub(crate) shape: Shape,
+    pub(crate) class_names: Vec<String>,
+    pub(crate) store: Store,
+    /// All with labels.
+    pub(crate) pool: Samples,
+    pub(crate) test: Samples,
+    /// Further training samples, without labels.
+    pub(crate) unlabelled: Samples,
+    /// By sample of the pool: what it was cut from, if samples belong together.
+    pub(crate) files: Vec<u32>,
 }
 
-/// Values and labels, some of which may be [`UNLABELLED`]; `values` per sample.
-#[derive(Clone)]
+/// Samples of a part: rows of the set's store, and labels, some of which may be [`UNLABELLED`].
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Samples {
-    pub(crate) values: usize,
-    pub(crate) pixels: Pixels,
+    pub(crate) rows: Vec<u32>,
     pub(crate) labels: Vec<u32>,
 }
 
@@ -37,25 +41,9 @@ impl Samples {
         self.labels.len() as u32
     }
 
-    /// Writes one sample's values.
-    pub(crate) fn write(&self, sample: u32, out: &mut [f32]) {
-        assert_eq!(out.len(), self.values, "values of a sample");
-        let from = sample as usize * self.values;
-        let range = from..from + self.values;
-        match &self.pixels {
-            Pixels::Bytes { data, white } => {
-                let white = f32::from(*white);
-                for (out, &byte) in out.iter_mut().zip(&data[range]) {
-                    *out = f32::from(byte) / white;
-                }
-            }
-            Pixels::Floats(data) => out.copy_from_slice(&data[range]),
-            Pixels::Tokens(data) => {
-                for (out, &id) in out.iter_mut().zip(&data[range]) {
-                    *out = f32::from(id);
-                }
-            }
-        }
+    pub(crate) fn push(&mut self, row: u32, label: u32) {
+        self.rows.push(row);
+        self.labels.push(label);
     }
 
     /// How many have a label.
@@ -64,41 +52,16 @@ impl Samples {
     }
 
     /// Puts further samples behind these.
-    ///
-    /// # Panics
-    ///
-    /// If they are stored in another form or size, which no loader does.
     pub(crate) fn append(&mut self, more: Self) {
-        assert_eq!(self.values, more.values, "values of a sample");
-        match (&mut self.pixels, more.pixels) {
-            (Pixels::Bytes { data, white }, Pixels::Bytes { data: more, white: w }) if *white == w => {
-                data.extend(more);
-            }
-            (Pixels::Floats(data), Pixels::Floats(more)) => data.extend(more),
-            (Pixels::Tokens(data), Pixels::Tokens(more)) => data.extend(more),
-            _ => panic!("samples of one set are stored in one form"),
-        }
+        self.rows.extend(more.rows);
         self.labels.extend(more.labels);
     }
 
-    /// The samples at these rows, in this order.
-    pub(crate) fn gather(&self, rows: impl Iterator<Item = u32> + Clone) -> Self {
-        let ranges = rows.clone().map(|row| {
-            let from = row as usize * self.values;
-            from..from + self.values
-        });
-        let pixels = match &self.pixels {
-            Pixels::Bytes { data, white } => Pixels::Bytes {
-                data: ranges.flat_map(|range| &data[range]).copied().collect(),
-                white: *white,
-            },
-            Pixels::Floats(data) => Pixels::Floats(ranges.flat_map(|range| &data[range]).copied().collect()),
-            Pixels::Tokens(data) => Pixels::Tokens(ranges.flat_map(|range| &data[range]).copied().collect()),
-        };
+    /// The samples at these places, in this order.
+    pub(crate) fn gather(&self, places: impl Iterator<Item = u32> + Clone) -> Self {
         Self {
-            values: self.values,
-            pixels,
-            labels: rows.map(|row| self.labels[row as usize]).collect(),
+            rows: places.clone().map(|place| self.rows[place as usize]).collect(),
+            labels: places.map(|place| self.labels[place as usize]).collect(),
         }
     }
 }
@@ -210,28 +173,19 @@ mod tests {
     }
 
     #[test]
-    fn appended_samples_follow_in_every_form() {
-        let set = |pixels, labels: &[u32]| Samples {
-            values: 2,
-            pixels,
-            labels: labels.to_vec(),
-        };
-        let bytes = |data: &[u8]| Pixels::Bytes {
-            data: data.to_vec(),
-            white: 1,
-        };
-        for (first, second) in [
-            (bytes(&[1, 2]), bytes(&[3, 4])),
-            (Pixels::Floats(vec![1.0, 2.0]), Pixels::Floats(vec![3.0, 4.0])),
-            (Pixels::Tokens(vec![1, 2]), Pixels::Tokens(vec![3, 4])),
-        ] {
-            let mut samples = set(first, &[7]);
-            samples.append(set(second, &[UNLABELLED]));
-            assert_eq!((samples.len(), samples.labelled()), (2, 1));
-            let mut out = [0.0; 2];
-            samples.write(1, &mut out);
-            assert_eq!(out, [3.0, 4.0]);
-        }
+    fn appended_samples_follow() {
+        let mut samples = Samples::default();
+        samples.push(3, 7);
+        samples.append(Samples {
+            rows: vec![5],
+            labels: vec![UNLABELLED],
+        });
+        assert_eq!((samples.len(), samples.labelled()), (2, 1));
+        let gathered = samples.gather([1, 0].into_iter());
+        assert_eq!(
+            (gathered.rows, gathered.labels),
+            (vec![5, 3], vec![UNLABELLED, 7])
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Texts with labels, or lists of files, from JSON lines or tables, as token ids.
+//! Texts with labels, or lists of files, from JSON lines, tables or Parquet, as token ids.
 
 mod encoder;
 mod error;
@@ -7,7 +7,7 @@ mod rows;
 mod tokenizer;
 mod tokens;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,12 @@ use self::rows::{Kind, Reader, Row, quoted};
 pub use self::tokenizer::{Error as TokenizerError, TOKENIZER_FILE};
 pub(crate) use self::tokens::PADDING;
 pub use self::tokens::Tokens;
-use crate::split::{Pixels, Samples, UNLABELLED};
+use crate::classes::Classes;
+use crate::dataset::Shape;
+use crate::parquet;
+use crate::quarantine::{BadRow, Intake};
+use crate::split::{Samples, Set, UNLABELLED};
+use crate::store::{Form, Writer};
 
 /// Tokens of the longest samples that are let in: what a transformer makes of more fits no memory.
 const MAX_LENGTH: u32 = 65_536;
@@ -60,6 +65,15 @@ impl Default for TextConfig {
 }
 
 impl TextConfig {
+    /// That of a sample.
+    fn shape(&self) -> Shape {
+        Shape {
+            channels: 1,
+            height: 1,
+            width: self.length as usize,
+        }
+    }
+
     /// Key within the table, value, what is expected.
     pub(crate) fn problems(&self) -> Vec<(String, String, String)> {
         let mut problems = Vec::new();
@@ -94,86 +108,66 @@ impl TextConfig {
     }
 }
 
-/// A data set of texts.
-pub(crate) struct Texts {
-    pub(crate) class_names: Vec<String>,
-    pub(crate) pool: Samples,
-    pub(crate) test: Samples,
-    /// Which samples of the pool belong together, where they overlap; else empty.
-    pub(crate) pages: Vec<u32>,
-    /// Further training samples, which have no label.
-    pub(crate) unlabelled: Samples,
-    /// What made their ids.
-    pub(crate) encoder: Encoder,
-}
-
 /// Reads a folder, or one file whose test samples are chosen by a hash of the text. `more` names a file of texts without
 /// labels.
-pub(crate) fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Result<Texts, Error> {
+pub(crate) fn load(
+    config: &TextConfig,
+    path: &Path,
+    more: Option<&Path>,
+    intake: &mut Intake,
+) -> Result<(Set, Encoder), Error> {
+    let encoder = config.tokens.open(config.length as usize)?;
     if let Some(next) = &config.next {
-        return next::load(config, next, path);
+        return Ok((next::load(config, next, path, intake)?, encoder));
     }
     let (train, test) = files(path)?;
-    let encoder = config.tokens.open(config.length as usize)?;
-    let builder = || Builder::new(config, &encoder);
-    let (mut pool, mut held_out, mut unlabelled) = (builder(), builder(), builder());
-    let known = class_list(&train)?;
-    // By order of appearance.
-    let mut found: BTreeMap<String, u32> = known.iter().flatten().cloned().zip(0..).collect();
-    let reading = reader(&train, config);
-    reading.read(Kind::of(&train, &Kind::LABELLED)?, |row| {
-        let Some(label) = &row.label else {
-            return unlabelled.push(&reading, &row, UNLABELLED);
-        };
-        let class = match (found.get(label), &known) {
-            (Some(class), _) => *class,
-            (None, None) => {
-                let next = found.len() as u32;
-                found.insert(label.clone(), next);
-                next
-            }
-            (None, Some(known)) => {
-                let expected = format!("one of the {} names in {CLASSES}", known.len());
-                return Err(reading.wrong(row.line, &config.label, quoted(label), expected));
-            }
-        };
-        let testing = test.is_none() && is_test(&row.text);
-        let part = if testing { &mut held_out } else { &mut pool };
-        part.push(&reading, &row, class)
-    })?;
+    let mut builder = Builder::new(config, &encoder, intake.memory);
+    let bad = &mut intake.bad;
+    let (mut pool, mut held_out, mut unlabelled) =
+        (Samples::default(), Samples::default(), Samples::default());
+    let known = class_list(&train[0])?;
+    let is_open = known.is_none();
+    let mut classes = Classes::new(known.into_iter().flatten());
+    for file in &train {
+        let reading = reader(file, config);
+        reading.read(Kind::of(file, &Kind::LABELLED)?, bad, |row| {
+            let Some(label) = &row.label else {
+                return builder.push(&reading, &row, UNLABELLED, &mut unlabelled);
+            };
+            let class = match classes.get(label) {
+                Some(class) => class,
+                None if is_open => classes.learn(label.clone()),
+                None => {
+                    let expected = format!("one of the {} names in {CLASSES}", classes.len());
+                    return Err(reading.bad(row.place, &config.label, quoted(label), expected));
+                }
+            };
+            let testing = test.is_empty() && is_test(&row.text);
+            let part = if testing { &mut held_out } else { &mut pool };
+            builder.push(&reading, &row, class, part)
+        })?;
+    }
     if pool.labels.is_empty() && held_out.labels.is_empty() {
         let expected = format!("some line with {:?}", config.label);
-        return Err(empty(&train, "no label", expected));
+        return Err(empty(&train[0], "no label", expected));
     }
-    let class_names = match known {
-        Some(names) => names,
-        None => {
-            let mut classes = vec![0; found.len()];
-            for (class, appeared) in (0u32..).zip(found.values_mut()) {
-                classes[*appeared as usize] = class;
-                *appeared = class;
-            }
-            for label in pool.labels.iter_mut().chain(&mut held_out.labels) {
-                *label = classes[*label as usize];
-            }
-            found.keys().cloned().collect()
-        }
-    };
-    if let Some(test) = &test {
-        let kind = Kind::of(test, &Kind::LABELLED)?;
-        let reader = reader(test, config);
-        reader.read(kind, |row| {
+    if is_open {
+        classes.sort(pool.labels.iter_mut().chain(&mut held_out.labels));
+    }
+    for file in &test {
+        let reading = reader(file, config);
+        reading.read(Kind::of(file, &Kind::LABELLED)?, bad, |row| {
             let label = row.label.as_deref();
-            let class = label.and_then(|label| found.get(label)).ok_or_else(|| {
+            let class = label.and_then(|label| classes.get(label)).ok_or_else(|| {
                 let value = label.map_or("absent".to_owned(), quoted);
-                let expected = format!("one of the {} labels of {}", class_names.len(), train.display());
-                reader.wrong(row.line, &config.label, value, expected)
+                let expected = format!("one of the {} labels of {}", classes.len(), train[0].display());
+                reading.bad(row.place, &config.label, value, expected)
             })?;
-            held_out.push(&reader, &row, *class)
+            builder.push(&reading, &row, class, &mut held_out)
         })?;
     }
     if held_out.labels.is_empty() {
-        let file = test.as_deref().unwrap_or(&train);
+        let file = test.first().unwrap_or(&train[0]);
         return Err(empty(file, "no test sample", "some".to_owned()));
     }
     if let Some(more) = more {
@@ -181,19 +175,20 @@ pub(crate) fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Res
             unlabelled: true,
             ..reader(more, config)
         };
-        reader.read(Kind::of(more, &Kind::ALL)?, |row| {
-            unlabelled.push(&reader, &row, UNLABELLED)
+        reader.read(Kind::of(more, &Kind::ALL)?, bad, |row| {
+            builder.push(&reader, &row, UNLABELLED, &mut unlabelled)
         })?;
     }
-    let [pool, test, unlabelled] = [pool, held_out, unlabelled].map(Builder::samples);
-    Ok(Texts {
+    let set = Set {
+        shape: config.shape(),
+        class_names: classes.into_names(),
+        store: builder.store.finish()?,
         pool,
-        test,
-        pages: Vec::new(),
+        test: held_out,
         unlabelled,
-        class_names,
-        encoder,
-    })
+        files: Vec::new(),
+    };
+    Ok((set, encoder))
 }
 
 /// The names of all classes, if a file beside that for training has them.
@@ -224,22 +219,24 @@ fn class_list(train: &Path) -> Result<Option<Vec<String>>, Error> {
     }
 }
 
-/// The file for training, and that for testing if there is one.
-fn files(path: &Path) -> Result<(PathBuf, Option<PathBuf>), Error> {
+/// The file for training and that for testing, or several where Parquet was cut into shards. There may be none for testing.
+fn files(path: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Error> {
     if path.is_file() {
-        return Ok((path.to_owned(), None));
+        return Ok((vec![path.to_owned()], Vec::new()));
     }
-    let there = |name: &str| -> Vec<PathBuf> {
-        let files = Kind::LABELLED
-            .iter()
-            .map(|(ending, _)| path.join(format!("{name}.{ending}")));
-        files.filter(|file| file.is_file()).collect()
+    let there = |name: &str| -> Vec<Vec<PathBuf>> {
+        let lines = Kind::LABELLED.iter().filter(|(_, kind)| *kind != Kind::Parquet);
+        let files = lines.map(|(ending, _)| path.join(format!("{name}.{ending}")));
+        let one = files.filter(|file| file.is_file()).map(|file| vec![file]);
+        let shards = parquet::shards(path, name);
+        one.chain((!shards.is_empty()).then_some(shards)).collect()
     };
     let (mut train, mut test) = (there("train"), there("test"));
     if train.len() != 1 || test.len() > 1 {
         let names = train
             .iter()
             .chain(&test)
+            .flatten()
             .filter_map(|file| file.file_name()?.to_str());
         let found = names.collect::<Vec<_>>().join(", ");
         return Err(Error::Folder {
@@ -251,7 +248,7 @@ fn files(path: &Path) -> Result<(PathBuf, Option<PathBuf>), Error> {
             },
         });
     }
-    Ok((train.remove(0), test.pop()))
+    Ok((train.remove(0), test.pop().unwrap_or_default()))
 }
 
 fn reader<'a>(file: &'a Path, config: &'a TextConfig) -> Reader<'a> {
@@ -278,49 +275,43 @@ fn is_test(text: &str) -> bool {
     u64::from_le_bytes(words[0]) < u64::MAX / TEST_SHARE
 }
 
-/// Samples as they come in.
+/// Makes samples of rows.
 struct Builder<'a> {
     config: &'a TextConfig,
     encoder: &'a Encoder,
+    store: Writer,
+    /// Of one sample.
     ids: Vec<u16>,
-    labels: Vec<u32>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(config: &'a TextConfig, encoder: &'a Encoder) -> Self {
+    fn new(config: &'a TextConfig, encoder: &'a Encoder, memory: u64) -> Self {
         Self {
             config,
             encoder,
+            store: Writer::new(Form::Tokens, config.length as usize, memory),
             ids: Vec::new(),
-            labels: Vec::new(),
         }
     }
 
-    fn push(&mut self, reader: &Reader<'_>, row: &Row, label: u32) -> Result<(), Error> {
-        let wrong = |expected: String| reader.wrong(row.line, &self.config.text, quoted(&row.text), expected);
+    fn push(&mut self, reader: &Reader<'_>, row: &Row, label: u32, to: &mut Samples) -> Result<(), BadRow> {
+        let bad = |expected: String| reader.bad(row.place, &self.config.text, quoted(&row.text), expected);
+        self.ids.clear();
         if self.config.tokens.of_files() {
             let listed = reader.file.parent().unwrap_or(Path::new("")).join(&row.text);
             let written = self.encoder.write_file(&listed, &mut self.ids);
             written.map_err(|source| {
-                wrong(format!(
+                bad(format!(
                     "a file that can be read, {} is not: {source}",
                     listed.display()
                 ))
             })?;
         } else {
             let written = self.encoder.write(&row.text, &mut self.ids);
-            written.map_err(|error| wrong(format!("a text of tokens that are known: {error}")))?;
+            written.map_err(|error| bad(format!("a text of tokens that are known: {error}")))?;
         }
-        self.labels.push(label);
+        to.push(self.store.push_tokens(&self.ids), label);
         Ok(())
-    }
-
-    fn samples(self) -> Samples {
-        Samples {
-            values: self.config.length as usize,
-            pixels: Pixels::Tokens(self.ids),
-            labels: self.labels,
-        }
     }
 }
 

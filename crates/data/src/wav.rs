@@ -17,12 +17,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::Error;
+use self::error::Fault;
 use self::mel::FrontEnd;
 use self::resample::Resampler;
 use crate::config::ConfigProblem;
 use crate::dataset::Shape;
 use crate::folder::{self, File};
-use crate::split::{Pixels, Samples};
+use crate::quarantine::{Intake, Quarantine, with_sources};
+use crate::split::{Samples, Set};
+use crate::store::{Form, Writer};
 
 /// Samples a second, in Hz: below there is no speech, above nothing records.
 const RATES: RangeInclusive<u32> = 2_000..=192_000;
@@ -112,7 +115,10 @@ impl Audio {
     ///
     /// A file that cannot be read, or of which there is nothing to hear; a front end that has no [`Audio::shape`].
     pub fn samples_of(&self, file: &Path) -> Result<Vec<Vec<f32>>, Error> {
-        let samples = self.reader()?.windows(file)?;
+        let samples = self.reader()?.windows(file).map_err(|fault| Error::File {
+            file: file.to_owned(),
+            reason: with_sources(&fault),
+        })?;
         if samples.is_empty() {
             return Err(Error::Silent {
                 file: file.to_owned(),
@@ -172,40 +178,47 @@ impl fmt::Display for Audio {
     }
 }
 
-/// A folder's contents.
-pub(crate) struct Folder {
-    pub(crate) shape: Shape,
-    /// As configured, with the rate.
-    pub(crate) audio: Audio,
-    pub(crate) class_names: Vec<String>,
-    pub(crate) pool: Samples,
-    pub(crate) test: Samples,
-    /// By sample of the pool: the number of its file, ascending.
-    pub(crate) pool_files: Vec<u32>,
-}
+/// How the files end that are read.
+const ENDINGS: &[&str] = &["wav"];
 
-/// Reads all files below a folder.
-pub(crate) fn load(folder: &Path, audio: &Audio) -> Result<Folder, Error> {
-    let files = folder::find(folder, &["wav"])?;
+/// Reads all files below a folder, and below that of `more` without classes; with the front end as configured, and its rate.
+pub(crate) fn load(
+    folder: &Path,
+    more: Option<&Path>,
+    audio: &Audio,
+    intake: &mut Intake,
+) -> Result<(Set, Audio), Error> {
+    let files = folder::find(folder, ENDINGS)?;
     let rate = match audio.rate {
         Some(rate) => rate,
-        None => read(&files.first(folder)?.path)?.1,
+        None => files.first(folder, &mut intake.bad, read)?.1,
     };
     let mut reader = Reader::new(audio, rate)?;
-    let (pool, pool_files) = reader.samples(files.pool.iter())?;
-    let (test, _) = reader.samples(files.test_mixed())?;
+    let mut store = Writer::new(Form::Floats, reader.shape.len(), intake.memory);
+    let (pool, pool_files) = reader.samples(files.pool.iter(), &mut store, &mut intake.bad)?;
+    let (test, _) = reader.samples(files.test_mixed(), &mut store, &mut intake.bad)?;
     files.check(folder, &pool.labels, &test.labels)?;
-    Ok(Folder {
+    let unlabelled = match more {
+        Some(more) => {
+            let files = folder::all(more, ENDINGS)?;
+            reader.samples(files.iter(), &mut store, &mut intake.bad)?.0
+        }
+        None => Samples::default(),
+    };
+    let audio = Audio {
+        rate: Some(rate),
+        ..audio.clone()
+    };
+    let set = Set {
         shape: reader.shape,
-        audio: Audio {
-            rate: Some(rate),
-            ..audio.clone()
-        },
         class_names: files.class_names,
+        store: store.finish()?,
         pool,
         test,
-        pool_files,
-    })
+        unlabelled,
+        files: pool_files,
+    };
+    Ok((set, audio))
 }
 
 /// Makes samples of files.
@@ -247,28 +260,34 @@ impl Reader {
     }
 
     /// The samples of files, and the number of each one's file.
-    fn samples<'a>(&mut self, files: impl Iterator<Item = &'a File>) -> Result<(Samples, Vec<u32>), Error> {
-        let (mut data, mut labels, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+    fn samples<'f>(
+        &mut self,
+        files: impl Iterator<Item = &'f File>,
+        store: &mut Writer,
+        bad: &mut Quarantine,
+    ) -> Result<(Samples, Vec<u32>), Error> {
+        let (mut samples, mut numbers) = (Samples::default(), Vec::new());
         for (number, file) in (0u32..).zip(files) {
-            for values in self.windows(&file.path)? {
-                data.extend(values);
-                labels.push(file.class);
+            let windows = match self.windows(&file.path) {
+                Ok(windows) => windows,
+                Err(fault) => {
+                    bad.leave_out_file(&file.path, &fault)?;
+                    continue;
+                }
+            };
+            bad.good();
+            for values in windows {
+                samples.push(store.push_floats(&values), file.class);
                 numbers.push(number);
             }
         }
-        let samples = Samples {
-            values: self.shape.len(),
-            pixels: Pixels::Floats(data),
-            labels,
-        };
         Ok((samples, numbers))
     }
 
-    fn windows(&mut self, path: &Path) -> Result<Vec<Vec<f32>>, Error> {
+    fn windows(&mut self, path: &Path) -> Result<Vec<Vec<f32>>, Fault> {
         let (mut sound, rate) = read(path)?;
         if sound.is_empty() && self.windows == Windows::First {
-            let file = path.to_owned();
-            return Err(Error::NoSamples { file });
+            return Err(Fault::NoSamples);
         }
         if rate != self.rate {
             let to = self.rate;
@@ -289,25 +308,22 @@ impl Reader {
 }
 
 /// A file's sound, all channels averaged, from -1 to 1, and its rate.
-fn read(path: &Path) -> Result<(Vec<f64>, u32), Error> {
-    let file = || path.to_owned();
-    let decode = |source| match source {
-        hound::Error::IoError(source) if source.kind() != std::io::ErrorKind::Other => {
-            Error::Read { path: file(), source }
-        }
-        source => Error::Decode { file: file(), source },
+fn read(path: &Path) -> Result<(Vec<f64>, u32), Fault> {
+    let decode = |error| match error {
+        hound::Error::IoError(error) if error.kind() != std::io::ErrorKind::Other => Fault::Read(error),
+        error => Fault::Decode(error),
     };
     let mut reader = hound::WavReader::open(path).map_err(decode)?;
     let spec = reader.spec();
     if spec.sample_format == hound::SampleFormat::Float {
-        return Err(Error::Float { file: file() });
+        return Err(Fault::Float);
     }
     if spec.bits_per_sample > 32 {
         return Err(decode(hound::Error::TooWide));
     }
     let rate = spec.sample_rate;
     if !RATES.contains(&rate) {
-        return Err(Error::Rate { file: file(), rate });
+        return Err(Fault::Rate { rate });
     }
     let channels = usize::from(spec.channels);
     let full = (1u64 << (spec.bits_per_sample - 1)) as f64 * f64::from(spec.channels);

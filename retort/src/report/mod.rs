@@ -59,12 +59,34 @@ pub struct Dataset {
     pub digest: String,
     /// Training samples, labelled or not.
     pub train: u64,
-    /// Those of them that have labels.
+    /// Those of them that have labels and keep them.
     pub labelled: u64,
+    /// Those of them that come without a label.
+    #[serde(default)]
+    pub unlabelled: u64,
     pub validation: u64,
     pub test: u64,
     /// How many classes.
     pub classes: u64,
+    #[serde(default)]
+    pub bad_rows: BadRows,
+}
+
+/// Rows or files of the data that cannot be used and were left out, in every process alike.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadRows {
+    pub count: u64,
+    /// File, place and reason of the first of them.
+    pub first: Vec<String>,
+}
+
+impl From<&retort_data::BadRows> for BadRows {
+    fn from(bad: &retort_data::BadRows) -> Self {
+        Self {
+            count: bad.count(),
+            first: bad.first().iter().map(ToString::to_string).collect(),
+        }
+    }
 }
 
 /// A value measured once per seed.

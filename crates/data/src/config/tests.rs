@@ -125,16 +125,35 @@ fn text_has_keys_of_its_own() {
         "views.flip",
         "views.noise",
         "views.mixup",
-        "unlabelled",
         "text.label",
         "text.tokens.ngrams",
         "text.tokens.buckets",
         "text.length",
+        "unlabelled",
     ];
     assert_eq!(keys(&read(wrong).expect("read")), expected);
     let of_images = r#"{"name":"digits","unlabelled":"y.txt","text":{},"views":{"drop":0.5}}"#;
     assert_eq!(
         keys(&read(of_images).expect("read")),
-        ["views.drop", "unlabelled", "text"]
+        ["views.drop", "text", "unlabelled"]
     );
+}
+
+#[test]
+fn any_format_may_have_samples_without_labels() {
+    for format in ["idx", "images", "wav", "text"] {
+        let config = format!(r#"{{"format":"{format}","path":"x","unlabelled":"y"}}"#);
+        assert_eq!(
+            keys(&serde_json::from_str(&config).expect("read")),
+            Vec::<String>::new()
+        );
+        let config = config.replace("\"y\"", "\"s3://y\"");
+        assert_eq!(
+            keys(&serde_json::from_str(&config).expect("read")),
+            ["unlabelled"]
+        );
+    }
+    let mut config = named("fashion-mnist");
+    config.unlabelled = Some("y".to_owned());
+    assert_eq!(keys(&config), ["unlabelled"]);
 }

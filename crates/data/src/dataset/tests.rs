@@ -24,6 +24,45 @@ fn row(part: SplitRef<'_>, sample: u32, shape: Shape) -> Vec<u32> {
     bits(&out)
 }
 
+/// A set means the same whether memory holds its samples or a file does.
+pub(crate) fn is_the_same_in_a_file(config: &DatasetConfig) {
+    let mut spilled = config.clone();
+    spilled.memory = Some(crate::Size(100));
+    let (held, spilled) = (loaded(config, 1), loaded(&spilled, 1));
+    assert!(held.store.held() > 0 && spilled.store.held() == 0);
+    assert_eq!(spilled.digest(), held.digest());
+    for part in [Part::Train, Part::Validation, Part::Test] {
+        let (a, b) = (held.split(part), spilled.split(part));
+        assert_eq!(a.len(), b.len());
+        for sample in 0..a.len() {
+            assert_eq!(row(a, sample, held.shape()), row(b, sample, held.shape()));
+        }
+    }
+    let view = |set: &Dataset, sample| {
+        let mut out = vec![f32::NAN; set.shape().len()];
+        set.view(sample, 5, &mut out);
+        bits(&out)
+    };
+    for sample in 0..held.train_len() {
+        assert_eq!(view(&spilled, sample), view(&held, sample));
+        assert_eq!(spilled.label(sample), held.label(sample));
+    }
+    assert_eq!(spilled.pixel_stats(), held.pixel_stats());
+}
+
+#[test]
+fn known_sets_are_the_same_in_a_file() {
+    let mut config = config("mnist1d");
+    is_the_same_in_a_file(&config);
+    config.name = Some("digits".to_owned());
+    config.views = Views {
+        shift: 1,
+        noise: 0.1,
+        ..Views::default()
+    };
+    is_the_same_in_a_file(&config);
+}
+
 #[test]
 fn digits_is_split_as_documented() {
     let set = loaded(&config("digits"), 1);

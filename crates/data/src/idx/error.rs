@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::dataset::Shape;
+use crate::store;
 
 /// What is wrong with an IDX file.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,9 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// There is no room for the samples.
+    #[error(transparent)]
+    Store(#[from] store::Error),
     /// Neither it nor its gzipped form exists.
     #[error("{file} is missing, plain and with .gz: {hint}")]
     Missing {
@@ -64,14 +68,14 @@ pub enum Error {
         /// Number of images.
         images: usize,
     },
-    /// Training and test images differ in size.
+    /// Other images differ in size from the training images.
     #[error("{file} holds images of {found}, expected {expected} like the training images")]
     ShapeMismatch {
-        /// The test images' file.
+        /// The others' file.
         file: PathBuf,
         /// The training images' shape.
         expected: Shape,
-        /// The test images' shape.
+        /// Their shape.
         found: Shape,
     },
     /// A label is not a class.

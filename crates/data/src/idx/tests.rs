@@ -35,8 +35,12 @@ fn put(folder: &TempDir, which: usize, data: &[u8]) {
     fs::write(folder.path().join(FILES[which]), data).expect("write");
 }
 
+fn load(folder: &Path, more: Option<&Path>) -> Result<Set, Error> {
+    super::load(folder, more, &Intake::new(None, u64::MAX))
+}
+
 fn message(folder: &TempDir) -> String {
-    let error = load(folder.path()).err().expect("an error").to_string();
+    let error = load(folder.path(), None).err().expect("an error").to_string();
     error.replace(&format!("{}/", folder.path().display()), "")
 }
 
@@ -47,13 +51,51 @@ fn reads_plain_and_gzipped_files() {
     let zipped = folder.path().join(format!("{}.gz", FILES[0]));
     fs::write(zipped, gzip(&fs::read(&plain).expect("read"))).expect("write");
     fs::remove_file(plain).expect("remove");
-    let set = load(folder.path()).expect("load");
-    assert_eq!((set.shape.to_string().as_str(), set.classes), ("1x2x3", 3));
+    let set = load(folder.path(), None).expect("load");
+    assert_eq!(
+        (set.shape.to_string().as_str(), set.class_names.len()),
+        ("1x2x3", 3)
+    );
     assert_eq!((set.pool.len(), set.test.len()), (3, 2));
     assert_eq!(set.pool.labels, [0, 2, 1]);
     let mut out = [0.0; 6];
-    set.pool.write(2, &mut out);
+    set.store.read(set.pool.rows[2], &mut out);
     assert_eq!(out[5], 1.0);
+}
+
+#[test]
+fn another_file_adds_images_without_labels() {
+    let folder = folder();
+    let more = folder.path().join("more");
+    let images = bytes(IMAGES, &[2, 2, 3], &(0..12).collect::<Vec<u8>>());
+    fs::write(&more, &images).expect("write");
+    fs::write(folder.path().join("other.gz"), gzip(&images)).expect("write");
+    for name in ["more", "other", "other.gz"] {
+        let set = load(folder.path(), Some(&folder.path().join(name))).expect(name);
+        let more = &set.unlabelled;
+        assert_eq!(
+            (more.labels.as_slice(), set.pool.len()),
+            (&[UNLABELLED; 2][..], 3)
+        );
+        let mut out = [0.0; 6];
+        set.store.read(more.rows[1], &mut out);
+        assert_eq!(out[5], 11.0 / 255.0);
+    }
+    fs::write(&more, bytes(IMAGES, &[1, 3, 2], &[0; 6])).expect("write");
+    let error = load(folder.path(), Some(&more)).err().expect("another shape");
+    let text = error.to_string();
+    assert!(
+        text.ends_with("more holds images of 1x3x2, expected 1x2x3 like the training images"),
+        "{text}"
+    );
+    let error = load(folder.path(), Some(&folder.path().join("none")))
+        .err()
+        .expect("missing");
+    assert!(
+        error
+            .to_string()
+            .ends_with("none is missing, plain and with .gz: set dataset.unlabelled to a file of images")
+    );
 }
 
 #[test]
@@ -115,13 +157,16 @@ fn says_what_is_wrong() {
 #[test]
 fn says_what_is_missing_and_what_is_not_the_published_set() {
     let folder = folder();
-    let error = load_fashion_mnist(folder.path()).err().expect("hash").to_string();
+    let error = load_fashion_mnist(folder.path(), &Intake::new(None, u64::MAX))
+        .err()
+        .expect("hash")
+        .to_string();
     assert!(
         error.contains("expected f4a8712d7a061bf5bd6d2ca38dc4d50a"),
         "{error}"
     );
     fs::remove_file(folder.path().join(FILES[0])).expect("remove");
-    let error = load_fashion_mnist(folder.path())
+    let error = load_fashion_mnist(folder.path(), &Intake::new(None, u64::MAX))
         .err()
         .expect("missing")
         .to_string();
@@ -141,7 +186,7 @@ fn sees_broken_gzip_streams() {
     let zipped = folder.path().join(format!("{}.gz", FILES[0]));
     for cut in 1..whole.len() {
         fs::write(&zipped, &whole[..cut]).expect("write");
-        load(folder.path()).err().expect("truncated");
+        load(folder.path(), None).err().expect("truncated");
     }
     let mut wrong = whole.clone();
     let sum = wrong.len() - 8;

@@ -45,6 +45,7 @@ fn a_single_file_is_read_as_in_the_data_set() {
         height: Some(3),
         width: Some(5),
         grey: true,
+        ..Images::default()
     };
     for (images, shape) in [(Images::default(), [3, 2, 4]), (small, [1, 3, 5])] {
         let data = crate::load(&config(&folder, images), Path::new("."), 1).unwrap();
@@ -70,10 +71,7 @@ fn a_single_file_is_read_as_in_the_data_set() {
         },
     )
     .unwrap_err();
-    assert!(
-        error.to_string().contains("none.png, expected an image"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("none.png: no image in PNG"), "{error}");
 }
 
 #[test]
@@ -110,13 +108,14 @@ fn other_sizes_are_scaled_where_a_size_is_set() {
     let text = refused.to_string();
     // The first file is the odd one, so the second is named.
     assert!(
-        text.contains("1.png has 8x4 pixels, expected 30x7 like the first file"),
+        text.contains("1.png: 8x4 pixels, expected 30x7 like the first one: set images.height"),
         "{text}"
     );
     let images = Images {
         height: Some(4),
         width: Some(8),
         grey: true,
+        ..Images::default()
     };
     let data = crate::load(&config(&folder, images), Path::new("."), 1).unwrap();
     assert_eq!(data.shape().to_string(), "1x4x8");
@@ -135,16 +134,40 @@ fn other_sizes_are_scaled_where_a_size_is_set() {
 }
 
 #[test]
-fn a_damaged_file_is_named() {
+fn damaged_files_are_left_out_and_named() {
     let folder = folder(4, 2);
-    let file = folder.path().join("train/b/3.png");
+    let (first, file) = (
+        folder.path().join("train/a/0.png"),
+        folder.path().join("train/b/3.png"),
+    );
     let whole = fs::read(&file).unwrap();
+    let mut config = config(&folder, Images::default());
+    config.bad_rows = Some(2);
+    let load = |config: &DatasetConfig| crate::load(config, Path::new("."), 1);
     for bytes in [&whole[..whole.len() / 2], b"no image", b""] {
         fs::write(&file, bytes).unwrap();
-        let error = crate::load(&config(&folder, Images::default()), Path::new("."), 1).unwrap_err();
-        let text = error.to_string();
-        assert!(text.contains("train/b/3.png, expected an image"), "{text}");
+        fs::write(&first, bytes).unwrap();
+        let data = load(&config).unwrap();
+        let bad: Vec<String> = data.bad_rows().first().iter().map(ToString::to_string).collect();
+        assert_eq!((bad.len(), data.bad_rows().count()), (2, 2));
+        assert!(bad[0].contains("train/a/0.png: no image in PNG, JPEG"), "{bad:?}");
+        assert!(bad[1].contains("train/b/3.png: no image in PNG, JPEG"), "{bad:?}");
+        // The same set as without the files.
+        for file in [&file, &first] {
+            fs::remove_file(file).unwrap();
+        }
+        let without = load(&config).unwrap();
+        assert_eq!((data.digest(), data.train_len()), (without.digest(), 8));
+        assert_eq!(without.bad_rows().count(), 0);
     }
+    fs::write(&file, b"no image").unwrap();
+    config.bad_rows = Some(0);
+    let text = load(&config).unwrap_err().to_string();
+    assert!(
+        text.starts_with("dataset.bad_rows = 0: 1 row cannot be used: ")
+            && text.contains("train/b/3.png: no image"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -154,7 +177,7 @@ fn sizes_are_checked_before_a_file_is_read() {
         Images {
             height: Some(0),
             width: None,
-            grey: false,
+            ..Images::default()
         },
     );
     let problems: Vec<String> = nowhere.problems().iter().map(ToString::to_string).collect();
@@ -175,4 +198,41 @@ fn sizes_are_checked_before_a_file_is_read() {
         problems,
         ["images = a table: expected absent: only format = \"images\" has it"]
     );
+}
+
+#[test]
+fn another_folder_adds_images_without_labels() {
+    let folder = folder(4, 2);
+    let mut config = config(&folder, Images::default());
+    let few = crate::load(&config, Path::new("."), 1).unwrap();
+    assert_eq!(few.unlabelled(), 0);
+    let more = folder.path().join("more/deep");
+    fs::create_dir_all(&more).unwrap();
+    config.unlabelled = Some(folder.path().join("more").display().to_string());
+    let error = crate::load(&config, Path::new("."), 1).unwrap_err().to_string();
+    assert!(error.contains("more holds no .png or .jpg"), "{error}");
+    for name in ["more/1.png", "more/deep/2.png"] {
+        fs::copy(folder.path().join("train/a/0.png"), folder.path().join(name)).unwrap();
+    }
+    fs::write(more.join("3.png"), b"no image").unwrap();
+    let many = crate::load(&config, Path::new("."), 1).unwrap();
+    assert_eq!(
+        (many.train_len(), many.labelled().len(), many.unlabelled()),
+        (12, 10, 2)
+    );
+    assert!((0..12).all(|sample| many.label(sample).is_some() == (sample < 10)));
+    assert_eq!(many.bad_rows().count(), 1);
+    crate::dataset::tests::is_the_same_in_a_file(&config);
+    assert_ne!(many.digest(), few.digest());
+    let (mut first, mut copy) = ([0.0; 24], [1.0; 24]);
+    many.view(10, 1, &mut first);
+    many.view(11, 1, &mut copy);
+    assert_eq!(first, copy);
+    for part in [Part::Validation, Part::Test] {
+        let labels = |data: &crate::Dataset| -> Vec<u32> {
+            let split = data.split(part);
+            (0..split.len()).map(|i| split.label(i)).collect()
+        };
+        assert_eq!(labels(&many), labels(&few), "held-out samples stay");
+    }
 }

@@ -4,6 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use super::TokenizerError;
+use crate::parquet;
+use crate::quarantine::TooMany;
+use crate::store;
 
 /// What is wrong with a text data set.
 #[derive(Debug, thiserror::Error)]
@@ -16,8 +19,14 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// There is no room for the samples.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A Parquet file cannot be read, or has other columns.
+    #[error(transparent)]
+    Parquet(#[from] parquet::Error),
     /// A folder has no file for training, or several.
-    #[error("{folder} holds {found}, expected one of train.jsonl, train.csv and train.tsv")]
+    #[error("{folder} holds {found}, expected one of train.jsonl, train.csv, train.tsv and train.parquet")]
     Folder {
         /// The folder, or what is in its place.
         folder: PathBuf,
@@ -35,7 +44,10 @@ pub enum Error {
     /// Its tokenizer cannot be used.
     #[error("text.tokens")]
     Tokenizer(#[from] TokenizerError),
-    /// A line is not what it should be.
+    /// More rows cannot be used than the job lets go.
+    #[error(transparent)]
+    BadRows(#[from] TooMany),
+    /// A line that the whole file rests on is not what it should be.
     #[error("{file} line {line}: {column} = {value}: expected {expected}")]
     Line {
         /// The file.

@@ -5,8 +5,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::tokens::id;
-use super::{Error, TextConfig, Texts};
-use crate::split::{Pixels, Samples};
+use super::{Error, TextConfig};
+use crate::quarantine::Intake;
+use crate::split::{Samples, Set};
+use crate::store::{Form, Writer};
 
 /// Of one file, the last part is for testing: one in so many bytes.
 const TEST_SHARE: usize = 5;
@@ -30,7 +32,7 @@ impl Default for Next {
 
 /// Reads `train.txt` and `test.txt` of a folder, or one file whose end becomes the test. Classes are the bytes that the text
 /// has, in ascending order.
-pub(super) fn load(config: &TextConfig, next: &Next, path: &Path) -> Result<Texts, Error> {
+pub(super) fn load(config: &TextConfig, next: &Next, path: &Path, intake: &Intake) -> Result<Set, Error> {
     let read = |file: &Path| {
         std::fs::read(file).map_err(|source| Error::Read {
             file: file.to_owned(),
@@ -49,10 +51,11 @@ pub(super) fn load(config: &TextConfig, next: &Next, path: &Path) -> Result<Text
         there[usize::from(byte)] = true;
     }
     let classes: Vec<u8> = (0..=u8::MAX).filter(|&byte| there[usize::from(byte)]).collect();
-    let windows = Windows {
+    let mut windows = Windows {
         length: config.length as usize,
         stride: next.stride as usize,
         classes: &classes,
+        store: Writer::new(Form::Tokens, config.length as usize, intake.memory),
     };
     let (pool, held_out) = (windows.samples(&train), windows.samples(&test));
     for (name, samples) in [("train.txt", &pool), ("test.txt", &held_out)] {
@@ -73,13 +76,14 @@ pub(super) fn load(config: &TextConfig, next: &Next, path: &Path) -> Result<Text
         _ if byte.is_ascii() => byte.escape_ascii().to_string(),
         _ => format!("byte {byte:02x}"),
     };
-    Ok(Texts {
+    Ok(Set {
+        shape: config.shape(),
         class_names: classes.iter().map(name).collect(),
-        pages: (0..pool.len()).map(|sample| sample / PAGE).collect(),
-        unlabelled: windows.samples(&[]),
+        store: windows.store.finish()?,
+        files: (0..pool.len()).map(|sample| sample / PAGE).collect(),
+        unlabelled: Samples::default(),
         pool,
         test: held_out,
-        encoder: config.tokens.open(config.length as usize)?,
     })
 }
 
@@ -88,18 +92,20 @@ struct Windows<'a> {
     length: usize,
     stride: usize,
     classes: &'a [u8],
+    store: Writer,
 }
 
 impl Windows<'_> {
     /// Every `stride` bytes one: `length` bytes, and the one behind them.
-    fn samples(&self, text: &[u8]) -> Samples {
-        let places = (self.length..text.len()).step_by(self.stride);
-        let label = |place: usize| self.classes.binary_search(&text[place]).unwrap_or_default() as u32;
-        let window = |place: usize| text[place - self.length..place].iter().map(id);
-        Samples {
-            values: self.length,
-            pixels: Pixels::Tokens(places.clone().flat_map(window).collect()),
-            labels: places.map(label).collect(),
+    fn samples(&mut self, text: &[u8]) -> Samples {
+        let mut samples = Samples::default();
+        let mut ids = Vec::with_capacity(self.length);
+        for place in (self.length..text.len()).step_by(self.stride) {
+            ids.clear();
+            ids.extend(text[place - self.length..place].iter().map(id));
+            let label = self.classes.binary_search(&text[place]).unwrap_or_default();
+            samples.push(self.store.push_tokens(&ids), label as u32);
         }
+        samples
     }
 }

@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::fs;
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{DatasetConfig, Part as Split, Views};
+use crate::{BadRows, DatasetConfig, Part as Split, Views};
 
 fn folder(files: &[(&str, &[u8])]) -> TempDir {
     let folder = TempDir::new().expect("folder");
@@ -12,6 +13,20 @@ fn folder(files: &[(&str, &[u8])]) -> TempDir {
         fs::write(folder.path().join(name), content).expect("write");
     }
     folder
+}
+
+/// With what is left out, and an error that tells of it.
+fn load_all(config: &TextConfig, path: &Path, more: Option<&Path>) -> Result<(Set, BadRows), crate::Error> {
+    let mut intake = Intake::new(None, u64::MAX);
+    let texts = super::load(config, path, more, &mut intake).map(|(set, _)| set);
+    intake.bad.judge(texts)
+}
+
+/// Where nothing is left out.
+fn load(config: &TextConfig, path: &Path, more: Option<&Path>) -> Result<Set, crate::Error> {
+    let (texts, bad) = load_all(config, path, more)?;
+    assert_eq!(bad.first(), []);
+    Ok(texts)
 }
 
 fn bytes(length: u32) -> TextConfig {
@@ -23,17 +38,16 @@ fn bytes(length: u32) -> TextConfig {
 }
 
 /// The text that a sample of bytes stands for.
-fn text(samples: &Samples, sample: u32) -> String {
-    let mut ids = vec![0.0; samples.values];
-    samples.write(sample, &mut ids);
+fn text(set: &Set, row: u32) -> String {
+    let mut ids = vec![0.0; set.shape.len()];
+    set.store.read(row, &mut ids);
     let bytes = ids.into_iter().filter(|&id| id > 0.0).map(|id| (id - 1.0) as u8);
     String::from_utf8(bytes.collect()).expect("text")
 }
 
-fn texts(samples: &Samples) -> Vec<(String, u32)> {
-    (0..samples.len())
-        .map(|i| (text(samples, i), samples.labels[i as usize]))
-        .collect()
+fn texts(set: &Set, samples: &Samples) -> Vec<(String, u32)> {
+    let rows = samples.rows.iter().zip(&samples.labels);
+    rows.map(|(&row, &label)| (text(set, row), label)).collect()
 }
 
 fn message(folder: &TempDir, name: &str) -> String {
@@ -59,10 +73,10 @@ fn all_formats_say_the_same() {
         assert_eq!(set.class_names, ["7", "a", "b"], "{name}");
         let pool = [("one", 2), ("two", 1), ("three", 0)];
         let pool = pool.map(|(text, class)| (text.to_owned(), class));
-        assert_eq!(texts(&set.pool), pool, "{name}");
-        assert_eq!(texts(&set.test), [("test".to_owned(), 2)], "{name}");
+        assert_eq!(texts(&set, &set.pool), pool, "{name}");
+        assert_eq!(texts(&set, &set.test), [("test".to_owned(), 2)], "{name}");
         let rest = ["x", "y", "z"].map(|text| (text.to_owned(), UNLABELLED));
-        assert_eq!(texts(&set.unlabelled), rest, "{name}");
+        assert_eq!(texts(&set, &set.unlabelled), rest, "{name}");
     }
 }
 
@@ -84,9 +98,12 @@ fn files_are_read_by_their_list_and_classes_come_in_the_order_given() {
     };
     let set = load(&config, folder.path(), None).expect("load");
     assert_eq!(set.class_names, ["rust", "python", "ada"]);
-    assert_eq!(texts(&set.pool), [("fnfn".to_owned(), 0)]);
-    assert_eq!(texts(&set.test), [("impot re".to_owned(), 1)]);
-    assert_eq!(texts(&set.unlabelled), [("impot re".to_owned(), UNLABELLED)]);
+    assert_eq!(texts(&set, &set.pool), [("fnfn".to_owned(), 0)]);
+    assert_eq!(texts(&set, &set.test), [("impot re".to_owned(), 1)]);
+    assert_eq!(
+        texts(&set, &set.unlabelled),
+        [("impot re".to_owned(), UNLABELLED)]
+    );
 
     fs::write(folder.path().join("classes.txt"), b"rust\n\n").expect("write");
     let message = load(&config, folder.path(), None)
@@ -103,7 +120,7 @@ fn files_are_read_by_their_list_and_classes_come_in_the_order_given() {
         .expect("an error")
         .to_string();
     assert!(
-        message.ends_with("label = \"rust\": expected one of the 1 names in classes.txt"),
+        message.contains("label = \"rust\": expected one of the 1 names in classes.txt: mend"),
         "{message}"
     );
     fs::write(folder.path().join("classes.txt"), b"rust\npython\n").expect("write");
@@ -133,11 +150,11 @@ fn what_comes_next_is_the_label() {
     assert_eq!(set.class_names, ["\\n", "a", "b", "c", "d"]);
     let pool = [("abc", 1), ("bca", 2), ("cab", 4), ("abd", 0)];
     let pool = pool.map(|(text, class)| (text.to_owned(), class));
-    assert_eq!(texts(&set.pool), pool);
-    assert_eq!(texts(&set.test), [("cab".to_owned(), 1)]);
-    assert_eq!((set.unlabelled.len(), set.pages), (0, vec![0; 4]));
+    assert_eq!(texts(&set, &set.pool), pool);
+    assert_eq!(texts(&set, &set.test), [("cab".to_owned(), 1)]);
+    assert_eq!((set.unlabelled.len(), set.files), (0, vec![0; 4]));
     let set = load(&next(3), folder.path(), None).expect("load");
-    assert_eq!(texts(&set.pool), [pool[0].clone(), pool[3].clone()]);
+    assert_eq!(texts(&set, &set.pool), [pool[0].clone(), pool[3].clone()]);
 
     let message = |name: &str| {
         let error = load(&next(1), &folder.path().join(name), None).err();
@@ -163,8 +180,8 @@ fn quotes_mean_themselves_between_tabs() {
         ("test.csv", b"text,label\n\"a, b\n\"\"c\"\"\",a\n"),
     ]);
     let set = load(&bytes(20), folder.path(), None).expect("load");
-    assert_eq!(text(&set.pool, 0), "\"half a quote");
-    assert_eq!(text(&set.test, 0), "a, b\n\"c\"");
+    assert_eq!(text(&set, set.pool.rows[0]), "\"half a quote");
+    assert_eq!(text(&set, set.test.rows[0]), "a, b\n\"c\"");
 }
 
 #[test]
@@ -177,7 +194,7 @@ fn without_a_test_file_a_fifth_of_the_texts_is_held_out() {
     let set = load(&bytes(10), &folder.path().join("all.jsonl"), None).expect("load");
     assert_eq!(set.pool.len() + set.test.len(), 2_000);
     assert!((320..480).contains(&set.test.len()), "{}", set.test.len());
-    let of = |samples: &Samples| -> BTreeMap<String, u32> { texts(samples).into_iter().collect() };
+    let of = |samples: &Samples| -> BTreeMap<String, u32> { texts(&set, samples).into_iter().collect() };
     let (pool, test) = (of(&set.pool), of(&set.test));
     assert!(
         test.keys().all(|text| !pool.contains_key(text)),
@@ -200,7 +217,7 @@ fn another_file_adds_samples_whose_labels_are_not_read() {
         let more = folder.path().join(name);
         let set = load(&bytes(8), folder.path(), Some(&more)).expect(name);
         let expected = ["x", "y, \"1\""].map(|text| (text.to_owned(), UNLABELLED));
-        assert_eq!(texts(&set.unlabelled), expected, "{name}");
+        assert_eq!(texts(&set, &set.unlabelled), expected, "{name}");
         assert_eq!(set.class_names, ["a", "b"]);
     }
 }
@@ -272,17 +289,17 @@ fn says_what_is_wrong_and_where() {
         (
             "a.txt",
             b"x",
-            "/a.txt has an unknown ending, expected one of .jsonl, .csv, .tsv",
+            "/a.txt has an unknown ending, expected one of .jsonl, .csv, .tsv, .parquet",
         ),
         (
             "",
             b"",
-            " holds none, expected one of train.jsonl, train.csv and train.tsv",
+            " holds none, expected one of train.jsonl, train.csv, train.tsv and train.parquet",
         ),
         (
             "no.csv",
             b"",
-            "/no.csv holds none, expected one of train.jsonl, train.csv and train.tsv",
+            "/no.csv holds none, expected one of train.jsonl, train.csv, train.tsv and train.parquet",
         ),
     ];
     for (name, content, expected) in cases {
@@ -314,6 +331,65 @@ fn says_what_is_wrong_and_where() {
         .err()
         .expect("missing");
     assert_eq!(error.to_string(), "read no.txt");
+}
+
+#[test]
+fn bad_rows_are_left_out_and_named() {
+    let mut jsonl: Vec<u8> = Vec::new();
+    let mut csv = b"text,label\n".to_vec();
+    for i in 0..40 {
+        let label = ["a", "b"][i % 2];
+        jsonl.extend(format!("{{\"text\":\"{i}\",\"label\":\"{label}\"}}\n").bytes());
+        csv.extend(format!("{i},{label}\n").bytes());
+    }
+    let good = (jsonl.clone(), csv.clone());
+    jsonl.extend(b"{\"text\":\"x\",\"label\":[]}\n\xff\n{}\n");
+    csv.extend(b"x\nx,\xff\n\"x\ny\nz\n");
+    let rows = |name: &str, content: &[u8]| {
+        let folder = folder(&[(name, content), ("test.csv", b"text,label\n1,a\n2,c\n3,b\n")]);
+        let (set, bad) = load_all(&bytes(4), folder.path(), None).expect(name);
+        let named = bad.first().iter().map(|row| {
+            let text = row.to_string();
+            text.replace(&folder.path().display().to_string(), "")
+        });
+        (
+            texts(&set, &set.pool),
+            texts(&set, &set.test),
+            named.collect::<Vec<_>>(),
+        )
+    };
+    let test = "/test.csv line 3: label = \"c\": expected one of the 2 labels of /train.";
+    for (name, content, good, expected) in [
+        (
+            "train.jsonl",
+            jsonl,
+            good.0,
+            [
+                "/train.jsonl line 41: label = \"[]\": expected a string, a whole number",
+                "/train.jsonl line 42: line = bytes that break off UTF-8 after 0: expected UTF-8",
+                "/train.jsonl line 43: text = absent: expected a string",
+                test,
+            ],
+        ),
+        (
+            "train.csv",
+            csv,
+            good.1,
+            [
+                "/train.csv line 42: line = 1 columns: expected 2, as many as the header",
+                "/train.csv line 43: line = bytes that break off UTF-8 in column 2: expected UTF-8",
+                "/train.csv line 44: line = 1 columns up to line 46: expected 2",
+                test,
+            ],
+        ),
+    ] {
+        let (pool, held_out, bad) = rows(name, &content);
+        assert_eq!((pool.len(), held_out.len(), bad.len()), (40, 2, 4), "{bad:?}");
+        assert_eq!((pool, held_out), (rows(name, &good).0, rows(name, &good).1));
+        for (row, expected) in bad.iter().zip(expected) {
+            assert!(row.starts_with(expected), "{row}");
+        }
+    }
 }
 
 fn config(folder: &TempDir) -> DatasetConfig {
@@ -377,6 +453,11 @@ fn samples_without_labels_train_and_nothing_else() {
         assert_eq!(labels(&many), labels(&few), "held-out samples stay");
     }
     assert_ne!(many.digest(), few.digest());
+    crate::dataset::tests::is_the_same_in_a_file(&DatasetConfig {
+        path: Some(folder.path().display().to_string()),
+        unlabelled: None,
+        ..config.clone()
+    });
     let digests = [few.digest(), many.digest()].map(|digest| digest[..16].to_owned());
     assert_eq!(
         digests,
@@ -430,9 +511,9 @@ proptest! {
         whole.extend(&content);
         let folder = folder(&[(name, &whole), ("test.csv", b"text,label\n"), ("more.txt", &content)]);
         let path = folder.path();
-        let alone = load(&bytes(4), &path.join(name), Some(&path.join("more.txt")));
+        let alone = load_all(&bytes(4), &path.join(name), Some(&path.join("more.txt")));
         prop_assert!(load(&bytes(4), path, None).is_err());
-        if let Ok(set) = alone {
+        if let Ok((set, _)) = alone {
             prop_assert!(set.pool.labels.iter().all(|&l| (l as usize) < set.class_names.len()));
         }
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use super::RATES;
 use crate::config::ConfigProblem;
 use crate::folder;
+use crate::quarantine::TooMany;
+use crate::store;
 
 /// What is wrong with a folder of WAV files.
 #[derive(Debug, thiserror::Error)]
@@ -13,33 +15,13 @@ pub enum Error {
     /// It has no classes, or a class no files.
     #[error(transparent)]
     Folder(#[from] folder::Error),
-    /// A file cannot be read.
-    #[error("read {path}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A file is no WAV file, of a format that is not understood, or ends too early.
-    #[error("read {file}, expected a WAV file of 8, 16, 24 or 32 bits PCM")]
-    Decode {
+    /// A file by itself cannot be used.
+    #[error("{file}: {reason}")]
+    File {
         /// The file.
         file: PathBuf,
         /// What is wrong with it.
-        source: hound::Error,
-    },
-    /// A file holds floating-point samples.
-    #[error("{file} holds floating-point samples, expected 8, 16, 24 or 32 bits PCM: convert it")]
-    Float {
-        /// The file.
-        file: PathBuf,
-    },
-    /// A file holds nothing.
-    #[error("{file} holds no samples: record it again, or remove it")]
-    NoSamples {
-        /// The file.
-        file: PathBuf,
+        reason: String,
     },
     /// A front end of which no samples can be made.
     #[error("{0}")]
@@ -50,14 +32,12 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
-    /// A file's rate is beyond all use.
-    #[error("{file} has {rate} samples a second, expected {} to {}", RATES.start(), RATES.end())]
-    Rate {
-        /// The file.
-        file: PathBuf,
-        /// Its rate in Hz.
-        rate: u32,
-    },
+    /// There is no room for the samples.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// More files cannot be used than the job lets go.
+    #[error(transparent)]
+    BadRows(#[from] TooMany),
     /// More filters than the spectrum can feed.
     #[error(
         "dataset: audio.mels = {mels}: expected at most {most} with windows of {window_ms} ms at {rate} Hz, or a \
@@ -73,4 +53,21 @@ pub enum Error {
         /// Samples a second.
         rate: u32,
     },
+}
+
+/// What is wrong with one file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("cannot be read")]
+    Read(#[source] io::Error),
+    /// It is of a format that is not understood, or ends too early.
+    #[error("no WAV file of 8, 16, 24 or 32 bits PCM")]
+    Decode(#[source] hound::Error),
+    #[error("floating-point samples, expected 8, 16, 24 or 32 bits PCM: convert it")]
+    Float,
+    #[error("no samples: record it again, or remove it")]
+    NoSamples,
+    /// In Hz.
+    #[error("{rate} samples a second, expected {} to {}", RATES.start(), RATES.end())]
+    Rate { rate: u32 },
 }

@@ -179,18 +179,21 @@ fn windows_are_whole_and_heard() {
         class,
     });
     let samples = |windows, files: &[File]| {
+        let mut bad = Quarantine::new(Some(1));
         let mut reader = Reader::new(&Audio { windows, ..audio() }, RATE).expect("reader");
-        let (samples, numbers) = reader.samples(files.iter())?;
-        Ok::<_, Error>((samples.labels, numbers))
+        let mut store = Writer::new(Form::Floats, reader.shape.len(), u64::MAX);
+        let (samples, numbers) = reader
+            .samples(files.iter(), &mut store, &mut bad)
+            .expect("at most one is bad");
+        let (_, bad) = bad.judge(Ok::<_, Error>(())).expect("as before");
+        (samples.labels, numbers, bad.count())
     };
-    let first = samples(Windows::First, &files[..2]).expect("samples");
-    assert_eq!(first, (vec![0, 1], vec![0, 1]));
-    assert!(matches!(
-        samples(Windows::First, &files),
-        Err(Error::NoSamples { .. })
-    ));
-    let all = samples(Windows::All, &files).expect("samples");
-    assert_eq!(all, (vec![0, 0, 1], vec![0, 0, 1]));
+    let first = samples(Windows::First, &files[..2]);
+    assert_eq!(first, (vec![0, 1], vec![0, 1], 0));
+    let with_empty = samples(Windows::First, &files);
+    assert_eq!(with_empty, (vec![0, 1], vec![0, 1], 1));
+    let all = samples(Windows::All, &files);
+    assert_eq!(all, (vec![0, 0, 1], vec![0, 0, 1], 0));
 }
 
 #[test]
@@ -336,4 +339,27 @@ fn views_move_in_time_and_change_the_level() {
         (7.0..=8.01).contains(&most) && (-8.01..=-7.0).contains(&least),
         "{least} {most}"
     );
+}
+
+#[test]
+fn another_folder_adds_sounds_without_labels() {
+    let folder = folder();
+    let mut config = config(
+        &folder,
+        Audio {
+            windows: Windows::All,
+            ..audio()
+        },
+    );
+    let few = loaded(&config);
+    let more = TempDir::new().expect("folder");
+    tone(&more, "1.wav", 33, 9_000);
+    tone(&more, "deep/2.wav", 44, 4_000);
+    config.unlabelled = Some(more.path().display().to_string());
+    let many = loaded(&config);
+    // Two windows of the first, one of the second.
+    assert_eq!((many.unlabelled(), many.train_len()), (3, few.train_len() + 3));
+    assert_eq!(many.labelled(), few.labelled());
+    assert_ne!(many.digest(), few.digest());
+    crate::dataset::tests::is_the_same_in_a_file(&config);
 }

@@ -1,7 +1,7 @@
 //! The tables of the page, and how numbers are written in them.
 
 use super::super::svg::{Unit, escape, in_points};
-use super::super::{ClassRow, ExitRow, Metric, Report, Student};
+use super::super::{BadRows, ClassRow, ExitRow, Metric, Report, Student};
 
 /// Every model on the test data.
 pub(super) fn results(report: &Report) -> String {
@@ -335,17 +335,35 @@ pub(super) fn origin(report: &Report) -> String {
         (
             "Split",
             format!(
-                "{} training, {} validation, {} test",
+                "{} training ({} labelled, {} that came without a label), {} validation, {} test",
                 count(data.train),
+                count(data.labelled),
+                count(data.unlabelled),
                 count(data.validation),
                 count(data.test)
             ),
         ),
         ("Retort", escape(&run.retort)),
     ];
+    let bad = (data.bad_rows.count > 0).then(|| ("Rows left out", bad_rows(&data.bad_rows)));
     pairs(
         "Origin of this report",
-        facts.into_iter().map(|(k, v)| (k.to_owned(), v)),
+        facts.into_iter().chain(bad).map(|(k, v)| (k.to_owned(), v)),
+    )
+}
+
+/// How many, and the first of them.
+fn bad_rows(bad: &BadRows) -> String {
+    let rows = bad.first.iter().map(|row| format!("<br>{}", escape(row)));
+    let more = if bad.count > bad.first.len() as u64 {
+        "<br>..."
+    } else {
+        ""
+    };
+    let count = count(bad.count);
+    format!(
+        "{count}, since they cannot be used:{}{more}",
+        rows.collect::<String>()
     )
 }
 

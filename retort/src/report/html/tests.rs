@@ -71,6 +71,7 @@ fn the_page_stands_alone() {
         assert!(!page.contains(outside), "{outside}");
     }
     for part in [
+        "data/&lt;b&gt;.png: no image",
         "The teacher helped",
         "How it learned",
         "By class and confidence",

@@ -57,12 +57,18 @@ fn says_what_is_wrong_with_the_job() {
         error,
         "dataset: views.shift = 24: expected less than 24, the frames of a 1x24x16 sample"
     );
-    let error = load(folder.path(), &Audio { mels: 128, ..audio() });
-    let error = error.err().expect("mels").to_string();
+    let error = refused(folder.path(), &Audio { mels: 128, ..audio() });
     assert!(
         error.starts_with("dataset: audio.mels = 128: expected at most 86 with windows of 25 ms"),
         "{error}"
     );
+}
+
+/// Why a folder is refused, where no file may be bad.
+fn refused(folder: &Path, audio: &Audio) -> String {
+    let mut intake = Intake::new(Some(0), u64::MAX);
+    let loaded = load(folder, None, audio, &mut intake);
+    intake.bad.judge(loaded).err().expect("an error").to_string()
 }
 
 #[test]
@@ -70,32 +76,32 @@ fn says_what_is_wrong_with_the_files() {
     let message = |break_it: &dyn Fn(&TempDir)| {
         let folder = folder();
         break_it(&folder);
-        let error = load(folder.path(), &audio()).err().expect("an error");
-        error
-            .to_string()
-            .replace(&folder.path().display().to_string(), "FOLDER")
+        let message =
+            refused(folder.path(), &audio()).replace(&folder.path().display().to_string(), "FOLDER");
+        let named = message.strip_prefix("dataset.bad_rows = 0: 1 row cannot be used: ");
+        named.map_or(message.clone(), |named| {
+            named.replace(": mend them, or set dataset.bad_rows to let so many go", "")
+        })
     };
     let remove = |folder: &TempDir, name: &str| fs::remove_dir_all(folder.path().join(name)).expect("remove");
     let write =
         |folder: &TempDir, bytes: &[u8]| fs::write(folder.path().join("high/3.wav"), bytes).expect("write");
-    let decode = "read FOLDER/high/3.wav, expected a WAV file of 8, 16, 24 or 32 bits PCM";
-    assert_eq!(message(&|f| write(f, b"no sound")), decode);
-    assert_eq!(message(&|f| write(f, b"")), decode);
-    assert_eq!(
-        message(&|f| {
-            let whole = fs::read(f.path().join("high/3.wav")).expect("read");
-            write(f, &whole[..whole.len() - 1]);
-        }),
-        decode
-    );
-    assert_eq!(
-        message(&|f| {
-            let mut law = fs::read(f.path().join("high/3.wav")).expect("read");
-            law[20] = 7; // mu-law
-            write(f, &law);
-        }),
-        decode
-    );
+    let undecodable = |break_it: &dyn Fn(&TempDir)| {
+        let message = message(break_it);
+        let start = "FOLDER/high/3.wav: no WAV file of 8, 16, 24 or 32 bits PCM: ";
+        assert!(message.starts_with(start), "{message}");
+    };
+    undecodable(&|f| write(f, b"no sound"));
+    undecodable(&|f| write(f, b""));
+    undecodable(&|f| {
+        let whole = fs::read(f.path().join("high/3.wav")).expect("read");
+        write(f, &whole[..whole.len() - 1]);
+    });
+    undecodable(&|f| {
+        let mut law = fs::read(f.path().join("high/3.wav")).expect("read");
+        law[20] = 7; // mu-law
+        write(f, &law);
+    });
     assert_eq!(
         message(&|f| {
             let float = hound::WavSpec {
@@ -107,15 +113,15 @@ fn says_what_is_wrong_with_the_files() {
             file.write_sample(0.5f32).expect("write");
             file.finalize().expect("write");
         }),
-        "FOLDER/high/3.wav holds floating-point samples, expected 8, 16, 24 or 32 bits PCM: convert it"
+        "FOLDER/high/3.wav: floating-point samples, expected 8, 16, 24 or 32 bits PCM: convert it"
     );
     assert_eq!(
         message(&|f| put(f, "high/3.wav", spec(1, 16, RATE), &[])),
-        "FOLDER/high/3.wav holds no samples: record it again, or remove it"
+        "FOLDER/high/3.wav: no samples: record it again, or remove it"
     );
     assert_eq!(
         message(&|f| put(f, "high/3.wav", spec(1, 16, 100), &[1])),
-        "FOLDER/high/3.wav has 100 samples a second, expected 2000 to 192000"
+        "FOLDER/high/3.wav: 100 samples a second, expected 2000 to 192000"
     );
     assert_eq!(
         message(&|f| fs::create_dir(f.path().join("none")).expect("create")),
@@ -179,15 +185,30 @@ fn no_header_makes_it_panic() {
     wide[28..36].copy_from_slice(&[0, 0xf4, 1, 0, 16, 0, 128, 0]);
     fs::write(&file, wide).expect("write");
     let error = read(&file).expect_err("too wide");
-    assert!(
-        matches!(
-            error,
-            Error::Decode {
-                source: hound::Error::TooWide,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+    assert!(matches!(error, Fault::Decode(hound::Error::TooWide)), "{error:?}");
     assert!((200..600).contains(&refused), "{refused} of 624");
+}
+
+#[test]
+fn damaged_files_are_left_out_and_named() {
+    let folder = folder();
+    let config = config(&folder, audio());
+    let whole = loaded(&config);
+    fs::write(folder.path().join("high/0.wav"), b"no sound").expect("write");
+    let damaged = loaded(&config);
+    let bad: Vec<String> = damaged
+        .bad_rows()
+        .first()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        bad.len() == 1 && bad[0].contains("high/0.wav: no WAV file"),
+        "{bad:?}"
+    );
+    fs::remove_file(folder.path().join("high/0.wav")).expect("remove");
+    let without = loaded(&config);
+    assert_eq!(damaged.digest(), without.digest());
+    assert_ne!(damaged.digest(), whole.digest());
+    assert_eq!((without.bad_rows().count(), whole.bad_rows().count()), (0, 0));
 }
