@@ -10,6 +10,9 @@ use retort_teacher_server::{classifier, engine, kserve};
 use crate::cli::JobArgs;
 use crate::failure::Failure;
 
+/// Of a message, for what travels beside a frame.
+const ROOM: usize = 64 << 10;
+
 /// A job that can start, with what was read to know it.
 #[derive(Debug)]
 pub(crate) struct Checked {
@@ -118,6 +121,7 @@ pub(crate) fn job_before(
     problems.extend(layers(&checked, &problems));
     problems.extend(shares(&checked));
     problems.extend(labels(&checked));
+    problems.extend(frames(&checked));
     if checked.dataset.split(retort_data::Part::Validation).is_empty() && checked.job.is_gated() {
         problems.push(Problem::new(
             "dataset.validation",
@@ -239,6 +243,31 @@ fn labels(checked: &Checked) -> Option<Problem> {
         .then(|| Problem::new("distillation.loss", "\"dkd\"", expected))
 }
 
+/// The soft targets of a block travel in one message.
+fn frames(checked: &Checked) -> Option<Problem> {
+    let (job, data) = (&checked.job, &checked.dataset);
+    if job.students.iter().all(|student| student.teachers.is_empty()) {
+        return None;
+    }
+    let block = job.dataset.block_samples.unwrap_or(job.run.batch_size);
+    let samples = block.min(data.train_len()) as usize;
+    let values = (samples * data.rows()) as u64 * data.classes() as u64;
+    let encoding = job.distillation.encoding(data.classes());
+    let bytes = encoding.frame_len(samples * data.rows(), data.classes());
+    let fits = bytes < retort_client::MAX_MESSAGE - ROOM && values <= retort_codec::MAX_VALUES;
+    (!fits).then(|| {
+        let expected = format!(
+            "fewer samples in a block (dataset.block_samples or run.batch_size), shorter windows or top-K: soft targets of a \
+             block are {} x {} numbers, {bytes} bytes as {encoding}, of at most {} numbers and {} bytes",
+            samples * data.rows(),
+            data.classes(),
+            retort_codec::MAX_VALUES,
+            retort_client::MAX_MESSAGE - ROOM
+        );
+        Problem::new("dataset.block_samples", block, expected)
+    })
+}
+
 fn devices(job: &Job) -> Vec<Problem> {
     let teachers = job
         .teachers
@@ -304,7 +333,19 @@ fn unchanged(export: &Export) -> Result<(), engine::Error> {
     }
 }
 
-/// Class counts and input shapes must agree between data, teacher and student, and the names of an imported model's classes,
+fn other_rows(key: &str, found: usize, expected: usize) -> Option<Problem> {
+    let targets = |rows| match rows {
+        1 => "one target a sample".to_owned(),
+        rows => format!("{rows} targets a sample (dataset.text.next.targets)"),
+    };
+    (found != expected).then(|| {
+        let expected = format!("a teacher of {} like the data set's", targets(expected));
+        Problem::new(key, format!("a model of {}", targets(found)), expected)
+    })
+}
+
+/// Class counts, targets of a sample and input shapes must agree between data, teacher and student, and the names of an
+/// imported model's classes,
 /// whose order nothing else vouches for.
 pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Problem> {
     let card = &export.card;
@@ -345,6 +386,7 @@ pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Pro
         let found = format!("a model of sounds in {theirs}");
         problems.push(Problem::new(key, found, expected));
     }
+    problems.extend(other_rows(key, card.rows, dataset.rows()));
     let mut names = card.class_names.iter().zip(dataset.class_names()).enumerate();
     let imported = card.model.architecture.is_foreign() || card.model.architecture == Architecture::Bert;
     if imported

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use retort_coordinator_core::manifest::Manifest;
-use retort_data::{Dataset, Part};
+use retort_data::{Dataset, HeldOut, Part};
 use retort_job::{GroupKind, Versions};
 use retort_models::foreign::RemoteError;
 use retort_models::{Card, Classifier, ClassifierError, Export};
@@ -32,6 +32,7 @@ struct Model {
     /// `None`: a fixed teacher, which no group trained.
     kind: Option<GroupKind>,
     export: Export,
+    /// Of each target.
     logits: Vec<f32>,
     /// Of the validation data.
     validation: Vec<f32>,
@@ -47,15 +48,9 @@ struct Exit {
     accuracy: f64,
 }
 
-/// Inputs and labels of a part of the data, without augmentation.
-pub(crate) fn samples(dataset: &Dataset, part: Part) -> (Vec<f32>, Vec<u32>) {
-    let split = dataset.split(part);
-    let len = dataset.shape().len();
-    let mut inputs = vec![0f32; split.len() as usize * len];
-    for (i, out) in (0..split.len()).zip(inputs.chunks_exact_mut(len)) {
-        split.write(i, out);
-    }
-    (inputs, (0..split.len()).map(|i| split.label(i)).collect())
+/// A part of the data, without augmentation.
+pub(crate) fn samples(dataset: &Dataset, part: Part) -> HeldOut {
+    dataset.split(part).held_out(u32::MAX)
 }
 
 /// Fetches and measures the final models of a run.
@@ -65,26 +60,21 @@ pub(crate) async fn gather(
     status: pb::RunStatus,
 ) -> Result<Finished, Failure> {
     let channel = patiently(|| async { Ok(retort_client::reach(coordinator).await?) }).await?;
-    let (inputs, labels) = samples(&checked.dataset, Part::Test);
+    let test = samples(&checked.dataset, Part::Test);
     let mut models = Vec::new();
     for group in checked.job.groups() {
         let export = patiently(|| fetch(channel.clone(), &status.run, &group.name)).await?;
-        models.push(measure(
-            checked,
-            (group.name, Some(group.kind)),
-            export,
-            (&inputs, &labels),
-        )?);
+        models.push(measure(checked, (group.name, Some(group.kind)), export, &test)?);
     }
     for average in averages(checked) {
         let export = patiently(|| fetch(channel.clone(), &status.run, &average)).await?;
-        models.push(measure(checked, (average, None), export, (&inputs, &labels))?);
+        models.push(measure(checked, (average, None), export, &test)?);
     }
     for (name, export) in &checked.fixed {
         // A teacher may be a model on a server, which may be away.
         let measured = patiently(|| async {
             let export = export.clone();
-            measure(checked, (name.clone(), None), export, (&inputs, &labels))
+            measure(checked, (name.clone(), None), export, &test)
         });
         models.push(measured.await?);
     }
@@ -123,16 +113,14 @@ fn measure(
     checked: &Checked,
     (name, kind): (String, Option<GroupKind>),
     mut export: Export,
-    (inputs, labels): (&[f32], &[u32]),
+    samples: &HeldOut,
 ) -> Result<Model, Failure> {
     export.tokenizer = checked.dataset.tokenizer().map(<[u8]>::to_vec);
     let device = cost::DEVICE.open().context("open device")?;
     let mut model = classifier(&export.card.spec(), &export.weights, &device).context("load model")?;
-    let logits = model
-        .logits(inputs, labels.len())
-        .map_err(|e| unevaluated(&name, e))?;
+    let logits = model.counted(samples).map_err(|e| unevaluated(&name, e))?;
     let test = Logits::new(&logits, checked.dataset.classes())
-        .and_then(|l| l.evaluate(labels))
+        .and_then(|l| l.evaluate(&samples.labels))
         .with_context(|| format!("evaluate {name}"))?;
     let exits = export.card.model.exits_at().iter().copied();
     let exits = exits.map(|at| {
@@ -142,17 +130,15 @@ fn measure(
             at,
             parameters: cut.card.parameters,
             flops: cut.card.spec().flops(),
-            accuracy: model.evaluate(inputs, labels)?.accuracy,
+            accuracy: model.evaluate(samples)?.accuracy,
         })
     });
     let exits = exits.collect::<Result<Vec<_>, ClassifierError>>();
     let exits = exits.with_context(|| format!("evaluate the exits of {name}"))?;
-    let (inputs, labels) = samples(&checked.dataset, Part::Validation);
-    let validation = model
-        .logits(&inputs, labels.len())
-        .map_err(|e| unevaluated(&name, e))?;
-    if !labels.is_empty() {
-        let e = retort_models::Evaluation::new(&validation, &labels, checked.dataset.classes());
+    let held_out = self::samples(&checked.dataset, Part::Validation);
+    let validation = model.counted(&held_out).map_err(|e| unevaluated(&name, e))?;
+    if !held_out.labels.is_empty() {
+        let e = retort_models::Evaluation::new(&validation, &held_out.labels, checked.dataset.classes());
         export
             .card
             .metrics
@@ -221,7 +207,7 @@ pub(crate) fn finish(
 
 /// What was measured while a run trained, for programs: [`report::Curves`].
 pub(crate) const CURVES: &str = "curves.json";
-/// The class that each model names for each test sample, seed by seed.
+/// The class that each model names for each target of the test data, seed by seed.
 pub(crate) const PREDICTIONS: &str = "predictions.json";
 
 /// Writes exports, `report.json` and `report.html`, and what these leave out: curves and predictions.
@@ -261,23 +247,26 @@ fn say(report: &Report, out: &Path, json: Option<&str>) {
         print!("{json}");
         return;
     }
-    let row = |name: &str, accuracy: &Metric, parameters: u64| {
+    let row = |name: &str, accuracy: &Metric, perplexity: &Option<Metric>, parameters: u64| {
         let spread = if accuracy.values.len() > 1 {
             format!(" ± {:.2}", accuracy.sd * 100.0)
         } else {
             String::new()
         };
+        let perplexity = perplexity.as_ref();
+        let perplexity = perplexity.map(|p| format!("  perplexity {:.3}", p.mean));
         println!(
-            "  {name:20} {:6.2}{spread} %  {parameters:>9} parameters",
-            accuracy.mean * 100.0
+            "  {name:20} {:6.2}{spread} %{}  {parameters:>9} parameters",
+            accuracy.mean * 100.0,
+            perplexity.unwrap_or_default()
         );
     };
     println!("test accuracy");
     for t in &report.teachers {
-        row(&t.name, &t.test_accuracy, t.parameters);
+        row(&t.name, &t.test_accuracy, &t.test_perplexity, t.parameters);
     }
     for s in report.students.iter().chain(&report.baselines) {
-        row(&s.name, &s.test_accuracy, s.parameters);
+        row(&s.name, &s.test_accuracy, &s.test_perplexity, s.parameters);
     }
     println!("{}", report.verdict.text);
     let l = &report.ledger;

@@ -145,6 +145,7 @@ fn trainer(choice: Choice) -> Result<BurnTrainer, String> {
             std: vec![0.25],
         },
         tokens: None,
+        rows: 1,
         projection: None,
     };
     let optimizer = Optimizer {
@@ -169,6 +170,7 @@ fn batch() -> Batch {
         samples: SAMPLES,
         labels: (0..SAMPLES as u32).map(|i| Some(i % CLASSES as u32)).collect(),
         mixed: Vec::new(),
+        counted: None,
         soft: Some(SoftTargets {
             targets: Targets::Dense(log_probs.collect()),
             temperature: 4.0,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use retort_data::{Dataset, DatasetConfig, Part};
+use retort_data::{Dataset, DatasetConfig, HeldOut, Part};
 use retort_models::Export;
 use retort_teacher_server::classifier;
 use serde_json::{Value, json};
@@ -37,6 +37,8 @@ struct Measured {
     export: Export,
     dataset: Dataset,
     samples: usize,
+    /// Of a language model.
+    perplexity: Option<f64>,
     test: Evaluation,
     compared: Option<Compared>,
     cost: Option<Cost>,
@@ -70,27 +72,33 @@ fn measure(args: &Args) -> Result<Measured, Failure> {
     let export = Export::load(&args.model).map_err(Failure::input)?;
     let dataset = dataset_of(&export, &args.model, args.job.as_deref())?;
     fits(&export, &args.model, &dataset)?;
-    let (inputs, labels) = collect::samples(&dataset, Part::Test);
-    let logits = logits(&export, &inputs, labels.len())?;
+    let samples = collect::samples(&dataset, Part::Test);
+    let logits = logits(&export, &samples)?;
     let mine = Logits::new(&logits, dataset.classes()).context("evaluate")?;
-    let test = mine.evaluate(&labels).context("evaluate")?;
+    let test = mine.evaluate(&samples.labels).context("evaluate")?;
     let compared = match &args.teacher {
         Some(folder) => {
             let teacher = Export::load(folder).map_err(Failure::input)?;
             fits(&teacher, folder, &dataset)?;
-            let theirs = self::logits(&teacher, &inputs, labels.len())?;
+            let theirs = self::logits(&teacher, &samples)?;
             let theirs = Logits::new(&theirs, dataset.classes()).map_err(Failure::input)?;
             Some(
-                compare((&mine, &theirs), &labels, teacher.card.name, args.temperature)
-                    .map_err(Failure::input)?,
+                compare(
+                    (&mine, &theirs),
+                    &samples.labels,
+                    teacher.card.name,
+                    args.temperature,
+                )
+                .map_err(Failure::input)?,
             )
         }
         None => None,
     };
-    let cost = cost::measure(&export, &inputs);
+    let cost = cost::measure(&export, &samples.inputs);
     Ok(Measured {
         export,
-        samples: labels.len(),
+        samples: dataset.split(Part::Test).len() as usize,
+        perplexity: dataset.tells_next().then(|| test.perplexity()),
         dataset,
         test,
         compared,
@@ -110,11 +118,12 @@ fn fits(export: &Export, folder: &Path, dataset: &Dataset) -> Result<(), Failure
     }
 }
 
-fn logits(export: &Export, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Failure> {
+/// Of each target.
+fn logits(export: &Export, samples: &HeldOut) -> Result<Vec<f32>, Failure> {
     let device = cost::DEVICE.open().context("open device")?;
     let mut model = classifier(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
     model
-        .logits(inputs, samples)
+        .counted(samples)
         .map_err(|e| Failure::input(format!("{}: {e}", export.card.name)))
 }
 
@@ -156,6 +165,7 @@ impl Measured {
             "flops_per_sample": self.export.card.spec().flops(),
             "test_accuracy": self.test.accuracy,
             "test_nll": self.test.nll,
+            "test_perplexity": self.perplexity,
             "ece": self.test.ece,
             "compared_with": compared.map(|c| &c.with),
             "agreement_with_teacher": compared.map(|c| c.agreement),
@@ -185,6 +195,9 @@ impl Measured {
             test.nll,
             test.ece
         );
+        if let Some(perplexity) = self.perplexity {
+            text += &format!("perplexity {perplexity:.3} a token\n");
+        }
         if let Some(c) = &self.compared {
             let softened = c
                 .softened
@@ -285,6 +298,7 @@ mod tests {
             classes: dataset.classes(),
             preprocessing: Preprocessing::none(1),
             tokens: None,
+            rows: 1,
             projection: None,
         };
         let net = Net::new(&spec, 7, &Device::flex()).unwrap();

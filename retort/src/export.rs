@@ -138,6 +138,7 @@ mod tests {
             classes: 3,
             preprocessing: Preprocessing::none(1),
             tokens: None,
+            rows: 1,
             projection: None,
         };
         let net = Net::new(&spec, 1, &Choice::Flex.open().unwrap()).unwrap();

@@ -396,6 +396,7 @@ fn import(args: &Args) -> Result<(Export, String), Failure> {
         classes: class_names.len(),
         preprocessing: config.preprocessing(),
         tokens: config.tokens.clone(),
+        rows: 1,
         projection: None,
     };
     let mut classifier = classifier(&spec, &bytes, &Device::flex()).map_err(|e| refused(&e))?;

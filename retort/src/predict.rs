@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use retort_data::{Shape, read_image};
+use retort_data::{Shape, Tokens, read_image};
 use retort_models::{Card, Choice, Export};
 use retort_teacher_server::classifier;
 
@@ -42,6 +42,7 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     let mut samples = Vec::new();
     for file in &args.files {
         let read = match &encoder {
+            Some(encoder) if export.card.rows > 1 => vec![ending(file, encoder.tokens(), input.width)?],
             Some(encoder) => {
                 let ids = encoder.encode_file(file);
                 vec![ids.map_err(|e| Failure::input(format!("{}: {e}", file.display())))?]
@@ -54,7 +55,10 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     let device = Choice::Flex.open().context("open device")?;
     let mut model = classifier(&export.card.spec(), &export.weights, &device).map_err(Failure::input)?;
     let logits = model.logits(&inputs, samples.iter().sum()).context("predict")?;
-    let mut rows = logits.chunks_exact(export.card.classes);
+    let card = &export.card;
+    let inputs = inputs.chunks_exact(card.input.len());
+    let each = inputs.zip(logits.chunks_exact(card.rows * card.classes));
+    let mut rows = each.map(|(input, rows)| answer(input, rows, card));
     let mut answers = Vec::new();
     for (file, samples) in args.files.iter().zip(samples) {
         let probabilities = mean(rows.by_ref().take(samples), export.card.classes);
@@ -106,6 +110,14 @@ fn mean<'a>(rows: impl Iterator<Item = &'a [f32]>, classes: usize) -> Vec<f64> {
     mean
 }
 
+/// The row of logits that says what a file is, or what follows it: that of its last token.
+fn answer<'a>(input: &[f32], rows: &'a [f32], card: &Card) -> &'a [f32] {
+    let padding = input.iter().rev().take_while(|&&id| id == 0.0).count();
+    let last = card.rows - 1 - padding.min(card.rows - 1);
+    let last = if card.rows > 1 { last } else { 0 };
+    &rows[last * card.classes..][..card.classes]
+}
+
 /// A file as the model's inputs, which are several only of a sound that the model hears in windows.
 fn read(file: &Path, card: &Card) -> Result<Vec<Vec<f32>>, Failure> {
     let shape = card.input;
@@ -126,6 +138,22 @@ fn read(file: &Path, card: &Card) -> Result<Vec<Vec<f32>>, Failure> {
 /// An error with what caused it.
 fn why(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::input(format!("{:#}", anyhow::Error::new(error)))
+}
+
+/// The last tokens of a text, after which a language model says what comes.
+fn ending(file: &Path, tokens: &Tokens, length: usize) -> Result<Vec<f32>, Failure> {
+    let text = text(file)?;
+    let whole = tokens.open(text.len()).map_err(why)?.encode(&text).map_err(why)?;
+    let there = whole.iter().rposition(|&id| id != 0.0).map_or(0, |last| last + 1);
+    if there == 0 {
+        return Err(Failure::input(format!(
+            "{}: no token: expected a text to go on with",
+            file.display()
+        )));
+    }
+    let mut ids = whole[there.saturating_sub(length)..there].to_vec();
+    ids.resize(length, 0.0);
+    Ok(ids)
 }
 
 fn text(file: &Path) -> Result<String, Failure> {

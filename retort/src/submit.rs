@@ -155,8 +155,8 @@ fn held_out(checked: &Checked, export: &Export) -> Result<Option<pb::Evaluation>
     }
     let device = Choice::Flex.open().context("open device")?;
     let mut model = classifier(&export.card.spec(), &export.weights, &device).context("load teacher")?;
-    let (inputs, labels) = collect::samples(&checked.dataset, Part::Validation);
-    let e = model.evaluate(&inputs, &labels).context("evaluate teacher")?;
+    let samples = collect::samples(&checked.dataset, Part::Validation);
+    let e = model.evaluate(&samples).context("evaluate teacher")?;
     Ok(Some(pb::Evaluation {
         loss: e.loss,
         accuracy: e.accuracy,

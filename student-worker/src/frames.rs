@@ -41,6 +41,8 @@ pub(crate) struct Terms {
     pub(crate) encoding: retort_codec::Encoding,
     pub(crate) grid: Grid,
     pub(crate) classes: usize,
+    /// Of soft targets for each sample.
+    pub(crate) rows: usize,
     pub(crate) prefetch: u64,
     /// The layer that one teacher sends too, with its name.
     pub(crate) layer: Option<(String, Layer)>,
@@ -65,7 +67,7 @@ impl Terms {
         let samples = samples as usize;
         let features = |l: &Layer| retort_codec::features::frame_len(samples, l.channels, l.positions);
         let features = self.layer_of(teacher).map_or(0, features);
-        (self.encoding.frame_len(samples, self.classes) + features) as u64
+        (self.encoding.frame_len(samples * self.rows, self.classes) + features) as u64
     }
 
     fn samples(&self, id: BlockId) -> u64 {

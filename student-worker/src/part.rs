@@ -6,12 +6,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use retort_codec::Encoding;
 use retort_data::order::{Grid, Order};
-use retort_data::{Dataset, Part as Split};
+use retort_data::{Dataset, HeldOut, Part as Split};
 use retort_job::{Combine, FeatureLoss, Features, Group, GroupKind, Job, Loss, Sync, Tail, Weights};
 use retort_models::{Card, DatasetReference, Layer, Spec};
 
 /// Held-out samples of one evaluation during training: enough for the gate, cheap enough to repeat.
 const HELD_OUT_SAMPLES: u32 = 512;
+/// The same where each sample has several targets.
+const HELD_OUT_WINDOWS: u32 = 64;
 
 /// The data of a run, as this process reads it.
 pub(crate) struct Loaded {
@@ -166,15 +168,12 @@ impl Part {
         serde_json::to_vec_pretty(&card).expect("a card has names for keys and finite numbers")
     }
 
-    /// Inputs and labels of the held-out samples.
-    pub(crate) fn held_out(&self) -> (Vec<f32>, Vec<u32>) {
-        let split = self.dataset.split(Split::Validation);
-        let len = self.dataset.shape().len();
-        let count = split.len().min(HELD_OUT_SAMPLES);
-        let mut inputs = vec![0f32; count as usize * len];
-        for (i, out) in (0..count).zip(inputs.chunks_exact_mut(len)) {
-            split.write(i, out);
-        }
-        (inputs, (0..count).map(|i| split.label(i)).collect())
+    /// The held-out samples that the group is measured on as it trains.
+    pub(crate) fn held_out(&self) -> HeldOut {
+        let most = match self.dataset.rows() {
+            1 => HELD_OUT_SAMPLES,
+            _ => HELD_OUT_WINDOWS,
+        };
+        self.dataset.split(Split::Validation).held_out(most)
     }
 }

@@ -202,6 +202,7 @@ impl Replica {
             encoding: part.encoding,
             grid: loaded.grid(),
             classes: loaded.dataset.classes(),
+            rows: loaded.dataset.rows(),
             prefetch: u64::from(prefetch),
             layer: part.hinted.as_ref().map(|h| (h.stream.clone(), h.layer.clone())),
         };

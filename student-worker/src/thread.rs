@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use retort_codec::Features;
 use retort_coordinator_core::round::Evaluation;
-use retort_data::MixedIn;
+use retort_data::{HeldOut, MixedIn};
 use retort_runtime::failpoint;
 use retort_student_worker_core::{Batch as Positions, StepDone};
 use tokio::sync::mpsc;
@@ -119,7 +119,7 @@ struct Owner {
     part: Part,
     trainer: Box<dyn Trainer>,
     exchange: Option<Exchange>,
-    held_out: (Vec<f32>, Vec<u32>),
+    held_out: HeldOut,
 }
 
 fn new_trainer(part: &Part) -> Result<Box<dyn Trainer>, Error> {
@@ -190,11 +190,10 @@ impl Owner {
     }
 
     fn evaluate(&mut self) -> Result<Option<Evaluation>, Error> {
-        let (inputs, labels) = &self.held_out;
-        if labels.is_empty() {
+        if self.held_out.labels.is_empty() {
             return Ok(None);
         }
-        let e = self.trainer.evaluate(inputs, labels)?;
+        let e = self.trainer.evaluate(&self.held_out)?;
         Ok(Some(Evaluation {
             loss: e.loss,
             accuracy: e.accuracy,
@@ -223,7 +222,7 @@ impl Owner {
             Ok(batch) => batch,
             Err((position, reason)) => return Ok(TrainerEvent::Unreadable { position, reason }),
         };
-        batch.soft = match self.mix(positions, &batch.labels) {
+        batch.soft = match self.mix(positions, &batch) {
             Ok(soft) => soft,
             Err(e) => return Ok(TrainerEvent::Failed(format!("mix the teachers: {e}"))),
         };
@@ -235,7 +234,7 @@ impl Owner {
         Ok(TrainerEvent::Trained(StepDone {
             samples: batch.samples as u64,
             hard_loss: report.hard_loss.unwrap_or(0.0),
-            labelled: report.labelled as u64,
+            labelled: batch.labelled_samples() as u64,
             kl: report.kl,
             gradient_share: report.gradient_share,
             feature_loss: report.feature_loss,
@@ -249,9 +248,10 @@ impl Owner {
     fn batch(&self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<Batch, (u64, String)> {
         let dataset = &self.part.dataset;
         let samples = (positions.positions.end - positions.positions.start) as usize;
-        let len = dataset.shape().len();
+        let (len, rows) = (dataset.shape().len(), dataset.rows());
         let mut inputs = vec![0f32; samples * len];
-        let mut labels = Vec::with_capacity(samples);
+        let mut labels = vec![None; samples * rows];
+        let mut counted = Vec::with_capacity(labels.len());
         let mut mixed = Vec::new();
         let epoch = positions.id.epoch;
         for (position, out) in positions.positions.clone().zip(inputs.chunks_exact_mut(len)) {
@@ -259,7 +259,11 @@ impl Owner {
             let view_seed = self.part.order.view_seed(epoch, position);
             let read = failpoint::guard(sample, true, || dataset.view(sample, view_seed, out));
             read.map_err(|reason| (position, reason))?;
-            labels.push(dataset.label(sample));
+            let first = (position - positions.positions.start) as usize * rows;
+            for (row, label) in dataset.targets(sample) {
+                labels[first + row] = label;
+                counted.push(first + row);
+            }
             // Of two samples without a label there is nothing to say.
             let second = dataset.mixed_in(sample, view_seed);
             mixed.extend(second.map(|MixedIn { sample, share }| (dataset.label(sample).unwrap_or(0), share)));
@@ -267,6 +271,7 @@ impl Owner {
         Ok(Batch {
             inputs,
             samples,
+            counted: (counted.len() < labels.len()).then_some(counted),
             labels,
             mixed,
             soft: None,
@@ -280,7 +285,7 @@ impl Owner {
     fn mix(
         &self,
         positions: &Positions<Arc<Frame>>,
-        labels: &[Option<u32>],
+        batch: &Batch,
     ) -> Result<Option<SoftTargets>, mixture::Error> {
         let weight = |teacher: &str| {
             let named = self.part.group.teachers.iter().find(|m| m.name == teacher);
@@ -304,17 +309,18 @@ impl Owner {
             tail: self.part.tail,
             classes: self.part.spec.classes,
         };
-        let first = positions.first_row as usize;
+        let samples = positions.first_row as usize..positions.first_row as usize + batch.samples;
+        let rows = samples.start * self.part.spec.rows..samples.end * self.part.spec.rows;
         Ok(Some(SoftTargets {
-            targets: rule.mix(&voices, first..first + labels.len(), labels)?,
+            targets: rule.mix(&voices, rows, &batch.labels)?,
             temperature: first_frame.temperature,
             loss: self.part.loss,
-            hint: self.hint(positions, first..first + labels.len()),
+            hint: self.hint(positions, samples),
         }))
     }
 
-    /// Rows of the features that came with a block; `None` if the group learns from none, or their teacher is missing.
-    fn hint(&self, positions: &Positions<Arc<Frame>>, rows: Range<usize>) -> Option<Hint> {
+    /// Features of some samples of a block; `None` if the group learns from none, or their teacher is missing.
+    fn hint(&self, positions: &Positions<Arc<Frame>>, samples: Range<usize>) -> Option<Hint> {
         let hinted = self.part.hinted.as_ref()?;
         let frame = positions
             .frames
@@ -327,8 +333,8 @@ impl Owner {
             loss: hinted.loss,
             weight: hinted.weight,
             features: Features {
-                rows: rows.len(),
-                values: all.values[rows.start * len..rows.end * len].to_vec(),
+                rows: samples.len(),
+                values: all.values[samples.start * len..samples.end * len].to_vec(),
                 ..*all
             },
         })

@@ -16,9 +16,9 @@ use crate::engine::{Error, Layer, TeacherEngine};
 use crate::requests::{Limits, Requests, Scored, Work};
 use crate::targets::Targets;
 
-/// Classes above which logits are not kept, only the frames that were asked for: a block of them would
+/// Numbers of a sample's logits above which they are not kept, only the frames that were asked for: a block of them would
 /// push thousands of others out of the cache.
-pub(crate) const KEPT_CLASSES: usize = 4_096;
+pub(crate) const KEPT_LOGITS: usize = 4_096;
 /// The start-up sweep takes about this long at most.
 const SWEEP: Duration = Duration::from_millis(300);
 /// Smallest batch of the sweep.
@@ -60,6 +60,8 @@ pub(crate) struct Versions {
     pub(crate) active: Option<u64>,
     /// Classes of the newest version.
     pub(crate) classes: usize,
+    /// Rows that it gives for each sample.
+    pub(crate) rows: usize,
     /// What the newest version can show.
     pub(crate) layers: Vec<Layer>,
     /// Answers are worthless: why.
@@ -237,25 +239,25 @@ impl Thread {
                 if outputs.is_ok() {
                     self.requests.computed(samples, began.elapsed());
                 }
-                outputs.map(|outputs| (engine.classes(), outputs, unreadable))
+                outputs.map(|outputs| ((engine.rows(), engine.classes()), outputs, unreadable))
             }
         };
         match answers {
-            Ok((classes, Outputs { logits, features }, unreadable)) => {
+            Ok(((rows, classes), Outputs { logits, features }, unreadable)) => {
                 if std::mem::take(&mut self.away) {
                     info!(version, "answers again");
                 }
                 let mut rest = logits.as_slice();
-                let mut rows = 0;
+                let mut scored = 0;
                 for (entry, unreadable) in batch.iter().zip(unreadable) {
-                    let (mine, others) = rest.split_at(entry.samples as usize * classes);
+                    let (mine, others) = rest.split_at(entry.samples as usize * rows * classes);
                     rest = others;
                     let keeps = entry.key.terms.is_none();
-                    let first = rows;
-                    rows += entry.samples as usize;
+                    let first = scored;
+                    scored += entry.samples as usize;
                     let features = features
                         .as_ref()
-                        .map(|f| encode(f, first..rows))
+                        .map(|f| encode(f, first..scored))
                         .unwrap_or_default();
                     let targets = Targets::new(version, classes, mine.into(), keeps, unreadable)
                         .with_features(features);
@@ -289,12 +291,13 @@ impl Thread {
         let staged: BTreeSet<u64> = self.engines.keys().copied().collect();
         let active = self.active;
         let newest = self.engines.values().next_back();
-        let classes = newest.map_or(0, |e| e.classes());
+        let (classes, rows) = newest.map_or((0, 1), |e| (e.classes(), e.rows()));
         let layers = newest.map(|e| e.layers()).unwrap_or_default();
         self.publish.send_modify(|v| {
             v.staged = staged;
             v.active = active;
             v.classes = classes;
+            v.rows = rows;
             v.layers = layers;
             change(v);
         });
@@ -329,12 +332,12 @@ struct Outputs {
     features: Option<Features>,
 }
 
-/// The features of some rows, on their way.
-fn encode(features: &Features, rows: Range<usize>) -> bytes::Bytes {
+/// The features of some samples, on their way.
+fn encode(features: &Features, samples: Range<usize>) -> bytes::Bytes {
     let len = features.channels * features.positions;
     let mine = Features {
-        rows: rows.len(),
-        values: features.values[rows.start * len..rows.end * len].to_vec(),
+        rows: samples.len(),
+        values: features.values[samples.start * len..samples.end * len].to_vec(),
         ..*features
     };
     let mut out = Vec::new();
@@ -350,7 +353,7 @@ fn outputs(
     samples: u64,
     layer: Option<&str>,
 ) -> Result<Outputs, ScoreError> {
-    let classes = engine.classes();
+    let (rows, classes) = (engine.rows(), engine.classes());
     let failed = |e: Error| match e {
         Error::Layer(text) => ScoreError::Layer(text),
         Error::Away(text) => ScoreError::Away(text),
@@ -379,9 +382,9 @@ fn outputs(
             (logits, Some(features))
         }
     };
-    if logits.len() != samples as usize * classes {
+    if logits.len() != samples as usize * rows * classes {
         return Err(ScoreError::Worthless(format!(
-            "version {version} gave {} values for {samples} samples of {classes} classes",
+            "version {version} gave {} values for {samples} samples of {rows} x {classes} classes",
             logits.len()
         )));
     }

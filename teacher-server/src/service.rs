@@ -17,7 +17,7 @@ use tracing::debug;
 use crate::batcher::Inputs;
 use crate::blocks::name_key;
 use crate::cache::Key;
-use crate::device::{Device, KEPT_CLASSES, ScoreError};
+use crate::device::{Device, KEPT_LOGITS, ScoreError};
 use crate::requests::{Ask, Asked};
 use crate::store::Store;
 use crate::targets::{Targets, Terms};
@@ -123,6 +123,7 @@ impl pb::teacher_server::Teacher for TeacherService {
             run: s.run.clone(),
             teacher: s.teacher.clone(),
             classes: u32::try_from(versions.classes).unwrap_or(u32::MAX),
+            rows: u32::try_from(versions.rows).unwrap_or(u32::MAX),
             active: versions.active,
             staged: versions.staged.into_iter().collect(),
             scored_samples: counters.scored,
@@ -335,7 +336,7 @@ impl Stream {
         let soft = self
             .terms
             .encoding
-            .frame_len(samples as usize, versions.classes.max(1));
+            .frame_len(samples as usize * versions.rows.max(1), versions.classes.max(1));
         let layer = self.layer.as_deref();
         let layer = layer.and_then(|name| versions.layers.iter().find(|l| l.name == name));
         let features = layer.map_or(0, |l| {
@@ -379,7 +380,10 @@ impl Stream {
             {
                 return self.frame(targets, terms, None).await;
             }
-            let classes = self.serving.device.versions.borrow().classes;
+            let logits = {
+                let versions = self.serving.device.versions.borrow();
+                versions.rows * versions.classes
+            };
             let key = Key {
                 epoch: want.epoch,
                 block: want.block,
@@ -389,7 +393,7 @@ impl Stream {
                     Some(_) => retort_data::rng::key(&[self.source, self.reader, want.id]),
                 },
                 version,
-                terms: (classes > KEPT_CLASSES).then_some(terms),
+                terms: (logits > KEPT_LOGITS).then_some(terms),
                 layer: self.layer.as_deref().map(name_key),
             };
             let ask = Ask {

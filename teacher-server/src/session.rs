@@ -245,6 +245,7 @@ impl Recorder {
             dataset_digest: dataset.digest().to_owned(),
             samples: dataset.train_len(),
             classes: card.classes,
+            rows: (card.rows > 1).then_some(card.rows),
         };
         let encoding = self.distillation.encoding(card.classes);
         let terms = self.temperatures.iter().map(|t| Terms::new(*t, encoding));
@@ -421,11 +422,13 @@ async fn load_version(
     let card = retort_client::fetch(&mut client, at, Some(version), "model.json").await?;
     let card: Card = serde_json::from_slice(&card.bytes).context("model card")?;
     let weights = retort_client::fetch(&mut client, at, Some(version), card.weights_file()).await?;
-    let classes = serving.device.blocks.dataset.classes();
+    let dataset = &serving.device.blocks.dataset;
+    let (classes, rows) = (dataset.classes(), dataset.rows());
     anyhow::ensure!(
-        card.classes == classes,
-        "version {version} has {} classes, the data {classes}",
-        card.classes
+        (card.classes, card.rows) == (classes, rows),
+        "version {version} has {} classes and {} targets a sample, the data {classes} and {rows}",
+        card.classes,
+        card.rows
     );
     let serving = serving.clone();
     tokio::task::spawn_blocking(move || {
@@ -433,7 +436,12 @@ async fn load_version(
             && is_recorded(&serving, &recorder, &card, &weights.bytes)?
         {
             let input_len = serving.device.blocks.dataset.shape().len();
-            return Ok(Box::new(Replay { input_len, classes }) as Box<dyn TeacherEngine>);
+            let replay = Replay {
+                input_len,
+                classes,
+                rows,
+            };
+            return Ok(Box::new(replay) as Box<dyn TeacherEngine>);
         }
         let device = serving.device_name.parse()?;
         Ok(Box::new(BurnEngine::from_weights(&card.spec(), &weights.bytes, device)?) as _)

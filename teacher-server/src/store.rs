@@ -33,6 +33,9 @@ pub(crate) struct Identity {
     pub(crate) dataset_digest: String,
     pub(crate) samples: u32,
     pub(crate) classes: usize,
+    /// Rows of each sample where it has several; absent otherwise, as files of old have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rows: Option<usize>,
 }
 
 /// Written beside each file, for people.
@@ -50,14 +53,17 @@ struct Description<'a> {
 pub(crate) struct Store {
     samples: u32,
     classes: usize,
-    rows: BTreeMap<Terms, Rows>,
+    /// Of each sample.
+    rows: usize,
+    files: BTreeMap<Terms, Rows>,
 }
 
 #[derive(Debug)]
 struct Rows {
     path: PathBuf,
     file: File,
-    row_len: usize,
+    /// Bytes of a sample's rows.
+    len: usize,
 }
 
 impl Store {
@@ -68,7 +74,7 @@ impl Store {
         terms: impl IntoIterator<Item = Terms>,
     ) -> io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let mut rows = BTreeMap::new();
+        let (rows, mut files) = (identity.rows.unwrap_or(1), BTreeMap::new());
         for terms in terms {
             let description = Description {
                 layout: LAYOUT,
@@ -86,14 +92,15 @@ impl Store {
                 .create(true)
                 .truncate(false)
                 .open(&path)?;
-            let row_len = terms.encoding.row_len(identity.classes);
-            file.set_len(u64::from(identity.samples) * (row_len + CHECKSUM) as u64)?;
-            rows.insert(terms, Rows { path, file, row_len });
+            let len = rows * terms.encoding.row_len(identity.classes);
+            file.set_len(u64::from(identity.samples) * (len + CHECKSUM) as u64)?;
+            files.insert(terms, Rows { path, file, len });
         }
         Ok(Self {
             samples: identity.samples,
             classes: identity.classes,
             rows,
+            files,
         })
     }
 
@@ -101,37 +108,40 @@ impl Store {
     pub(crate) fn recorded(&self) -> (u32, u32) {
         let mut slot = Vec::new();
         let complete =
-            (0..self.samples).filter(|sample| self.rows.values().all(|r| r.read(*sample, &mut slot)));
+            (0..self.samples).filter(|sample| self.files.values().all(|r| r.read(*sample, &mut slot)));
         (u32::try_from(complete.count()).unwrap_or(u32::MAX), self.samples)
     }
 
     /// The frame of these samples, if all their rows are there.
     pub(crate) fn gather(&self, terms: Terms, samples: impl IntoIterator<Item = u32>) -> Option<Bytes> {
-        let rows = self.rows.get(&terms)?;
+        let rows = self.files.get(&terms)?;
+        let row_len = rows.len / self.rows;
         let mut gathered = Vec::new();
         let mut slot = Vec::new();
         for sample in samples {
             if !rows.read(sample, &mut slot) {
                 return None;
             }
-            gathered.extend_from_slice(&slot[..rows.row_len]);
+            gathered.extend_from_slice(&slot[..rows.len]);
         }
         let header = Header {
             encoding: terms.encoding,
             temperature: terms.temperature(),
-            rows: gathered.len() / rows.row_len,
+            rows: gathered.len() / row_len,
             classes: self.classes,
         };
         let mut frame = Vec::new();
-        retort_codec::assemble(header, gathered.chunks_exact(rows.row_len), &mut frame);
+        retort_codec::assemble(header, gathered.chunks_exact(row_len), &mut frame);
         Some(frame.into())
     }
 
     /// Records the rows of a frame by sample, but not those without one (it could not be read). A store
     /// that can't be written (a full disk) is said and gone without.
     pub(crate) fn record(&self, terms: Terms, frame: &[u8], samples: impl IntoIterator<Item = Option<u32>>) {
-        let Some(rows) = self.rows.get(&terms) else { return };
-        let encoded = frame[HEADER_LEN..].chunks_exact(rows.row_len);
+        let Some(rows) = self.files.get(&terms) else {
+            return;
+        };
+        let encoded = frame[HEADER_LEN..].chunks_exact(rows.len);
         for (sample, row) in samples.into_iter().zip(encoded) {
             let Some(sample) = sample else { continue };
             if let Err(e) = rows.write(sample, row) {
@@ -143,13 +153,13 @@ impl Store {
 }
 
 impl Rows {
-    /// Reads a slot; whether it holds a row.
+    /// Reads a slot; whether it holds a sample's rows.
     fn read(&self, sample: u32, slot: &mut Vec<u8>) -> bool {
-        slot.resize(self.row_len + CHECKSUM, 0);
+        slot.resize(self.len + CHECKSUM, 0);
         if self.file.read_exact_at(slot, self.at(sample)).is_err() {
             return false;
         }
-        let (row, checksum) = slot.split_at(self.row_len);
+        let (row, checksum) = slot.split_at(self.len);
         checksum == self.checksum(sample, row)
     }
 
@@ -160,7 +170,7 @@ impl Rows {
     }
 
     fn at(&self, sample: u32) -> u64 {
-        u64::from(sample) * (self.row_len + CHECKSUM) as u64
+        u64::from(sample) * (self.len + CHECKSUM) as u64
     }
 
     /// Covers the place too. A slot of zeros does not hold: its checksum is not zero by construction.

@@ -289,6 +289,7 @@ fn layers_of_an_encoder_teach_narrower_ones() {
             width: 8,
         },
         classes: 2,
+        rows: 1,
         preprocessing: Preprocessing::none(1),
         tokens: Some(Tokens::WordsHashed {
             ngrams: [1, 1],

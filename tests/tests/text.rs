@@ -147,7 +147,7 @@ fn a_student_learns_what_comes_next_in_a_text() {
     )
     .unwrap();
     let dataset = "[dataset]\nformat = \"text\"\npath = \"book.txt\"\nvalidation = 256\n\
-        [dataset.text]\ntokens = { kind = \"bytes\" }\nlength = 6\nnext = { stride = 3 }\n";
+        [dataset.text]\ntokens = { kind = \"bytes\" }\nlength = 6\nnext = { targets = 1, stride = 3 }\n";
     let job = with_dataset(dataset)
         .replace(
             "embedding-bag\", embedding = 4",

@@ -6,9 +6,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigProblem, DatasetConfig, Extent, Source};
+use crate::held_out::SplitRef;
 use crate::quarantine::{BadRows, Intake, TooMany};
 use crate::rng::{Rng, key};
-use crate::split::{Samples, Set, UNLABELLED, labelled, missing, split};
+use crate::split::{Samples, Set, labelled, missing, split};
 use crate::store::{self, Store};
 use crate::text::{self, Encoder, Tokens};
 use crate::view::{self, Changes};
@@ -126,6 +127,8 @@ pub struct Dataset {
     /// The file of the tokenizer, where there is one.
     tokenizer: Option<Vec<u8>>,
     audio: Option<Audio>,
+    /// Classes are tokens that come next.
+    tells_next: bool,
     /// Sorted ids of training samples.
     labelled: Vec<u32>,
     store: Store,
@@ -179,7 +182,12 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
         tokens,
         tokenizer: tokenizer.flatten(),
         audio,
-        labelled: labelled(&parts[0].labels, classes, wanted, seed),
+        tells_next: config.text.as_ref().is_some_and(|text| text.next.is_some()),
+        labelled: match parts[0].targets_each() {
+            1 => labelled(&parts[0].labels, classes, wanted, seed),
+            // There is no class to balance.
+            _ => labelled(&vec![0; parts[0].len() as usize], 1, wanted, seed),
+        },
         class_names: set.class_names,
         store: set.store,
         parts,
@@ -194,6 +202,10 @@ fn leave_out(train: &mut Samples, config: &DatasetConfig, classes: usize) -> Res
         return Ok(());
     }
     let value = format!("{without:?}");
+    if train.targets_each() > 1 {
+        let expected = "absent: every sample of text.next has several targets".to_owned();
+        return Err(problem("without_classes", value, expected));
+    }
     if without.iter().any(|&class| class as usize >= classes) {
         let expected = format!("numbers of classes below {classes}");
         return Err(problem("without_classes", value, expected));
@@ -305,6 +317,10 @@ fn digest(shape: Shape, classes: usize, store: &Store, parts: &[Samples; 3]) -> 
     for number in [shape.channels, shape.height, shape.width, classes] {
         hash.update(&(number as u64).to_le_bytes());
     }
+    let targets = parts[0].targets_each();
+    if targets > 1 {
+        hash.update(&(targets as u64).to_le_bytes());
+    }
     let mut waiting = Vec::new();
     for part in parts {
         hash.update(&u64::from(part.len()).to_le_bytes());
@@ -346,6 +362,17 @@ impl Dataset {
     /// The sizes of one sample.
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// Targets of each sample: rows of logits that a model gives for it. More than 1 where each of its last positions has
+    /// what comes next for a target (`text.next`).
+    pub fn rows(&self) -> usize {
+        self.parts[0].targets_each()
+    }
+
+    /// Whether it is for a language model: classes are the tokens that may come next.
+    pub fn tells_next(&self) -> bool {
+        self.tells_next
     }
 
     /// How texts became tokens; `None` where samples are numbers. Token ids fill a sample of shape `1x1xL`, those of a
@@ -395,10 +422,17 @@ impl Dataset {
         &self.labelled
     }
 
-    /// The label of a training sample, if it has one and keeps it.
-    pub fn label(&self, sample: u32) -> Option<u32> {
+    /// The rows of a training sample that have a target, ascending, and the label of each, if the sample has labels and
+    /// keeps them. The other rows, behind the end of a text, are no part of any loss.
+    pub fn targets(&self, sample: u32) -> impl Iterator<Item = (usize, Option<u32>)> + '_ {
         let visible = self.labelled.binary_search(&sample).is_ok();
-        visible.then(|| self.parts[0].labels[sample as usize])
+        let targets = self.parts[0].targets(sample);
+        targets.map(move |(row, label)| (row, visible.then_some(label)))
+    }
+
+    /// The label of a training sample's first target, if it has one and keeps it.
+    pub fn label(&self, sample: u32) -> Option<u32> {
+        self.targets(sample).next()?.1
     }
 
     /// Mean and standard deviation of the training part's plain values, per channel. The deviation is at least 1e-6,
@@ -483,7 +517,8 @@ impl Dataset {
         self.store.read(row, &mut plain);
         let mut rng = Rng::keyed(&[VIEW, view_seed, u64::from(sample)]);
         if self.tokens.is_some() {
-            return view::drop_tokens(self.changes.drop, &mut rng, &plain, out);
+            let border = self.tokens.as_ref().and_then(Tokens::border);
+            return view::drop_tokens(self.changes.drop, border, &mut rng, (&plain, out));
         }
         view::apply(&self.changes, self.shape, &mut rng, &plain, out);
     }
@@ -505,47 +540,6 @@ impl fmt::Debug for Dataset {
             .field("shape", &self.shape)
             .field("digest", &self.digest)
             .finish_non_exhaustive()
-    }
-}
-
-/// One part of a [`Dataset`], as it is: all labels, no views.
-#[derive(Clone, Copy)]
-pub struct SplitRef<'a> {
-    store: &'a Store,
-    samples: &'a Samples,
-}
-
-impl SplitRef<'_> {
-    /// Number of samples.
-    pub fn len(&self) -> u32 {
-        self.samples.len()
-    }
-
-    /// Whether the part has no samples.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The true label of a sample.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such sample, or it has no label, which happens in the training part only
-    /// ([`Dataset::label`] knows).
-    pub fn label(&self, sample: u32) -> u32 {
-        let label = self.samples.labels[sample as usize];
-        assert_ne!(label, UNLABELLED, "sample {sample} has no label");
-        label
-    }
-
-    /// Writes a sample's plain values: pixels from 0 to 1, the signal of `mnist1d`, a spectrum, or token ids.
-    ///
-    /// # Panics
-    ///
-    /// If there is no such sample, `out` is not as long as [`Shape::len`] says, or samples lie in a file
-    /// (`dataset.memory`) and the disk fails.
-    pub fn write(&self, sample: u32, out: &mut [f32]) {
-        self.store.read(self.samples.rows[sample as usize], out);
     }
 }
 

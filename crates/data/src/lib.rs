@@ -19,6 +19,7 @@ pub mod custom;
 mod dataset;
 mod digits;
 mod folder;
+mod held_out;
 mod idx;
 mod images;
 mod mnist1d;
@@ -37,13 +38,15 @@ mod wav;
 pub use crate::parquet::Error as ParquetError;
 pub use config::{ConfigProblem, DatasetConfig, Format, Views};
 pub use custom::Custom;
-pub use dataset::{Dataset, Error, MixedIn, Part, Shape, SplitRef, load};
+pub use dataset::{Dataset, Error, MixedIn, Part, Shape, load};
 pub use folder::Error as FolderError;
+pub use held_out::{HeldOut, SplitRef};
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
 pub use images::{Error as ImagesError, Images, read_image};
 pub use quarantine::{BadRow, BadRows, Place, TooMany};
 pub use store::{Error as StoreError, Size};
 pub use text::{
-    EncodeError, Encoder, Error as TextError, Next, TOKENIZER_FILE, TextConfig, TokenizerError, Tokens,
+    Documents, EncodeError, Encoder, Error as TextError, Next, TOKENIZER_FILE, TextConfig, TokenizerError,
+    Tokens,
 };
 pub use wav::{Audio, Error as WavError, Windows};

@@ -13,6 +13,8 @@ const LABELLED: u64 = 3;
 
 /// In the place of a label that a sample does not have. Only training samples lack theirs.
 pub(crate) const UNLABELLED: u32 = u32::MAX;
+/// In the place of a label of a row that is only there because samples have equally many.
+pub(crate) const NO_TARGET: u32 = u32::MAX - 1;
 
 /// A set as its source has it.
 pub(crate) struct Set {
@@ -28,7 +30,8 @@ pub(crate) struct Set {
     pub(crate) files: Vec<u32>,
 }
 
-/// Samples of a part: rows of the set's store, and labels, some of which may be [`UNLABELLED`].
+/// Samples of a part: rows of the set's store, and labels, equally many of each sample, some of which may be [`UNLABELLED`] or
+/// [`NO_TARGET`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Samples {
     pub(crate) rows: Vec<u32>,
@@ -38,17 +41,40 @@ pub(crate) struct Samples {
 impl Samples {
     /// Number of samples. The loaders keep it within `u32`.
     pub(crate) fn len(&self) -> u32 {
-        self.labels.len() as u32
+        self.rows.len() as u32
+    }
+
+    /// Labels of each sample; 1 where there is none to tell.
+    pub(crate) fn targets_each(&self) -> usize {
+        self.labels.len().checked_div(self.len() as usize).unwrap_or(1)
+    }
+
+    /// The labels of one sample.
+    pub(crate) fn labels_of(&self, sample: u32) -> &[u32] {
+        let targets = self.targets_each();
+        &self.labels[sample as usize * targets..][..targets]
+    }
+
+    /// The rows of one sample that have a target, and its label or [`UNLABELLED`].
+    pub(crate) fn targets(&self, sample: u32) -> impl Iterator<Item = (usize, u32)> + '_ {
+        let labels = self.labels_of(sample).iter().copied().enumerate();
+        labels.filter(|(_, label)| *label != NO_TARGET)
     }
 
     pub(crate) fn push(&mut self, row: u32, label: u32) {
-        self.rows.push(row);
-        self.labels.push(label);
+        self.push_all(row, [label]);
     }
 
-    /// How many have a label.
+    /// A sample with several labels.
+    pub(crate) fn push_all(&mut self, row: u32, labels: impl IntoIterator<Item = u32>) {
+        self.rows.push(row);
+        self.labels.extend(labels);
+    }
+
+    /// How many have labels. A sample has all of its or none.
     pub(crate) fn labelled(&self) -> u32 {
-        self.labels.iter().filter(|&&label| label != UNLABELLED).count() as u32
+        let labelled = |sample: &u32| !self.labels_of(*sample).contains(&UNLABELLED);
+        (0..self.len()).filter(labelled).count() as u32
     }
 
     /// Puts further samples behind these.
@@ -61,7 +87,7 @@ impl Samples {
     pub(crate) fn gather(&self, places: impl Iterator<Item = u32> + Clone) -> Self {
         Self {
             rows: places.clone().map(|place| self.rows[place as usize]).collect(),
-            labels: places.map(|place| self.labels[place as usize]).collect(),
+            labels: places.flat_map(|place| self.labels_of(place)).copied().collect(),
         }
     }
 }

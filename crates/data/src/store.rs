@@ -67,6 +67,11 @@ enum Records {
 }
 
 impl Store {
+    /// Numbers of one sample.
+    pub(crate) fn values(&self) -> usize {
+        self.values
+    }
+
     /// The values of a sample.
     ///
     /// # Panics

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::encoder::{EncodeError, Encoder};
 pub use self::error::Error;
-pub use self::next::Next;
+pub use self::next::{Documents, Next};
 use self::rows::{Kind, Reader, Row, quoted};
 pub use self::tokenizer::{Error as TokenizerError, TOKENIZER_FILE};
 pub(crate) use self::tokens::PADDING;
@@ -47,7 +47,8 @@ pub struct TextConfig {
     pub tokens: Tokens,
     /// Tokens of a sample: longer ones are cut, shorter ones filled up with padding.
     pub length: u32,
-    /// Instead of labels, what comes next: a language model. The files are plain text then.
+    /// Instead of labels, what comes next: a language model. The files are plain text then, and `length` is that of a
+    /// window.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<Next>,
 }
@@ -95,9 +96,8 @@ impl TextConfig {
             problems.push(("length".to_owned(), self.length.to_string(), expected));
         }
         if let Some(next) = &self.next {
-            if next.stride == 0 {
-                let expected = "at least 1 byte".to_owned();
-                problems.push(("next.stride".to_owned(), "0".to_owned(), expected));
+            for (key, value, expected) in next.problems(self.length) {
+                problems.push((format!("next.{key}"), value, expected));
             }
             if self.tokens != (Tokens::Bytes {}) {
                 let expected = "{ kind = \"bytes\" }, which text.next tells the next one of".to_owned();

@@ -102,10 +102,16 @@ pub(crate) fn apply(changes: &Changes, shape: Shape, rng: &mut Rng, source: &[f3
     }
 }
 
-/// Writes tokens into `out`, each replaced by padding with probability `rate`.
-pub(crate) fn drop_tokens(rate: f32, rng: &mut Rng, source: &[f32], out: &mut [f32]) {
+/// Writes tokens into `out`, each but borders of documents replaced by padding with probability `rate`.
+pub(crate) fn drop_tokens(
+    rate: f32,
+    border: Option<u16>,
+    rng: &mut Rng,
+    (source, out): (&[f32], &mut [f32]),
+) {
+    let border = border.map(f32::from);
     for (out, &token) in out.iter_mut().zip(source) {
-        let dropped = rng.uniform_f32() < rate;
+        let dropped = rng.uniform_f32() < rate && Some(token) != border;
         *out = if dropped { f32::from(PADDING) } else { token };
     }
 }
@@ -252,9 +258,11 @@ mod tests {
     fn tokens_are_dropped_at_their_rate() {
         let source: Vec<f32> = (1..=1_000).map(|id| id as f32).collect();
         let mut out = vec![f32::NAN; 1_000];
-        drop_tokens(0.2, &mut Rng::new(1), &source, &mut out);
+        drop_tokens(0.2, None, &mut Rng::new(1), (&source, &mut out));
         let dropped = out.iter().filter(|&&id| id == 0.0).count();
         assert!((160..240).contains(&dropped), "{dropped}");
         assert!(out.iter().zip(&source).all(|(out, id)| *out == 0.0 || out == id));
+        drop_tokens(0.99, Some(1), &mut Rng::new(1), (&[1.0; 1_000], &mut out));
+        assert_eq!(out, [1.0; 1_000], "borders of documents stay");
     }
 }

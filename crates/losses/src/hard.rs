@@ -76,6 +76,18 @@ impl Labels {
         first.clone() + (second - first) * share
     }
 
+    /// Those of these rows.
+    pub fn select(self, rows: &Tensor<1, Int>) -> Self {
+        Self {
+            classes: self.classes.select(0, rows.clone()),
+            mask: self.mask.select(0, rows.clone()),
+            second: self.second.map(|second| Second {
+                classes: second.classes.select(0, rows.clone()),
+                share: second.share.select(0, rows.clone()),
+            }),
+        }
+    }
+
     /// How many samples are labelled, but at least 1: what a mean over them divides by, `[1]`.
     pub fn divisor(&self) -> Tensor<1> {
         self.mask.clone().sum().clamp_min(1.0)

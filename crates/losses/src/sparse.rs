@@ -17,6 +17,14 @@ pub struct Sparse {
 }
 
 impl Sparse {
+    pub(crate) fn select(self, rows: &Tensor<1, Int>) -> Self {
+        Self {
+            ids: self.ids.select(0, rows.clone()),
+            log_probs: self.log_probs.select(0, rows.clone()),
+            log_tail: self.log_tail.select(0, rows.clone()),
+        }
+    }
+
     pub(crate) fn without_autodiff(self) -> Self {
         Self {
             ids: self.ids.without_autodiff(),

@@ -1,6 +1,6 @@
 //! What the teachers of a step say, whole or cut.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 
 use crate::kd::divergence;
 use crate::{Distillation, Sparse};
@@ -68,6 +68,19 @@ impl Targets {
                 .fold(student.zeros_like(), |sum, (weight, teacher)| {
                     sum + teacher.expand(student.clone()) * weight.clone().unsqueeze_dim(1)
                 }),
+        }
+    }
+
+    /// Those of these rows.
+    pub fn select(self, rows: &Tensor<1, Int>) -> Self {
+        match self {
+            Self::Dense(teacher) => Self::Dense(teacher.select(0, rows.clone())),
+            Self::Sparse(teachers) => {
+                let teachers = teachers.into_iter();
+                let each =
+                    teachers.map(|(weight, teacher)| (weight.select(0, rows.clone()), teacher.select(rows)));
+                Self::Sparse(each.collect())
+            }
         }
     }
 

@@ -38,6 +38,9 @@ pub struct Card {
     /// How a sound becomes an input; absent where inputs are no sounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio: Option<Audio>,
+    /// Rows of logits for each sample; absent where there is one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub rows: usize,
     /// What logits are divided by before the softmax; always 1, since only training softens.
     pub temperature: u32,
     /// Numbers that the weights are.
@@ -50,6 +53,15 @@ pub struct Card {
     /// BLAKE3 of [`Card::weights_file`], in hexadecimal. A hand-written card may leave it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights_blake3: Option<String>,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_one(rows: &usize) -> bool {
+    *rows == 1
 }
 
 /// What a model was trained on; both are empty where nobody knows.
@@ -109,6 +121,7 @@ impl Card {
             preprocessing: spec.preprocessing.clone(),
             tokens: spec.tokens.clone(),
             audio: None,
+            rows: spec.rows,
             temperature: 1,
             parameters: parameters - spec.projection_parameters(),
             dataset,
@@ -135,6 +148,7 @@ impl Card {
             classes: self.classes,
             preprocessing: self.preprocessing.clone(),
             tokens: self.tokens.clone(),
+            rows: self.rows,
             projection: None,
         }
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use retort_data::Shape;
+use retort_data::{HeldOut, Shape};
 use retort_job::Architecture;
 use thiserror::Error;
 
@@ -115,7 +115,12 @@ impl Classifier {
         self.spec().classes
     }
 
-    /// Logits, row by row. They depend on the sample alone, not on what it is evaluated with.
+    /// Rows of logits that it gives for each sample.
+    pub fn rows(&self) -> usize {
+        self.spec().rows
+    }
+
+    /// Logits, row by row, those of a sample one after the other. They depend on the sample alone, not on what it is evaluated with.
     pub fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error> {
         self.check(inputs, samples)?;
         match &mut self.model {
@@ -167,10 +172,17 @@ impl Classifier {
         }
     }
 
-    /// Loss and accuracy over labelled samples.
-    pub fn evaluate(&mut self, inputs: &[f32], labels: &[u32]) -> Result<Evaluation, Error> {
-        let logits = self.logits(inputs, labels.len())?;
-        Ok(Evaluation::new(&logits, labels, self.classes()))
+    /// Logits of the rows that have a target.
+    pub fn counted(&mut self, samples: &HeldOut) -> Result<Vec<f32>, Error> {
+        let count = samples.inputs.len() / self.spec().input_len();
+        let logits = self.logits(&samples.inputs, count)?;
+        Ok(samples.counted(logits, self.classes()))
+    }
+
+    /// Loss and accuracy over the targets of labelled samples.
+    pub fn evaluate(&mut self, samples: &HeldOut) -> Result<Evaluation, Error> {
+        let logits = self.counted(samples)?;
+        Ok(Evaluation::new(&logits, &samples.labels, self.classes()))
     }
 }
 
@@ -224,12 +236,12 @@ impl Net {
     }
 }
 
-/// Appends the first rows of a tensor of [`BATCH`] rows.
-fn read<const D: usize>(to: &mut Vec<f32>, tensor: Tensor<D>, rows: usize) -> Result<(), Error> {
+/// Appends what a tensor of a pass has of its first samples.
+fn read<const D: usize>(to: &mut Vec<f32>, tensor: Tensor<D>, samples: usize) -> Result<(), Error> {
     let values = tensor
         .try_into_vec_as::<f32>()
         .map_err(|e| Error::Device(Box::new(e)))?;
-    to.extend_from_slice(&values[..values.len() / BATCH * rows]);
+    to.extend_from_slice(&values[..values.len() / BATCH * samples]);
     Ok(())
 }
 
@@ -238,8 +250,9 @@ fn read<const D: usize>(to: &mut Vec<f32>, tensor: Tensor<D>, rows: usize) -> Re
 pub struct Evaluation {
     /// Mean negative log-likelihood at temperature 1.
     pub loss: f64,
-    /// Share of samples whose greatest logit (the first one among equals) is that of the label.
+    /// Share of targets whose greatest logit (the first one among equals) is that of the label.
     pub accuracy: f64,
+    /// Targets: as many as samples where each has one.
     pub samples: usize,
 }
 
@@ -273,6 +286,8 @@ impl Evaluation {
 
 #[cfg(test)]
 mod tests {
+    use retort_data::Tokens;
+
     use super::*;
     use crate::net::{fixture, random_values, text_fixture};
 
@@ -290,6 +305,11 @@ mod tests {
                 9,
                 7,
             ),
+            Spec {
+                tokens: Some(Tokens::Bytes {}),
+                rows: 4,
+                ..text_fixture("architecture = 'transformer'\nwidth = 12", 9, 7)
+            },
         ];
         for spec in specs {
             let net = Net::new(&spec, 3, &Device::flex().autodiff()).unwrap();
@@ -297,11 +317,12 @@ mod tests {
             let len = spec.input_len();
             let inputs = random_values(&spec, 150, 5);
             let together = classifier.logits(&inputs, 150).unwrap();
-            assert_eq!(together.len(), 150 * spec.classes);
+            let len_of_rows = spec.rows * spec.classes;
+            assert_eq!(together.len(), 150 * len_of_rows);
             for sample in [0, 1, 63, 64, 100, 149] {
                 let input = &inputs[sample * len..(sample + 1) * len];
                 let alone = classifier.logits(input, 1).unwrap();
-                let row = &together[sample * spec.classes..(sample + 1) * spec.classes];
+                let row = &together[sample * len_of_rows..(sample + 1) * len_of_rows];
                 assert_eq!(alone, row, "sample {sample} of {:?}", spec.model.architecture);
             }
         }

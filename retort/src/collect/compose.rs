@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
-use retort_data::Part;
+use retort_data::{HeldOut, Part};
 use retort_job::{GroupKind, Stream, Versions};
 use retort_proto::pb;
 
@@ -21,9 +21,7 @@ use crate::report::{
 struct Material<'a> {
     checked: &'a Checked,
     finished: &'a [Finished],
-    /// The test data.
-    inputs: Vec<f32>,
-    labels: Vec<u32>,
+    test: HeldOut,
 }
 
 pub(super) fn report(
@@ -32,12 +30,10 @@ pub(super) fn report(
     audit: &Audit,
     wall_s: f64,
 ) -> Result<Report, Failure> {
-    let (inputs, labels) = samples(&checked.dataset, Part::Test);
     let material = Material {
         checked,
         finished,
-        inputs,
-        labels,
+        test: samples(&checked.dataset, Part::Test),
     };
     let mut students = material.students(GroupKind::Student)?;
     let baselines = material.students(GroupKind::Baseline)?;
@@ -78,6 +74,7 @@ pub(super) fn report(
             test: u64::from(dataset.split(Part::Test).len()),
             classes: dataset.classes() as u64,
             bad_rows: dataset.bad_rows().into(),
+            targets_per_sample: dataset.rows() as u64,
         },
         verdict: Verdict::new(&teachers, &students, &baselines),
         soft_targets: soft_targets(checked, finished),
@@ -120,7 +117,7 @@ fn model_of(checked: &Checked, teacher: &str) -> String {
     }
 }
 
-/// The class that each model names for each test sample, by the model's name, then by seed.
+/// The class that each model names for each target of the test data, by the model's name, then by seed.
 pub(super) fn predictions(finished: &[Finished]) -> BTreeMap<&str, Vec<Vec<usize>>> {
     let mut named: BTreeMap<&str, Vec<Vec<usize>>> = BTreeMap::new();
     for model in finished.iter().flat_map(|f| &f.models) {
@@ -207,6 +204,7 @@ impl Material<'_> {
             flops_per_sample: first.export.card.spec().flops(),
             test_accuracy: metric(&models, |m| m.test.accuracy),
             test_nll: metric(&models, |m| m.test.nll),
+            test_perplexity: self.perplexity(&models),
             ece: metric(&models, |m| m.test.ece),
             compared_with: teacher.map(str::to_owned),
             agreement_with_teacher: compare(|p| p.compared.agreement),
@@ -228,20 +226,26 @@ impl Material<'_> {
         })
     }
 
+    /// Of language models.
+    fn perplexity(&self, models: &[&Model]) -> Option<Metric> {
+        let tells_next = self.checked.dataset.tells_next();
+        tells_next.then(|| metric(models, |m| m.test.perplexity()))
+    }
+
     fn left_out(&self, models: &[&Model]) -> Result<Option<LeftOut>, MetricsError> {
         let (classes, without) = (
             self.checked.dataset.classes(),
             &self.checked.job.dataset.without_classes,
         );
-        let (_, labels) = samples(&self.checked.dataset, Part::Validation);
+        let labels = samples(&self.checked.dataset, Part::Validation).labels;
         if without.is_empty() || labels.is_empty() {
             return Ok(None);
         }
         let each = models.iter().map(|model| {
             let bias = Logits::new(&model.validation, classes)?.best_bias(&labels, without)?;
             let test = Logits::new(&model.logits, classes)?;
-            let (before, _) = test.accuracy_with_bias(&self.labels, without, 0.0)?;
-            let (after, all) = test.accuracy_with_bias(&self.labels, without, bias)?;
+            let (before, _) = test.accuracy_with_bias(&self.test.labels, without, 0.0)?;
+            let (after, all) = test.accuracy_with_bias(&self.test.labels, without, bias)?;
             Ok((before, after, all, bias))
         });
         let each: Vec<_> = each.collect::<Result<_, MetricsError>>()?;
@@ -260,9 +264,9 @@ impl Material<'_> {
             Logits::new(&theirs.logits, classes)?,
         );
         Ok(Pair {
-            compared: mine.compare(&theirs, &self.labels)?,
+            compared: mine.compare(&theirs, &self.test.labels)?,
             kl_at_temperature: mine.kl(&theirs, temperature)?,
-            shared: mine.shared_errors(&theirs, &self.labels)?,
+            shared: mine.shared_errors(&theirs, &self.test.labels)?,
         })
     }
 
@@ -292,6 +296,7 @@ impl Material<'_> {
             flops_per_sample: first.export.card.spec().flops(),
             test_accuracy: metric(&models, |m| m.test.accuracy),
             test_nll: metric(&models, |m| m.test.nll),
+            test_perplexity: self.perplexity(&models),
             ece: metric(&models, |m| m.test.ece),
             churn: self.churn(&models)?,
             cost: self.cost(first),
@@ -307,7 +312,7 @@ impl Material<'_> {
     }
 
     fn cost(&self, model: &Model) -> Option<Cost> {
-        cost::measure(&model.export, &self.inputs)
+        cost::measure(&model.export, &self.test.inputs)
     }
 }
 
@@ -349,10 +354,13 @@ fn soft_targets(checked: &Checked, finished: &[Finished]) -> report::SoftTargets
     let trained: u64 = trained.map(|t| t.samples).sum();
     let used = checked.job.students.iter().any(|s| !s.teachers.is_empty());
     let encoding = checked.job.distillation.encoding(checked.dataset.classes());
+    let bytes: u64 = totals.iter().map(|t| t.frame_bytes).sum();
+    let targets = taught * checked.dataset.rows() as u64;
     report::SoftTargets {
         samples: taught,
         frames: totals.iter().map(|t| t.frames).sum(),
-        bytes: totals.iter().map(|t| t.frame_bytes).sum(),
+        bytes,
+        bytes_per_target: (targets > 0).then(|| bytes as f64 / targets as f64),
         samples_without: trained.saturating_sub(taught),
         samples_by_staleness: std::array::from_fn(|i| {
             totals

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::bail;
-use retort_data::{Dataset, Encoder, Part, TOKENIZER_FILE, Tokens};
+use retort_data::{Dataset, Encoder, HeldOut, Part, TOKENIZER_FILE, Tokens};
 use retort_models::bert::{Config, Ids};
 use retort_models::probe::{self, Probe, Samples};
 use retort_models::{Card, Classifier, DatasetReference, Export, Net, Preprocessing, Spec};
@@ -41,6 +41,7 @@ pub(super) fn import(args: &Args) -> Result<(Export, String), Failure> {
         model: config.model(),
         input: dataset.shape(),
         classes: dataset.classes(),
+        rows: dataset.rows(),
         preprocessing: Preprocessing::none(1),
         tokens: dataset.tokens().cloned(),
         projection: None,
@@ -118,7 +119,11 @@ fn tokenizer(folder: &Path, job: &Path, dataset: &Dataset) -> Result<Encoder, Fa
 
 /// A classifier of what the network hands its own.
 fn fit(net: &Net, dataset: &Dataset, job: &Path) -> anyhow::Result<Probe> {
-    let (held_out, truth) = collect::samples(dataset, Part::Validation);
+    let HeldOut {
+        inputs: held_out,
+        labels: truth,
+        ..
+    } = collect::samples(dataset, Part::Validation);
     if truth.is_empty() || dataset.labelled().is_empty() {
         bail!(
             "{}: its data set has {} labelled training samples and dataset.validation is {}, expected some to fit the \

@@ -36,6 +36,13 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<u64>>,
 }
 
+impl Evaluation {
+    /// `e^nll`: among as many equally likely classes one would guess as well. Finite, whatever a model says.
+    pub fn perplexity(&self) -> f64 {
+        self.nll.exp().min(f64::MAX)
+    }
+}
+
 /// One bin of a reliability diagram: confidences in `(low, high]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bin {

@@ -70,6 +70,8 @@ pub struct Dataset {
     pub classes: u64,
     #[serde(default)]
     pub bad_rows: BadRows,
+    /// More than 1 of a language model, of whose test data each target counts like a sample elsewhere.
+    pub targets_per_sample: u64,
 }
 
 /// Rows or files of the data that cannot be used and were left out, in every process alike.
@@ -108,6 +110,8 @@ pub struct Teacher {
     pub flops_per_sample: Option<u64>,
     pub test_accuracy: Metric,
     pub test_nll: Metric,
+    /// Of a token, `e^nll`; null unless the data is a text whose next token is told.
+    pub test_perplexity: Option<Metric>,
     pub ece: Metric,
     /// Between seeds; 0 of a fixed teacher, which is the same model under every seed.
     pub churn: Option<f64>,
@@ -129,6 +133,8 @@ pub struct Student {
     pub flops_per_sample: Option<u64>,
     pub test_accuracy: Metric,
     pub test_nll: Metric,
+    /// Of a token, `e^nll`; null unless the data is a text whose next token is told.
+    pub test_perplexity: Option<Metric>,
     pub ece: Metric,
     /// The teacher that the following are about: the first that the job gives the student, for its baseline as well.
     /// Null, as they are, in a job without teachers.
@@ -275,6 +281,8 @@ pub struct SoftTargets {
     pub frames: u64,
     /// On the wire.
     pub bytes: u64,
+    /// Of each distribution that a sample was trained with: of a classifier's sample, or of a language model's token.
+    pub bytes_per_target: Option<f64>,
     pub encoding: Option<String>,
     pub temperature: Option<f64>,
     /// Samples that students with teachers trained on without any.

@@ -29,6 +29,7 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         flops_per_sample: Some(2 * parameters),
         test_accuracy: metric(|a| a),
         test_nll: metric(|a| -a.ln()),
+        test_perplexity: None,
         ece: metric(|a| 0.2 * (1.0 - a)),
         agreement_with_teacher: Some(metric(|a| a * 0.95)),
         compared_with: Some("wide".into()),
@@ -76,6 +77,7 @@ pub(super) fn teacher(name: &str, parameters: u64, accuracies: &[f64]) -> Teache
         flops_per_sample: Some(2 * parameters),
         test_accuracy: accuracies.to_vec().into(),
         test_nll: accuracies.iter().map(|a| -a.ln()).collect::<Vec<_>>().into(),
+        test_perplexity: None,
         ece: accuracies
             .iter()
             .map(|a| 0.3 * (1.0 - a))
@@ -127,6 +129,7 @@ pub(super) fn report(seeds: u64) -> Report {
                 count: 2,
                 first: vec!["data/<b>.png: no image".into(), "data/c.png: no image".into()],
             },
+            targets_per_sample: 1,
         },
         verdict: Verdict::new(&teachers, &students, &baselines),
         teachers,
@@ -136,6 +139,7 @@ pub(super) fn report(seeds: u64) -> Report {
             samples,
             frames: samples / 32,
             bytes: samples * 24,
+            bytes_per_target: Some(24.0),
             encoding: Some("f16".into()),
             temperature: Some(4.0),
             samples_without: 0,

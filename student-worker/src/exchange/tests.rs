@@ -28,6 +28,7 @@ fn trainer(kind: OptimizerKind, clip_norm: Option<f64>) -> BurnTrainer {
             std: vec![0.3],
         },
         tokens: None,
+        rows: 1,
         projection: None,
     };
     let optimizer = Optimizer {
@@ -55,6 +56,7 @@ fn batch(number: u64, range: std::ops::Range<usize>) -> Batch {
         samples: range.len(),
         labels: labels[range.clone()].iter().copied().map(Some).collect(),
         mixed: Vec::new(),
+        counted: None,
         soft: Some(SoftTargets {
             targets: Targets::Dense(labels[range].iter().flat_map(soft).collect()),
             temperature: 2.0,

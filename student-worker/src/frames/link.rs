@@ -261,7 +261,8 @@ impl Link {
                 return refuse(want, reason, e.to_string());
             }
         };
-        let rows = self.terms.samples(want.id) as usize;
+        let samples = self.terms.samples(want.id) as usize;
+        let rows = samples * self.terms.rows;
         let temperature = self.terms.temperature(want.id) as f32;
         if frame.rows != rows || frame.classes != self.terms.classes || frame.temperature != temperature {
             let detail = format!(
@@ -270,7 +271,7 @@ impl Link {
             );
             return refuse(want, "wrong shape", detail);
         }
-        let features = match self.features(rows, &answer.features) {
+        let features = match self.features(samples, &answer.features) {
             Ok(features) => features,
             Err((reason, detail)) => return refuse(want, reason, detail),
         };
@@ -289,7 +290,7 @@ impl Link {
     }
 
     /// Checks the features that came with a frame, if this teacher is to send any.
-    fn features(&self, rows: usize, bytes: &[u8]) -> Result<Option<Features>, (&'static str, String)> {
+    fn features(&self, samples: usize, bytes: &[u8]) -> Result<Option<Features>, (&'static str, String)> {
         let Some(layer) = self.terms.layer_of(&self.teacher) else {
             return Ok(None);
         };
@@ -301,7 +302,7 @@ impl Link {
             (reason, e.to_string())
         })?;
         let found = (features.rows, features.channels, features.positions);
-        let expected = (rows, layer.channels, layer.positions);
+        let expected = (samples, layer.channels, layer.positions);
         if found == expected {
             Ok(Some(features))
         } else {

@@ -22,6 +22,7 @@ fn link() -> Link {
                 block: ROWS as u32,
             },
             classes: CLASSES,
+            rows: 1,
             prefetch: 1,
             layer: None,
         }),
@@ -89,6 +90,36 @@ fn a_frame_of_another_shape_or_temperature_is_refused() {
     assert_eq!(refused(frame(ROWS - 1, CLASSES, TEMPERATURE)), "wrong shape");
     assert_eq!(refused(frame(ROWS, CLASSES + 1, TEMPERATURE)), "wrong shape");
     assert_eq!(refused(frame(ROWS, CLASSES, TEMPERATURE + 1.0)), "wrong shape");
+}
+
+#[test]
+fn a_language_models_frame_has_its_rows_for_each_sample() {
+    let mut link = link();
+    Arc::make_mut(&mut link.terms).rows = 3;
+    let receive = |rows| {
+        let answer = pb::SoftTargets {
+            frame: frame(rows, CLASSES, TEMPERATURE).into(),
+            ..Default::default()
+        };
+        link.receive(want(), &answer)
+    };
+    let Event::Frame { frame: taken, .. } = receive(3 * ROWS) else {
+        panic!("the frame was refused");
+    };
+    let bytes = Encoding::F32.frame_len(3 * ROWS, CLASSES) as u64;
+    assert_eq!(taken.bytes, bytes);
+    assert_eq!(
+        link.terms.frame_len("t", ROWS as u64),
+        bytes,
+        "what a want costs of the credit"
+    );
+    assert!(matches!(
+        receive(ROWS),
+        Event::FrameRefused {
+            reason: "wrong shape",
+            ..
+        }
+    ));
 }
 
 #[test]

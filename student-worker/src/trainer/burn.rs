@@ -3,6 +3,7 @@
 use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Int, Tensor, TensorData};
 use retort_codec::Features;
+use retort_data::HeldOut;
 use retort_data::rng::{self, Rng};
 use retort_job::{FeatureLoss, Loss, Optimizer};
 use retort_losses::{Combined, CrossEntropy, Labels, Objective};
@@ -11,13 +12,10 @@ use tracing::trace_span;
 
 use super::gradient;
 use super::optimizer::{clip, fresh};
-use super::{Batch, Error, Hint, Sparse, StepReport, Targets, Trainer, exits};
+use super::{Batch, Error, Sparse, StepReport, Targets, Trainer, check, exits};
 
 /// Sets the dropout masks apart from other uses of a seed.
 const DROPOUT: u64 = 0x6472_6f70;
-
-/// How far from 1 the weights of a sample may sum: far above the rounding of a sum of f32.
-const WEIGHT_TOLERANCE: f32 = 1e-4;
 
 /// Bytes of the checksum before an optimizer state.
 const CHECKSUM: usize = 8;
@@ -63,113 +61,6 @@ impl BurnTrainer {
         self.net.as_ref().expect("a network between steps")
     }
 
-    fn check(&self, batch: &Batch) -> Result<(), Error> {
-        let Spec { classes, .. } = *self.net().spec();
-        if batch.samples == 0 {
-            return Err(Error::Range {
-                what: "samples",
-                value: 0.0,
-                expected: "at least 1",
-            });
-        }
-        size(
-            "inputs",
-            batch.inputs.len(),
-            batch.samples * self.net().spec().input_len(),
-        )?;
-        size("labels", batch.labels.len(), batch.samples)?;
-        if !batch.mixed.is_empty() {
-            size("second labels", batch.mixed.len(), batch.samples)?;
-        }
-        let second = batch.mixed.iter().map(|(label, _)| label);
-        let mut all = batch.labels.iter().flatten().chain(second);
-        if let Some(&label) = all.find(|&&label| label as usize >= classes) {
-            return Err(Error::Label { label, classes });
-        }
-        if let Some((_, share)) = batch.mixed.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
-            return Err(Error::Range {
-                what: "share of a second label",
-                value: f64::from(*share),
-                expected: "0..=1",
-            });
-        }
-        if !(0.0..=1.0).contains(&batch.alpha) {
-            return Err(Error::Range {
-                what: "alpha",
-                value: batch.alpha,
-                expected: "0..=1",
-            });
-        }
-        if !(batch.learning_rate.is_finite() && batch.learning_rate >= 0.0) {
-            return Err(Error::Range {
-                what: "learning rate",
-                value: batch.learning_rate,
-                expected: "a finite number, at least 0",
-            });
-        }
-        match &batch.soft {
-            Some(soft) => {
-                check_targets(&soft.targets, batch.samples, classes)?;
-                if let Some(hint) = &soft.hint {
-                    self.check_hint(hint, batch.samples)?;
-                }
-                let unlabelled = batch.labels.iter().position(Option::is_none);
-                if let (Loss::Dkd { .. }, Some(sample)) = (soft.loss, unlabelled) {
-                    return Err(Error::MissingLabel {
-                        step: self.steps,
-                        sample,
-                        loss: soft.loss.name(),
-                    });
-                }
-                let value = f64::from(soft.temperature);
-                if value.is_finite() && value > 0.0 {
-                    Ok(())
-                } else {
-                    Err(Error::Range {
-                        what: "temperature",
-                        value,
-                        expected: "a number greater than 0",
-                    })
-                }
-            }
-            None if batch.alpha > 0.0 => Err(Error::MissingSoftTargets {
-                step: self.steps,
-                alpha: batch.alpha,
-            }),
-            None => Ok(()),
-        }
-    }
-
-    /// Sizes, by what the loss compares.
-    fn check_hint(&self, hint: &Hint, samples: usize) -> Result<(), Error> {
-        let spec = self.net().spec();
-        let (_, layer) = spec.layer(&hint.layer)?;
-        let projection = spec.projection.as_ref().filter(|p| p.layer == hint.layer);
-        let channels = projection.map_or(layer.channels, |p| p.channels);
-        let teacher = &hint.features;
-        size("features", teacher.rows, samples)?;
-        size(
-            "features",
-            teacher.values.len(),
-            samples * teacher.channels * teacher.positions,
-        )?;
-        if hint.loss.by_channel() {
-            size("channels of the features", teacher.channels, channels)?;
-        }
-        if hint.loss.by_position() {
-            size("positions of the features", teacher.positions, layer.positions)?;
-        }
-        if hint.weight.is_finite() && hint.weight >= 0.0 {
-            Ok(())
-        } else {
-            Err(Error::Range {
-                what: "weight of the features",
-                value: hint.weight,
-                expected: "a finite number, at least 0",
-            })
-        }
-    }
-
     fn pass(&self, batch: &Batch) -> Result<Pass, Error> {
         let shape = self.net().spec().input;
         let dims = [batch.samples, shape.channels, shape.height, shape.width];
@@ -181,9 +72,9 @@ impl BurnTrainer {
             .pass(inputs, Some(&mut noise), hint.map(|h| h.layer.as_str()))?)
     }
 
-    fn targets(&self, targets: &Targets, samples: usize) -> retort_losses::Targets {
+    fn targets(&self, targets: &Targets, rows: usize) -> retort_losses::Targets {
         let matrix = |values: &[f32], columns: usize| {
-            let data = TensorData::new(values.to_vec(), [samples, columns]);
+            let data = TensorData::new(values.to_vec(), [rows, columns]);
             Tensor::<2>::from_data(data, &self.device)
         };
         match targets {
@@ -193,7 +84,7 @@ impl BurnTrainer {
             Targets::Sparse(teachers) => {
                 let teachers = teachers.iter().map(|Sparse { weights, top }| {
                     let ids: Vec<i64> = top.ids.iter().copied().map(i64::from).collect();
-                    let ids = TensorData::new(ids, [samples, top.kept]);
+                    let ids = TensorData::new(ids, [rows, top.kept]);
                     let teacher = retort_losses::Sparse {
                         ids: Tensor::<2, Int>::from_data(ids, &self.device),
                         log_probs: matrix(&top.log_probs, top.kept),
@@ -204,6 +95,11 @@ impl BurnTrainer {
                 retort_losses::Targets::Sparse(teachers.collect())
             }
         }
+    }
+
+    fn numbers(&self, numbers: &[usize]) -> Tensor<1, Int> {
+        let values: Vec<i64> = numbers.iter().map(|&number| number as i64).collect();
+        Tensor::from_data(TensorData::new(values, [numbers.len()]), &self.device)
     }
 
     fn features(&self, features: &Features) -> Tensor<3> {
@@ -234,8 +130,13 @@ impl BurnTrainer {
         if !batch.mixed.is_empty() {
             labels = labels.mixed(&batch.mixed);
         }
-        let exits = exits::loss(self.net().spec().model.exits.as_ref(), outputs, &labels);
-        let Outputs { logits, features, .. } = outputs.clone();
+        let (mut outputs, counted) = (outputs.clone(), batch.counted.as_ref());
+        let counted = counted.map(|rows| self.numbers(rows));
+        if let Some(rows) = &counted {
+            (labels, outputs) = (labels.select(rows), outputs.select(rows));
+        }
+        let exits = exits::loss(self.net().spec().model.exits.as_ref(), &outputs, &labels);
+        let Outputs { logits, features, .. } = outputs;
         let (total, parts) = match &batch.soft {
             Some(soft) => {
                 let combined = Combined {
@@ -243,7 +144,10 @@ impl BurnTrainer {
                     alpha: batch.alpha,
                     temperature: f64::from(soft.temperature),
                 };
-                let targets = self.targets(&soft.targets, batch.samples);
+                let mut targets = self.targets(&soft.targets, batch.labels.len());
+                if let Some(rows) = &counted {
+                    targets = targets.select(rows);
+                }
                 let loss = combined.forward(logits, &labels, &targets)?;
                 let mut total = loss.total;
                 let mut parts = vec![loss.hard, loss.soft, loss.teacher_share, loss.objective];
@@ -265,7 +169,7 @@ impl BurnTrainer {
 
     /// The gradient of a batch. Nothing of the trainer changes.
     fn gradients(&self, batch: &Batch) -> Result<(GradientsParams, StepReport), Error> {
-        self.check(batch)?;
+        check::batch(batch, self.net().spec(), self.steps)?;
         let (pass, total, parts) = trace_span!("forward").in_scope(|| {
             let pass = self.pass(batch)?;
             let (total, parts) = self.loss(batch, &pass.outputs)?;
@@ -334,8 +238,8 @@ impl Trainer for BurnTrainer {
         Ok(())
     }
 
-    fn evaluate(&mut self, inputs: &[f32], labels: &[u32]) -> Result<Evaluation, Error> {
-        Ok(Classifier::from(self.net()).evaluate(inputs, labels)?)
+    fn evaluate(&mut self, samples: &HeldOut) -> Result<Evaluation, Error> {
+        Ok(Classifier::from(self.net()).evaluate(samples)?)
     }
 
     fn flat(&self) -> Vec<f32> {
@@ -427,7 +331,8 @@ fn report(step: u64, batch: &Batch, scalars: &[f32]) -> Result<StepReport, Error
         }
     }
     let scalar = |index: usize| scalars.get(index).copied().map(f64::from);
-    let labelled = batch.labels.iter().flatten().count();
+    let labelled = batch.counted_rows().filter(|&row| batch.labels[row].is_some());
+    let labelled = labelled.count();
     Ok(StepReport {
         loss: scalar(0).unwrap_or_default(),
         hard_loss: scalar(1).filter(|_| labelled > 0),
@@ -437,60 +342,6 @@ fn report(step: u64, batch: &Batch, scalars: &[f32]) -> Result<StepReport, Error
         soft_loss: scalar(4),
         feature_loss: scalar(5),
     })
-}
-
-/// Sizes, kept classes and weights; whether the numbers are distributions is the codec's business.
-fn check_targets(targets: &Targets, samples: usize, classes: usize) -> Result<(), Error> {
-    let teachers = match targets {
-        Targets::Dense(log_probs) => return size("soft targets", log_probs.len(), samples * classes),
-        Targets::Sparse(teachers) => teachers,
-    };
-    for Sparse { weights, top } in teachers {
-        if !(1..=classes).contains(&top.kept) {
-            return Err(Error::Range {
-                what: "kept",
-                value: top.kept as f64,
-                expected: "at least 1 and at most the classes",
-            });
-        }
-        size("weights", weights.len(), samples)?;
-        size("kept classes", top.ids.len(), samples * top.kept)?;
-        size("soft targets", top.log_probs.len(), samples * top.kept)?;
-        size("tails", top.log_tail.len(), samples)?;
-        for (sample, ids) in top.ids.chunks(top.kept).enumerate() {
-            if !ids.is_sorted_by(|a, b| a < b) || ids.last().is_some_and(|&id| id as usize >= classes) {
-                return Err(Error::Kept {
-                    sample,
-                    ids: ids.to_vec(),
-                    classes,
-                });
-            }
-        }
-    }
-    for sample in 0..samples {
-        let sum = teachers.iter().fold(0.0, |sum, t| sum + t.weights[sample]);
-        let whole = (sum - 1.0).abs() <= WEIGHT_TOLERANCE; // false of NaN
-        if !whole {
-            return Err(Error::Range {
-                what: "sum of weights",
-                value: f64::from(sum),
-                expected: "1",
-            });
-        }
-    }
-    Ok(())
-}
-
-fn size(what: &'static str, found: usize, expected: usize) -> Result<(), Error> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(Error::Size {
-            what,
-            found,
-            expected,
-        })
-    }
 }
 
 fn device_error(action: &'static str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {

@@ -2,6 +2,7 @@
 
 mod adam;
 mod burn;
+mod check;
 mod exits;
 mod gradient;
 mod optimizer;
@@ -12,6 +13,7 @@ pub use self::burn::BurnTrainer;
 pub use retort_models::Evaluation;
 
 use retort_codec::{Features, TopK};
+use retort_data::HeldOut;
 use retort_job::{FeatureLoss, Loss};
 use retort_models::{ClassifierError, SpecError, WeightsError, device};
 use thiserror::Error;
@@ -22,11 +24,13 @@ pub struct Batch {
     /// `samples` inputs, row by row, before preprocessing.
     pub inputs: Vec<f32>,
     pub samples: usize,
-    /// One for each sample; `None` is unlabelled.
+    /// One for each row of logits; `None` is unlabelled.
     pub labels: Vec<Option<u32>>,
     /// Of mixed views, a second label for each sample and how much of the sample it is the label of; both mean nothing where
     /// there is no first one. Empty: no view is mixed.
     pub mixed: Vec<(u32, f32)>,
+    /// Which rows of logits the losses are means over, ascending; `None`: all. The others have no target.
+    pub counted: Option<Vec<usize>>,
     /// What the teachers say; `None` for a group without teachers.
     pub soft: Option<SoftTargets>,
     /// Share of the soft loss, within 0..=1; 0 for a group without teachers.
@@ -35,7 +39,27 @@ pub struct Batch {
     pub learning_rate: f64,
 }
 
-/// What the teachers say of every sample of a batch.
+impl Batch {
+    /// Samples that have a label; they have all of theirs.
+    pub(crate) fn labelled_samples(&self) -> usize {
+        let samples = self
+            .labels
+            .chunks(self.labels.len().div_ceil(self.samples.max(1)).max(1));
+        samples
+            .filter(|labels| labels.iter().any(Option::is_some))
+            .count()
+    }
+
+    /// Rows that the losses are means over.
+    fn counted_rows(&self) -> Box<dyn Iterator<Item = usize> + '_> {
+        match &self.counted {
+            Some(rows) => Box::new(rows.iter().copied()),
+            None => Box::new(0..self.labels.len()),
+        }
+    }
+}
+
+/// What the teachers say of every sample of a batch, row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SoftTargets {
     pub targets: Targets,
@@ -62,7 +86,7 @@ pub struct Hint {
 /// Distributions softmax(z / T), of one teacher or of several.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Targets {
-    /// Log-probabilities, `samples` rows of one number for each class.
+    /// Log-probabilities, rows of one number for each class.
     Dense(Vec<f32>),
     /// What each teacher said, at least one; the step minimises the weighted sum of the divergences from them.
     Sparse(Vec<Sparse>),
@@ -71,9 +95,8 @@ pub enum Targets {
 /// One teacher's most probable classes, and how much it counts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sparse {
-    /// One for each sample; those of a sample sum to 1 over the teachers.
+    /// One for each row; those of a row sum to 1 over the teachers.
     pub weights: Vec<f32>,
-    /// `samples` rows.
     pub top: TopK,
 }
 
@@ -84,12 +107,12 @@ pub struct StepReport {
     pub loss: f64,
     /// The soft part of it, before alpha; present exactly if soft targets were.
     pub soft_loss: Option<f64>,
-    /// Mean cross entropy over the labelled samples; `None` if there were none.
+    /// Mean cross entropy over the labelled rows; `None` if there were none.
     pub hard_loss: Option<f64>,
     /// Forward divergence from the teacher at its temperature, without the factor T², whatever the soft loss is; present
     /// exactly if soft targets were.
     pub kl: Option<f64>,
-    /// Labelled samples.
+    /// Labelled rows that count.
     pub labelled: usize,
     /// What share of the gradient at the logits the teacher had; present exactly if soft targets were.
     pub gradient_share: Option<f64>,
@@ -114,9 +137,9 @@ pub enum Error {
     },
     #[error("label {label} of a model with {classes} classes")]
     Label { label: u32, classes: usize },
-    #[error("kept classes {ids:?} of sample {sample}, expected ascending numbers below {classes}")]
+    #[error("kept classes {ids:?} of row {row}, expected ascending numbers below {classes}")]
     Kept {
-        sample: usize,
+        row: usize,
         ids: Vec<u32>,
         classes: usize,
     },
@@ -124,10 +147,10 @@ pub enum Error {
     #[error("step {step} has alpha {alpha} and no soft targets")]
     MissingSoftTargets { step: u64, alpha: f64 },
     /// The soft loss compares with the label's class.
-    #[error("step {step} has loss {loss:?} and no label of sample {sample}")]
+    #[error("step {step} has loss {loss:?} and no label of row {row}")]
     MissingLabel {
         step: u64,
-        sample: usize,
+        row: usize,
         loss: &'static str,
     },
     #[error("{what} of step {step} is {value}")]
@@ -179,7 +202,7 @@ pub trait Trainer: Send {
     fn apply(&mut self, gradient: &[f32], learning_rate: f64) -> Result<(), Error>;
 
     /// Loss and accuracy of the present weights, without dropout.
-    fn evaluate(&mut self, inputs: &[f32], labels: &[u32]) -> Result<Evaluation, Error>;
+    fn evaluate(&mut self, samples: &HeldOut) -> Result<Evaluation, Error>;
 
     /// All weights in one vector, in the order of their names.
     fn flat(&self) -> Vec<f32>;

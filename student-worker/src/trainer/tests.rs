@@ -7,6 +7,7 @@ use super::*;
 
 mod exits;
 mod features;
+mod rows;
 
 fn spec(architecture: Architecture) -> Spec {
     let mlp = architecture == Architecture::Mlp;
@@ -28,6 +29,7 @@ fn spec(architecture: Architecture) -> Spec {
             std: vec![0.3],
         },
         tokens: None,
+        rows: 1,
         projection: None,
     }
 }
@@ -65,6 +67,7 @@ fn batch(number: u64) -> Batch {
             .map(|(i, &c)| (i % 3 > 0).then_some(c))
             .collect(),
         mixed: Vec::new(),
+        counted: None,
         soft: Some(SoftTargets {
             targets: Targets::Dense(log_probs),
             temperature: 2.0,
@@ -143,9 +146,10 @@ fn training_learns_and_an_export_evaluates_exactly_alike() {
         let Batch { inputs, samples, .. } = batch(1000);
         let mut rng = Rng::keyed(&[1000]);
         let labels: Vec<u32> = (0..samples).map(|_| rng.below(4) as u32).collect();
-        let before = trainer.evaluate(&inputs, &labels).unwrap();
+        let held_out = HeldOut::new(inputs, labels);
+        let before = trainer.evaluate(&held_out).unwrap();
         train(&mut trainer, 0..60);
-        let after = trainer.evaluate(&inputs, &labels).unwrap();
+        let after = trainer.evaluate(&held_out).unwrap();
         // Sixty steps of plain SGD at this rate are too few for the convolutions.
         let learns = kind == OptimizerKind::Adam;
         assert!(
@@ -154,7 +158,7 @@ fn training_learns_and_an_export_evaluates_exactly_alike() {
         );
         let mut exported =
             Classifier::from_parts(&spec(architecture), &trainer.weights(), &Device::flex()).unwrap();
-        assert_eq!(exported.evaluate(&inputs, &labels).unwrap(), after);
+        assert_eq!(exported.evaluate(&held_out).unwrap(), after);
     }
 }
 
@@ -492,7 +496,7 @@ fn a_batch_that_a_soft_loss_can_not_use_is_refused_and_changes_nothing() {
     let mut unlabelled = soft(1, dkd);
     unlabelled.labels[5] = None;
     let error = trainer.step(&unlabelled).unwrap_err().to_string();
-    assert_eq!(error, "step 0 has loss \"dkd\" and no label of sample 5");
+    assert_eq!(error, "step 0 has loss \"dkd\" and no label of row 5");
     for loss in LOSSES {
         let found = trainer.step(&cut(soft(1, loss), 4, 2, [0.5, 0.5]));
         match loss {
@@ -529,7 +533,7 @@ fn cut(mut batch: Batch, classes: usize, kept: usize, weights: [f32; 2]) -> Batc
         top.log_tail.push(rest.ln().max(retort_codec::FLOOR));
     }
     let teacher = |weight| Sparse {
-        weights: vec![weight; batch.samples],
+        weights: vec![weight; batch.labels.len()],
         top: top.clone(),
     };
     soft.targets = Targets::Sparse(weights.map(teacher).into());
@@ -619,11 +623,11 @@ fn broken_cut_targets_change_nothing() {
         (&|t| t[1].top.log_tail.truncate(1), "tails: 1 values, expected 16"),
         (
             &|t| t[0].top.ids[2..4].copy_from_slice(&[3, 1]),
-            "kept classes [3, 1] of sample 1, expected ascending numbers below 4",
+            "kept classes [3, 1] of row 1, expected ascending numbers below 4",
         ),
         (
             &|t| t[0].top.ids[2..4].copy_from_slice(&[1, 4]),
-            "kept classes [1, 4] of sample 1, expected ascending numbers below 4",
+            "kept classes [1, 4] of row 1, expected ascending numbers below 4",
         ),
         (&|t| t[0].weights[5] = 0.5, "sum of weights is 1.25, expected 1"),
     ];

@@ -39,6 +39,10 @@ impl TeacherEngine for BurnEngine {
         self.classifier.classes()
     }
 
+    fn rows(&self) -> usize {
+        self.classifier.rows()
+    }
+
     fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error> {
         Ok(self.classifier.logits(inputs, samples)?)
     }

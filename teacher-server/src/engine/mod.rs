@@ -68,7 +68,12 @@ pub trait TeacherEngine: Send {
     /// Numbers of one row of logits.
     fn classes(&self) -> usize;
 
-    /// Unsoftened logits of `samples` inputs (before preprocessing), row by row. A sample's logits do not depend on what
+    /// Rows of logits for each sample.
+    fn rows(&self) -> usize {
+        1
+    }
+
+    /// Unsoftened logits of `samples` inputs (before preprocessing), row by row, those of a sample one after the other. A sample's logits do not depend on what
     /// else is asked with it.
     fn logits(&mut self, inputs: &[f32], samples: usize) -> Result<Vec<f32>, Error>;
 

@@ -8,6 +8,8 @@ pub struct Replay {
     pub input_len: usize,
     /// Numbers of one row of logits.
     pub classes: usize,
+    /// Rows of logits for each sample.
+    pub rows: usize,
 }
 
 impl TeacherEngine for Replay {
@@ -17,6 +19,10 @@ impl TeacherEngine for Replay {
 
     fn classes(&self) -> usize {
         self.classes
+    }
+
+    fn rows(&self) -> usize {
+        self.rows
     }
 
     fn logits(&mut self, _: &[f32], _: usize) -> Result<Vec<f32>, Error> {

@@ -234,6 +234,7 @@ mod tests {
             classes: 3,
             preprocessing: retort_models::Preprocessing::none(1),
             tokens: None,
+            rows: 1,
             projection: None,
         }
     }

@@ -33,6 +33,7 @@ fn identity(blocks: &Blocks) -> Identity {
         dataset_digest: blocks.dataset.digest().into(),
         samples: blocks.dataset.train_len(),
         classes: CLASSES,
+        rows: None,
     }
 }
 
@@ -42,8 +43,16 @@ fn terms() -> Terms {
 
 /// Logits that tell the sample.
 fn frame(blocks: &Blocks, epoch: u32, block: u64) -> Vec<u8> {
-    let logits: Vec<f32> = samples(blocks, epoch, block)
-        .flat_map(|sample| (0..CLASSES).map(move |c| ((sample as usize * 7 + c * c) % 13) as f32))
+    frame_of(1, samples(blocks, epoch, block))
+}
+
+/// Logits of so many rows a sample that tell sample and row.
+fn frame_of(rows: usize, samples: impl Iterator<Item = u32>) -> Vec<u8> {
+    let row = |sample: u32, row: usize| {
+        (0..CLASSES).map(move |c| ((sample as usize * 7 + row * 3 + c * c) % 13) as f32)
+    };
+    let logits: Vec<f32> = samples
+        .flat_map(|sample| (0..rows).flat_map(move |r| row(sample, r)))
         .collect();
     let mut soft = vec![0f32; logits.len()];
     retort_codec::soften(&logits, CLASSES, 2.0, &mut soft);
@@ -116,6 +125,10 @@ fn rows_of_another_identity_or_on_other_terms_are_not_there() {
             classes: 5,
             ..ours.clone()
         },
+        Identity {
+            rows: Some(2),
+            ..ours.clone()
+        },
     ];
     for other in others {
         let store = Store::open(folder.path(), &other, [terms()]).unwrap();
@@ -133,14 +146,33 @@ fn rows_of_another_identity_or_on_other_terms_are_not_there() {
 }
 
 #[test]
+fn all_rows_of_a_sample_are_replayed_in_another_epochs_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let blocks = blocks(1);
+    let ours = Identity {
+        rows: Some(3),
+        ..identity(&blocks)
+    };
+    let store = Store::open(folder.path(), &ours, [terms()]).unwrap();
+    for block in 0..blocks.grid.blocks() {
+        let frame = frame_of(3, samples(&blocks, 0, block));
+        store.record(terms(), &frame, samples(&blocks, 0, block).map(Some));
+    }
+    let all = blocks.dataset.train_len();
+    assert_eq!(store.recorded(), (all, all));
+    let found = store.gather(terms(), samples(&blocks, 5, 2)).unwrap();
+    assert_eq!(found, frame_of(3, samples(&blocks, 5, 2)));
+}
+
+#[test]
 fn a_damaged_or_torn_row_counts_as_absent() {
     let folder = tempfile::tempdir().unwrap();
     let blocks = blocks(1);
     let store = Store::open(folder.path(), &identity(&blocks), [terms()]).unwrap();
     record_epoch(&store, &blocks, 0);
     let all = blocks.dataset.train_len();
-    let rows = &store.rows[&terms()];
-    let slot = (rows.row_len + CHECKSUM) as u64;
+    let rows = &store.files[&terms()];
+    let slot = (rows.len + CHECKSUM) as u64;
     let victim = blocks.order.sample(0, 42);
     let mut byte = [0];
     rows.file

@@ -69,6 +69,7 @@ pub(crate) fn spec(name: &str) -> Spec {
             }
         },
         tokens: None,
+        rows: 1,
         projection: None,
     }
 }

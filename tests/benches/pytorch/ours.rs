@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use retort_data::HeldOut;
 use retort_data::rng::Rng;
 use retort_job::{Loss, Optimizer, OptimizerKind};
 use retort_models::{Choice, Classifier, Net, Spec};
@@ -53,11 +54,12 @@ impl Ours {
         (0..steps)
             .map(|step| {
                 let batch = &mut self.pool[step % POOL];
+                let labels = batch.labels.iter().flatten().copied().collect();
+                let held_out = HeldOut::new(batch.inputs.clone(), labels);
                 let began = Instant::now();
                 match self.kind {
                     Kind::Evaluate => {
-                        let labels: Vec<u32> = batch.labels.iter().flatten().copied().collect();
-                        self.student.evaluate(&batch.inputs, &labels)?;
+                        self.student.evaluate(&held_out)?;
                     }
                     Kind::Taught => {
                         let logits = self.teacher.logits(&batch.inputs, batch.samples)?;
@@ -84,6 +86,7 @@ fn batch(kind: Kind, spec: &Spec, rng: &mut Rng) -> Batch {
         samples: BATCH,
         labels,
         mixed: Vec::new(),
+        counted: None,
         soft: taught.then(|| soft(soften(&logits))),
         alpha: if taught || kind == Kind::Taught {
             ALPHA

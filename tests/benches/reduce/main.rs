@@ -180,6 +180,7 @@ fn step(table: &mut Table, quick: bool) -> anyhow::Result<f64> {
             std: vec![0.25],
         },
         tokens: None,
+        rows: 1,
         projection: None,
     };
     let optimizer = Optimizer {
@@ -201,6 +202,7 @@ fn step(table: &mut Table, quick: bool) -> anyhow::Result<f64> {
         samples,
         labels: (0..samples as u32).map(|i| Some(i % 10)).collect(),
         mixed: Vec::new(),
+        counted: None,
         soft: Some(SoftTargets {
             targets: Targets::Dense(vec![0.1_f32.ln(); samples * 10]),
             temperature: 4.0,

@@ -62,13 +62,13 @@ pub enum Error {
         expected: String,
     },
     /// A text to tell what comes next in is too short, or too long.
-    #[error("{file} gives {samples} samples of {length} bytes and the next one, expected 1 to 2147483647")]
+    #[error("{file} gives {samples} windows of {length} tokens and the next one, expected 1 to 2147483647")]
     Length {
         /// The file.
         file: PathBuf,
-        /// Places that have enough before them.
+        /// Windows that it gives.
         samples: usize,
-        /// Bytes before a place.
+        /// Tokens of a window.
         length: u32,
     },
     /// It has no sample with a label, or none at all.

@@ -142,35 +142,103 @@ fn what_comes_next_is_the_label() {
         ("test.txt", b"caba"),
         ("one.txt", b"0123456789"),
     ]);
-    let next = |stride| TextConfig {
-        next: Some(Next { stride }),
-        ..bytes(3)
+    let next = |stride| {
+        let next = Next {
+            targets: Some(1),
+            stride,
+            documents: None,
+        };
+        TextConfig {
+            next: Some(next),
+            ..bytes(3)
+        }
     };
-    let set = load(&next(1), folder.path(), None).expect("load");
+    let set = load(&next(None), folder.path(), None).expect("load");
     assert_eq!(set.class_names, ["\\n", "a", "b", "c", "d"]);
     let pool = [("abc", 1), ("bca", 2), ("cab", 4), ("abd", 0)];
     let pool = pool.map(|(text, class)| (text.to_owned(), class));
     assert_eq!(texts(&set, &set.pool), pool);
     assert_eq!(texts(&set, &set.test), [("cab".to_owned(), 1)]);
-    assert_eq!((set.unlabelled.len(), set.files), (0, vec![0; 4]));
-    let set = load(&next(3), folder.path(), None).expect("load");
+    assert_eq!((set.unlabelled.len(), &set.files), (0, &vec![0; 4]));
+    let set = load(&next(Some(3)), folder.path(), None).expect("load");
     assert_eq!(texts(&set, &set.pool), [pool[0].clone(), pool[3].clone()]);
+    assert!(set.files.is_empty(), "windows side by side share nothing");
 
     let message = |name: &str| {
-        let error = load(&next(1), &folder.path().join(name), None).err();
+        let error = load(&next(None), &folder.path().join(name), None).err();
         error.expect("an error").to_string()
     };
     assert!(
         message("one.txt")
-            .ends_with("one.txt gives 0 samples of 3 bytes and the next one, expected 1 to 2147483647")
+            .ends_with("one.txt gives 0 windows of 3 tokens and the next one, expected 1 to 2147483647")
     );
     assert!(message("none.txt").starts_with("read "));
+    let wrong = Next {
+        targets: Some(200),
+        stride: Some(0),
+        documents: None,
+    };
     let config = TextConfig {
-        next: Some(Next { stride: 0 }),
+        next: Some(wrong),
         ..TextConfig::default()
     };
     let keys: Vec<String> = config.problems().into_iter().map(|(key, ..)| key).collect();
-    assert_eq!(keys, ["next.stride", "tokens"]);
+    assert_eq!(keys, ["next.targets", "next.stride", "tokens"]);
+}
+
+#[test]
+fn a_language_model_has_a_target_at_every_position_but_padding() {
+    let folder = folder(&[
+        ("train.txt", &b"ab\n\nba\nb\n".repeat(9)),
+        ("test.txt", b"ab\n"),
+        ("nul.txt", b"a\nb\0"),
+    ]);
+    let next = |documents| TextConfig {
+        next: Some(Next {
+            documents,
+            ..Next::default()
+        }),
+        ..bytes(4)
+    };
+    let of = |text: &TextConfig, labelled| {
+        let config = DatasetConfig {
+            labelled,
+            text: Some(text.clone()),
+            ..config(&folder)
+        };
+        crate::load(&config, folder.path(), 1).expect("load")
+    };
+    let lines = next(Some(Documents::Lines));
+    let set = of(&lines, Some(5));
+    assert_eq!(
+        (set.rows(), set.class_names()),
+        (4, &["end", "a", "b"].map(str::to_owned)[..])
+    );
+    // 27 lines with a border before each and behind the last: 73 bytes, 18 windows.
+    assert_eq!((set.train_len(), set.labelled().len()), (15, 5));
+    let hidden = (0..15).find(|sample| set.label(*sample).is_none()).expect("some");
+    let targets: Vec<(usize, Option<u32>)> = set.targets(hidden).collect();
+    assert_eq!(targets, [(0, None), (1, None), (2, None), (3, None)]);
+    assert_ne!(
+        of(&next(None), None).digest(),
+        of(&next(Some(Documents::Paragraphs)), None).digest()
+    );
+
+    // The border, a, b; the border behind them is the last target.
+    let test = set.split(crate::Part::Test).held_out(u32::MAX);
+    assert_eq!(test.inputs, [1.0, 98.0, 99.0, 0.0]);
+    assert_eq!(test.labels, [1, 2, 0]);
+    assert_eq!(test.counted(vec![0.5, 1.5, 2.5, 3.5], 1), [0.5, 1.5, 2.5]);
+
+    let error = load(&lines, &folder.path().join("nul.txt"), None).err();
+    let error = error.expect("an error").to_string();
+    assert!(
+        error.ends_with(
+            "nul.txt line 2: byte = 0: expected a text without byte 0, which \
+         text.next.documents puts between documents"
+        ),
+        "{error}"
+    );
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::idx;
 /// The id that fills a sample up to its length. Models leave it out.
 pub(crate) const PADDING: u16 = 0;
 
+/// The id of byte 0, which no text has: it stands between the documents of a language model's text.
+const BORDER: u16 = 1;
+
 /// Beyond this an n-gram is as good as a sample of its own.
 const MAX_NGRAM: u32 = 8;
 /// Ids are stored in 16 bits. A table of so many rows of 16 numbers is a million parameters.
@@ -98,6 +101,12 @@ impl Tokens {
             Self::Bytes {} | Self::FileBytes {} => 1 + usize::from(u8::MAX) + 1,
             Self::Tokenizer { ids, .. } => ids.unwrap_or(1) as usize,
         }
+    }
+
+    /// The id that stands before each document and behind the last one where `text.next` packs several into a window; `None`
+    /// where no language model can be made of such tokens.
+    pub fn border(&self) -> Option<u16> {
+        matches!(self, Self::Bytes {}).then_some(BORDER)
     }
 
     /// The path of a tokenizer's file, to make it absolute.

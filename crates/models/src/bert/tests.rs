@@ -29,6 +29,7 @@ fn spec(config: &Config, ids: Ids, length: usize) -> Spec {
             width: length,
         },
         classes: 3,
+        rows: 1,
         preprocessing: Preprocessing::none(1),
         tokens: Some(Tokens::Tokenizer {
             path: "tokenizer.json".into(),

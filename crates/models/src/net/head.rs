@@ -7,11 +7,14 @@ use burn::tensor::Tensor;
 use super::layers::Layer;
 use super::{Dropout, Init, Spec, tokens};
 
-/// A mean over positions and a linear classifier, with a norm before them where the layers leave that out.
+/// A mean over positions, or several of them each by itself, and a linear classifier, with a norm before them where the layers
+/// leave that out.
 #[derive(Module, Debug)]
 pub(super) struct Head {
     norm: Option<LayerNorm>,
     pub(super) classifier: Linear,
+    #[module(skip)]
+    rows: usize,
 }
 
 impl Head {
@@ -20,6 +23,7 @@ impl Head {
         Self {
             norm: normed.then(|| init.layer_norm(features)),
             classifier: init.linear(features, spec.classes),
+            rows: spec.rows,
         }
     }
 
@@ -27,8 +31,11 @@ impl Head {
     ///
     /// - features: `[n, channels, positions]`
     /// - mask: `[n, 1, positions]`, of the positions that count where not all do
-    /// - output: `[n, channels]`
+    /// - output: `[n * rows, channels]`: of more than one the last positions
     pub(super) fn pool(&self, features: Tensor<3>, mask: Option<&Tensor<3>>) -> Tensor<2> {
+        if self.rows > 1 {
+            return self.last(features);
+        }
         let features = match &self.norm {
             Some(norm) => norm.forward(features.swap_dims(1, 2)).swap_dims(1, 2),
             None => features,
@@ -39,10 +46,22 @@ impl Head {
         }
     }
 
+    fn last(&self, features: Tensor<3>) -> Tensor<2> {
+        let [_, _, positions] = features.dims();
+        let last = features
+            .swap_dims(1, 2)
+            .narrow(1, positions - self.rows, self.rows);
+        let last = last.flatten::<2>(0, 1);
+        match &self.norm {
+            Some(norm) => norm.forward(last),
+            None => last,
+        }
+    }
+
     /// # Shapes
     ///
-    /// - pooled: `[n, channels]`
-    /// - output: `[n, classes]`
+    /// - pooled: `[n * rows, channels]`
+    /// - output: `[n * rows, classes]`
     pub(super) fn classify(&self, pooled: Tensor<2>, dropout: &mut Dropout<'_>) -> Tensor<2> {
         self.classifier.forward(dropout.apply(pooled))
     }

@@ -80,7 +80,7 @@ impl Spec {
             Architecture::EmbeddingBag => bag::products(self),
             Architecture::Onnx | Architecture::Kserve | Architecture::Custom => return None,
         };
-        Some(2 * (body + self.features() * self.classes) as u64)
+        Some(2 * (body + self.rows * self.features() * self.classes) as u64)
     }
 
     /// Numbers that the classifier sees.

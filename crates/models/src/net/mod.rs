@@ -1,6 +1,7 @@
 //! Networks: from a configuration, a shape and a seed to logits.
 
 mod bag;
+mod causal;
 mod cnn;
 pub mod custom;
 mod cut;
@@ -26,7 +27,7 @@ pub use self::spec::{Preprocessing, Projection, Spec, SpecError};
 
 use burn::module::Module;
 use burn::nn::{Embedding, Linear};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use retort_data::rng::Rng;
 use retort_job::Architecture;
 
@@ -68,16 +69,31 @@ enum Body {
 /// Everything that a forward pass can tell.
 #[derive(Debug, Clone)]
 pub struct Outputs {
-    /// `[n, classes]`, those of [`Net::forward`].
+    /// `[n * rows, classes]`, those of [`Net::forward`].
     pub logits: Tensor<2>,
-    /// What the classifier sees, a mean over positions, without those of padding: `[n, channels]`.
+    /// What the classifier sees, `[n * rows, channels]`: a mean over positions, without those of padding, or each of the last
+    /// ones that has a row.
     pub pooled: Tensor<2>,
-    /// Logits of each exit, in ascending order, `[n, classes]`.
+    /// Logits of each exit, in ascending order, `[n * rows, classes]`.
     pub exits: Vec<Tensor<2>>,
     /// With `exits.feature_weight`: what each exit's classifier sees, brought to the size of `pooled`.
     pub hints: Vec<Tensor<2>>,
     /// Output of the layer that was asked for, `[n, channels, positions]`; projected if it is that of the projection.
     pub features: Option<Tensor<3>>,
+}
+
+impl Outputs {
+    /// Without the rows of logits that are not among these; features, which a sample has as a whole, stay.
+    pub fn select(self, rows: &Tensor<1, Int>) -> Self {
+        let these = |rows_of: Tensor<2>| rows_of.select(0, rows.clone());
+        Self {
+            logits: these(self.logits),
+            pooled: these(self.pooled),
+            exits: self.exits.into_iter().map(these).collect(),
+            hints: self.hints.into_iter().map(these).collect(),
+            features: self.features,
+        }
+    }
 }
 
 /// What a forward pass is asked for beside the logits.
@@ -163,7 +179,7 @@ impl Net {
     /// # Shapes
     ///
     /// - inputs: `[n, channels, height, width]`, or ids of tokens `[n, 1, 1, tokens]`
-    /// - output: `[n, classes]`
+    /// - output: `[n * rows, classes]`, the rows of a sample one after the other
     pub fn forward(&self, inputs: Tensor<4>, noise: Option<&mut Rng>) -> Tensor<2> {
         self.run(inputs, noise, &Ask::default()).logits
     }

@@ -47,6 +47,8 @@ pub struct Spec {
     pub preprocessing: Preprocessing,
     /// How a text becomes the ids that its inputs are; `None`: they are numbers.
     pub tokens: Option<Tokens>,
+    /// Rows of logits for each sample. More than 1: one for each of its last positions, which say what follows there.
+    pub rows: usize,
     /// For a loss that compares features with a wider or narrower teacher's; a model card never has one.
     pub projection: Option<Projection>,
 }
@@ -77,6 +79,11 @@ pub enum SpecError {
         expected: &'static str,
         inputs: &'static str,
     },
+    #[error(
+        "{rows} rows of logits of windows of {positions} tokens, expected 1 to {positions}, and 1 of tokens that do not \
+             follow one another"
+    )]
+    Rows { rows: usize, positions: usize },
     #[error("inputs that are tokens have a shape of 1x1xL and no preprocessing, found {0}")]
     Tokens(Shape),
     #[error("an input of {channels} x {height} x {width} holds nothing")]
@@ -135,6 +142,7 @@ impl Spec {
             classes: dataset.classes(),
             preprocessing,
             tokens: dataset.tokens().cloned(),
+            rows: dataset.rows(),
             projection: None,
         }
     }
@@ -197,6 +205,9 @@ impl Spec {
             (Architecture::EmbeddingBag | Architecture::Bert, None) => {
                 Some(("mlp, cnn, resnet, mobilenet or transformer", "numbers"))
             }
+            _ if self.rows > 1 && found != Architecture::Transformer => {
+                Some(("transformer", "windows with several targets (text.next.targets)"))
+            }
             _ => None,
         };
         if let Some((expected, inputs)) = misfit {
@@ -211,12 +222,22 @@ impl Spec {
         if self.tokens.is_some() && !plain {
             return Err(SpecError::Tokens(self.input));
         }
+        let (rows, positions) = (self.rows, self.input.width);
+        let sound = rows == 1 || self.border().is_some() && (2..=positions).contains(&rows);
+        if !sound {
+            return Err(SpecError::Rows { rows, positions });
+        }
         Ok(())
     }
 
     /// Number of token ids; 0 where inputs are numbers.
     pub(super) fn vocabulary(&self) -> usize {
         self.tokens.as_ref().map_or(0, Tokens::vocabulary)
+    }
+
+    /// The id that stands between documents.
+    pub(super) fn border(&self) -> Option<u16> {
+        self.tokens.as_ref().and_then(Tokens::border)
     }
 
     /// A student's specification for learning from a layer of its teacher's: with a projection where the loss compares

@@ -1,10 +1,11 @@
 use burn::optim::{AdamConfig, GradientsParams};
-use retort_data::{Shape, Tokens};
+use retort_data::{HeldOut, Shape, Tokens};
 use retort_losses::{CrossEntropy, Labels};
 
 use super::*;
 use crate::{Classifier, WeightsError};
 
+mod decoder;
 mod exits;
 mod layers;
 mod mobilenet;
@@ -25,6 +26,7 @@ pub(crate) fn fixture(model: &str, input: [usize; 3], classes: usize) -> Spec {
         classes,
         preprocessing: Preprocessing::none(channels),
         tokens: None,
+        rows: 1,
         projection: None,
     }
 }
@@ -323,7 +325,8 @@ fn every_architecture_can_learn() {
         let targets: Vec<Option<u32>> = labels.iter().copied().map(Some).collect();
         let targets = Labels::new(&targets, &device);
         let plain = inputs.clone().try_into_vec_as::<f32>().unwrap();
-        let evaluate = |net: &Net| Classifier::from(net).evaluate(&plain, &labels).unwrap();
+        let held_out = HeldOut::new(plain, labels);
+        let evaluate = |net: &Net| Classifier::from(net).evaluate(&held_out).unwrap();
         let before = evaluate(&net);
         for _ in 0..150 {
             let loss = CrossEntropy.forward(net.forward(inputs.clone(), None), &targets);

@@ -4,11 +4,12 @@ use burn::module::{Module, Param};
 use burn::nn::{Embedding, LayerNorm, Linear};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, softmax};
+use burn::tensor::module::embedding;
 use retort_job::Architecture;
 
 use super::init::EPSILON;
 use super::layers::{Layer, Taps};
-use super::{Dropout, Init, Spec, tokens};
+use super::{Dropout, Init, Spec, causal, tokens};
 
 /// How much wider the perceptron inside a block is than a token, unless the model says.
 const EXPANSION: usize = 4;
@@ -19,6 +20,9 @@ const EXPANSION: usize = 4;
 /// The tokens of an image are its rows, all channels of one side by side. A signal (height 1) is cut into pieces of equal
 /// length: the greatest divisor of its length that is not above the length's square root (40 samples: 8 tokens of 5). Of a
 /// text its own tokens have vectors, and padding gets no attention.
+///
+/// Of windows with several targets it is a decoder: a token sees itself and those before it of its document, whose positions
+/// begin anew.
 ///
 /// References: Vaswani et al., Attention Is All You Need, 2017, <https://arxiv.org/abs/1706.03762>; the norm comes first as
 /// in Xiong et al. 2020, <https://arxiv.org/abs/2002.04745>, which trains without a warm-up.
@@ -33,6 +37,10 @@ pub(super) struct Transformer {
     /// Of a `bert`.
     embedding_norm: Option<LayerNorm>,
     blocks: Vec<Block>,
+    #[module(skip)]
+    decodes: bool,
+    #[module(skip)]
+    border: Option<u16>,
 }
 
 /// From what an input has to the numbers of a token.
@@ -124,6 +132,8 @@ impl Transformer {
             positions: init.uniform([tokens, width], width),
             embedding_norm: is_bert(spec).then(|| init.layer_norm_with(width, BERT_EPSILON)),
             blocks: (0..spec.model.depth()).map(|_| Block::new(spec, init)).collect(),
+            decodes: spec.rows > 1,
+            border: spec.border(),
         }
     }
 
@@ -140,6 +150,7 @@ impl Transformer {
         taps: &mut Taps,
     ) -> Tensor<3> {
         let [samples, channels, height, width] = inputs.dims();
+        let seen = self.decodes.then(|| causal::seen(&inputs, self.border));
         let embedded = match &self.embedding {
             Embed::Ids(embedding) => tokens::embed(embedding, inputs),
             Embed::Values(linear) => {
@@ -149,12 +160,18 @@ impl Transformer {
                 linear.forward(x.swap_dims(1, 2).flatten::<3>(2, 3))
             }
         };
-        let mut x = embedded + self.positions.val().unsqueeze();
+        let positions = self.positions.val();
+        let positions = match &seen {
+            Some(seen) => embedding(positions, causal::places(seen)),
+            None => positions.unsqueeze(),
+        };
+        let mut x = embedded + positions;
         if let Some(norm) = &self.embedding_norm {
             x = norm.forward(x);
         }
-        // `[n, 1 (of the heads), 1 (of the queries), tokens]`
-        let unseen = mask.map(|mask| ((mask.clone() * -1.0 + 1.0) * MASKED).unsqueeze_dim::<4>(1));
+        // `[n, 1 (of the heads), 1 or tokens (of the queries), tokens]`
+        let unseen = seen.as_ref().or(mask);
+        let unseen = unseen.map(|seen| ((seen.clone() * -1.0 + 1.0) * MASKED).unsqueeze_dim::<4>(1));
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(x, unseen.as_ref(), dropout);
             taps.offer(layer, || {
@@ -192,7 +209,7 @@ impl Block {
     /// # Shapes
     ///
     /// - x, output: `[n, tokens, width]`
-    /// - unseen: `[n, 1, 1, tokens]`, what is added to the scores of a token's key
+    /// - unseen: `[n, 1, 1 or tokens, tokens]`, what is added to the scores of a token's key, by query if they differ
     fn forward(&self, x: Tensor<3>, unseen: Option<&Tensor<4>>, dropout: &mut Dropout<'_>) -> Tensor<3> {
         // A sum may be written over its first operand; the gradients of a norm and of a product need x.
         if self.norms_last {
@@ -211,7 +228,7 @@ impl Block {
         self.down.forward(gelu(self.up.forward(x)))
     }
 
-    /// Every token a mean of all tokens' values, weighted by how well their keys match its query, head by head.
+    /// Every token a mean of the values of all tokens that it sees, weighted by how well their keys match its query, head by head.
     fn attend(&self, x: Tensor<3>, unseen: Option<&Tensor<4>>) -> Tensor<3> {
         let [samples, tokens, width] = x.dims();
         let size = width / self.heads;

@@ -43,9 +43,27 @@ pub(super) fn results(report: &Report) -> String {
         temperatures(report)
     );
     format!(
-        "{}<p class=\"note\">{note}</p>\n{}",
+        "{}<p class=\"note\">{note}</p>\n{}{}",
         table("Results on test data", &heads, &rows),
+        perplexities(report),
         left_out(report)
+    )
+}
+
+/// Of language models; nothing for others.
+fn perplexities(report: &Report) -> String {
+    let teachers = report.teachers.iter().map(|t| (&t.name, &t.test_perplexity));
+    let students = report.students.iter().chain(&report.baselines);
+    let all = teachers.chain(students.map(|s| (&s.name, &s.test_perplexity)));
+    let rows = all.filter_map(|(name, perplexity)| Some(row(name, [&decimal(perplexity.as_ref()?)])));
+    let rows: String = rows.collect();
+    if rows.is_empty() {
+        return String::new();
+    }
+    let note = "Of a token of the test data: e to the power of the NLL. Accuracy is how often the likeliest token comes next.";
+    format!(
+        "{}<p class=\"note\">{note}</p>\n",
+        table("Perplexity", &["model", "perplexity"], &rows)
     )
 }
 
@@ -178,10 +196,13 @@ pub(super) fn soft_targets(report: &Report) -> String {
             ),
         )
     });
-    let each = if sent.samples > 0 {
-        format!(" ({:.0} bytes a sample)", sent.bytes as f64 / sent.samples as f64)
-    } else {
-        String::new()
+    let of_sample = sent.bytes as f64 / sent.samples.max(1) as f64;
+    let each = match sent.bytes_per_target {
+        Some(bytes) if report.dataset.targets_per_sample > 1 => {
+            format!(" ({of_sample:.0} bytes a sample, {bytes:.1} a token)")
+        }
+        Some(_) => format!(" ({of_sample:.0} bytes a sample)"),
+        None => String::new(),
     };
     let facts = [
         ("Samples trained on with soft targets", count(sent.samples)),

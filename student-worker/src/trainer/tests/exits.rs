@@ -147,12 +147,13 @@ fn every_exit_learns_and_stands_alone() {
     let Batch { inputs, .. } = batch(1000);
     let mut rng = Rng::keyed(&[1000]);
     let labels: Vec<u32> = (0..16).map(|_| rng.below(4) as u32).collect();
+    let held_out = HeldOut::new(inputs, labels);
     let evaluate = |trainer: &BurnTrainer| {
         let net = Net::new(&spec, 0, &Device::flex()).unwrap();
         let net = net.with_safetensors(&trainer.weights()).unwrap();
         [1, 2].map(|exit| {
             let cut = net.cut(exit).unwrap();
-            Classifier::from(&cut).evaluate(&inputs, &labels).unwrap().loss
+            Classifier::from(&cut).evaluate(&held_out).unwrap().loss
         })
     };
     let before = evaluate(&trainer);

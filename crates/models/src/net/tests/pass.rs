@@ -66,7 +66,13 @@ mod libtorch {
         let images = MODELS
             .iter()
             .flat_map(|model| [[1, 8, 8], [1, 1, 40], [3, 9, 7]].map(|input| fixture(model, input, 3)));
-        for spec in texts.chain(images) {
+        let windows = text_fixture(TEXT_MODELS[3], 12, 3);
+        let windows = Spec {
+            tokens: Some(Tokens::Bytes {}),
+            rows: 5,
+            ..windows
+        };
+        for spec in texts.chain(images).chain([windows]) {
             let expected = step(&spec, &Device::flex().autodiff());
             let found = step(&spec, &Device::libtorch().autodiff());
             for (expected, found) in expected.into_iter().zip(found) {
