@@ -82,7 +82,7 @@ pub(crate) fn job_before(
     file: &Path,
     promised: &[PathBuf],
 ) -> Result<Checked, Failure> {
-    let dataset = retort_data::load(&job.dataset, &base, job.run.seed)
+    let dataset = retort_stores::load(&job.dataset, &base, job.run.seed)
         .map_err(|e| Failure::input(format!("{}: {:#}", file.display(), anyhow::Error::new(e))))?;
     let mut checked = Checked {
         job,

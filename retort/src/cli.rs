@@ -102,7 +102,11 @@ pub fn main() -> ExitCode {
         cli.command,
         Command::Coordinator(_) | Command::TeacherServer(_) | Command::StudentWorker(_)
     );
-    logging::init(cli.log_format, if role { "info" } else { "warn" });
+    // A command says nothing of itself, but why it takes so long.
+    logging::init(
+        cli.log_format,
+        if role { "info" } else { "warn,retort_stores=info" },
+    );
     match obey(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

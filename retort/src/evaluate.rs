@@ -266,7 +266,7 @@ fn dataset_of(export: &Export, model: &Path, job: Option<&Path>) -> Result<Datas
             (config, PathBuf::from("."), "the model card".into())
         }
     };
-    let dataset = retort_data::load(&config, &base, 0)
+    let dataset = retort_stores::load(&config, &base, 0)
         .map_err(|e| Failure::input(format!("{from}: {:#}", anyhow::Error::new(e))))?;
     let made_on = &export.card.dataset;
     if !made_on.name.is_empty() && dataset.digest() != made_on.digest {

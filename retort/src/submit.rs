@@ -1,12 +1,12 @@
 //! Giving a job to a fleet, local or standing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context;
 use bytes::Bytes;
 use clap::Args as ClapArgs;
-use retort_data::Part;
+use retort_data::{Location, Part};
 use retort_job::Source;
 use retort_models::{Choice, Export};
 use retort_proto::pb;
@@ -74,9 +74,7 @@ pub(crate) fn portable(checked: &Checked) -> Result<String, Failure> {
     let tokenizer = data.text.as_mut().and_then(|text| text.tokens.path_mut());
     let paths = [data.path.as_mut(), data.unlabelled.as_mut(), tokenizer];
     for path in paths.into_iter().flatten() {
-        let plain = path.strip_prefix("file://").unwrap_or(path);
-        let absolute = std::path::absolute(checked.base.join(plain)).context("path of the data set")?;
-        *path = absolute.display().to_string();
+        *path = absolute(&checked.base, path).context("path of the data set")?;
     }
     for teacher in &mut job.teachers {
         if let Source::Checkpoint {
@@ -87,6 +85,15 @@ pub(crate) fn portable(checked: &Checked) -> Result<String, Failure> {
         }
     }
     Ok(toml::to_string(&job).context("write the job")?)
+}
+
+/// A configured path that leads to the same place from everywhere on this machine.
+fn absolute(base: &Path, path: &str) -> std::io::Result<String> {
+    match path.parse() {
+        Ok(Location::Local(local)) => Ok(std::path::absolute(base.join(local))?.display().to_string()),
+        // An s3:// URL does already; what is no location was refused before.
+        _ => Ok(path.to_owned()),
+    }
 }
 
 /// Submits one run and uploads its fixed teachers. With an id of its own (`wished`) this may be
@@ -176,8 +183,6 @@ pub(crate) async fn stop_run(coordinator: &str, run: &str, reason: &str) -> Resu
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     #[test]
@@ -211,5 +216,17 @@ mod tests {
             panic!("{:?}", job.teachers[0].source)
         };
         assert_eq!(store.as_deref(), Some(Path::new("/jobs/../soft")));
+    }
+
+    #[test]
+    fn paths_lead_to_the_same_place_from_everywhere() {
+        for (path, expected) in [
+            ("data", "/jobs/data"),
+            ("/data", "/data"),
+            ("file:///a%20b", "/a b"),
+            ("s3://bucket/data", "s3://bucket/data"),
+        ] {
+            assert_eq!(absolute(Path::new("/jobs"), path).unwrap(), expected);
+        }
     }
 }

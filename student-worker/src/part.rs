@@ -26,7 +26,7 @@ pub(crate) struct Loaded {
 impl Loaded {
     pub(crate) async fn read(run: String, job: Job, seed: u64, base: PathBuf) -> anyhow::Result<Self> {
         let config = job.dataset.clone();
-        let dataset = tokio::task::spawn_blocking(move || retort_data::load(&config, &base, seed))
+        let dataset = tokio::task::spawn_blocking(move || retort_stores::load(&config, &base, seed))
             .await
             .context("load data set")??;
         if dataset.bad_rows().count() > 0 {

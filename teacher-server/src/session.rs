@@ -202,7 +202,7 @@ impl Membership {
 
     async fn load(&self, job: &Job, seed: u64) -> anyhow::Result<Arc<Blocks>> {
         let (config, base) = (job.dataset.clone(), self.config.base.clone());
-        let dataset = tokio::task::spawn_blocking(move || retort_data::load(&config, &base, seed))
+        let dataset = tokio::task::spawn_blocking(move || retort_stores::load(&config, &base, seed))
             .await
             .context("load data set")??;
         if dataset.bad_rows().count() > 0 {

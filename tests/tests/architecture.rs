@@ -138,6 +138,22 @@ fn burn_is_named_behind_the_seam_only() {
 }
 
 #[test]
+fn object_stores_are_named_by_their_crate_only() {
+    let metadata = metadata();
+    for package in metadata.workspace_packages() {
+        let names = direct(&metadata, package.name.as_str());
+        for client in ["object_store", "reqwest"] {
+            assert_eq!(
+                names.contains(client),
+                package.name.as_str() == "retort-stores",
+                "{}: {client}",
+                package.name
+            );
+        }
+    }
+}
+
+#[test]
 fn no_role_depends_on_another_and_nothing_on_the_tests() {
     let metadata = metadata();
     let roles = [

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::custom::{self, Custom};
 use crate::dataset::Shape;
 use crate::images::Images;
+use crate::location::Location;
 use crate::store::Size;
 use crate::text::TextConfig;
 use crate::{digits, idx, mnist1d, wav};
@@ -21,7 +22,8 @@ pub struct DatasetConfig {
     /// The format of a set of your own; wants `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// The folder with the files, or of a text set the one file: a path relative to the job file, or a `file://` URL.
+    /// The folder with the files, or of a text set the one file: a path relative to the job file, or a `file://` or
+    /// `s3://` URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Further training samples, without labels, with a `format`: of texts a file, whose labels are not read, of `idx` a
@@ -314,7 +316,7 @@ impl DatasetConfig {
                 "no path: this set is part of the program",
             ),
             (Some(path), _) => {
-                if let Err(expected) = idx::local_path(path) {
+                if let Err(expected) = path.parse::<Location>() {
                     problems.push("path", format_args!("{path:?}"), expected);
                 }
             }
@@ -457,7 +459,7 @@ impl DatasetConfig {
             }
             Source::Custom => Some("absent: the program that brings the set reads all of it".to_owned()),
             Source::Text if next => Some("absent: with text.next every sample has a label".to_owned()),
-            Source::Idx | Source::Images | Source::Wav | Source::Text => idx::local_path(path).err(),
+            Source::Idx | Source::Images | Source::Wav | Source::Text => path.parse::<Location>().err(),
         };
         if let Some(expected) = expected {
             problems.push("unlabelled", format_args!("{path:?}"), expected);

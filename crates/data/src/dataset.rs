@@ -1,12 +1,13 @@
 //! A loaded data set.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{ConfigProblem, DatasetConfig, Extent, Source};
 use crate::held_out::SplitRef;
+use crate::location::Location;
 use crate::quarantine::{BadRows, Intake, TooMany};
 use crate::rng::{Rng, key};
 use crate::split::{Samples, Set, labelled, missing, split};
@@ -226,6 +227,19 @@ fn problem(key: &str, value: String, expected: String) -> Error {
     Error::Config(vec![ConfigProblem { key, value, expected }])
 }
 
+/// The path of this machine that the value of `key` stands for.
+fn local(key: &str, path: Option<&str>, base: &Path) -> Result<Option<PathBuf>, Error> {
+    const HERE: &str =
+        "a path of this machine: this build reads no object stores (build it with --features object-store)";
+    let Some(path) = path else { return Ok(None) };
+    let expected = match path.parse() {
+        Ok(Location::Local(local)) => return Ok(Some(base.join(local))),
+        Ok(Location::S3 { .. }) => HERE.to_owned(),
+        Err(expected) => expected,
+    };
+    Err(problem(key, format!("{path:?}"), expected))
+}
+
 /// A set with what the job calls it.
 struct Raw {
     name: String,
@@ -238,35 +252,38 @@ struct Raw {
 
 impl Raw {
     fn read(config: &DatasetConfig, source: Source, base: &Path, intake: &mut Intake) -> Result<Self, Error> {
-        // A wrong path was a problem before.
-        let local = |path: &Option<String>| Some(base.join(idx::local_path(path.as_deref()?).ok()?));
-        let folder = local(&config.path).unwrap_or_else(|| idx::FASHION_MNIST_FOLDER.into());
-        let more = local(&config.unlabelled);
+        let path = local("path", config.path.as_deref(), base)?;
+        let folder = path.as_deref().unwrap_or(Path::new(idx::FASHION_MNIST_FOLDER));
+        let more = local("unlabelled", config.unlabelled.as_deref(), base)?;
         let more = more.as_deref();
         let (mut encoder, mut audio) = (None, None);
         let (name, set) = match source {
             Source::Digits => ("digits", digits::load(intake)?),
             Source::Mnist1d => ("mnist1d", mnist1d::load(intake)?),
             Source::FashionMnist => {
-                let mut set = idx::load_fashion_mnist(&folder, intake)?;
+                let mut set = idx::load_fashion_mnist(folder, intake)?;
                 set.class_names = FASHION.iter().map(|&name| name.to_owned()).collect();
                 ("fashion-mnist", set)
             }
-            Source::Idx => ("idx", idx::load(&folder, more, intake)?),
+            Source::Idx => ("idx", idx::load(folder, more, intake)?),
             Source::Images => {
                 let config = config.images.clone().unwrap_or_default();
-                ("images", images::load(&folder, more, &config, intake)?)
+                ("images", images::load(folder, more, &config, intake)?)
             }
             Source::Wav => {
                 let config = config.audio.clone().unwrap_or_default();
-                let (set, front_end) = wav::load(&folder, more, &config, intake)?;
+                let (set, front_end) = wav::load(folder, more, &config, intake)?;
                 audio = Some(front_end);
                 ("wav", set)
             }
             Source::Text => {
                 let mut config = config.text.clone().unwrap_or_default();
-                config.tokens = config.tokens.below(base);
-                let (set, made_by) = text::load(&config, &folder, more, intake)?;
+                if let Some(path) = config.tokens.path_mut()
+                    && let Some(local) = local("text.tokens.path", Some(path), base)?
+                {
+                    *path = local.display().to_string();
+                }
+                let (set, made_by) = text::load(&config, folder, more, intake)?;
                 encoder = Some(made_by);
                 ("text", set)
             }
@@ -274,11 +291,8 @@ impl Raw {
                 let Some(custom) = &config.custom else {
                     return Err(Error::Config(custom::problem(None).into_iter().collect()));
                 };
-                let path = local(&config.path);
-                (
-                    custom.name.as_str(),
-                    custom::load(custom, path.as_deref(), intake)?,
-                )
+                let set = custom::load(custom, path.as_deref(), intake)?;
+                (custom.name.as_str(), set)
             }
         };
         let name = name.to_owned();

@@ -62,35 +62,6 @@ pub(crate) fn load_fashion_mnist(folder: &Path, intake: &Intake) -> Result<Set, 
     read(folder, None, HINT, Some(&FASHION_MNIST_MD5), intake)
 }
 
-/// The path that a configured one stands for; if none, what to write.
-pub(crate) fn local_path(path: &str) -> Result<PathBuf, String> {
-    if let Some(rest) = path.strip_prefix("file://") {
-        let rest = rest.strip_prefix("localhost").unwrap_or(rest);
-        return match percent_decoded(rest) {
-            Some(path) if path.starts_with('/') => Ok(path.into()),
-            _ => Err("an absolute file URL, such as file:///data/mnist".to_owned()),
-        };
-    }
-    match path.split_once("://") {
-        Some((scheme, _)) => Err(format!(
-            "a folder or a file:// URL, not {scheme}: copy the files to this machine and give their folder"
-        )),
-        None if path.is_empty() => Err("a folder, such as data/mnist".to_owned()),
-        None => Ok(path.into()),
-    }
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        let (digits, rest) = part.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        bytes.extend(rest.as_bytes());
-    }
-    String::from_utf8(bytes).ok()
-}
-
 fn read(
     folder: &Path,
     more: Option<&Path>,

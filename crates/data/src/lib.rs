@@ -10,8 +10,8 @@
 //! * [`schedule`] has values that change along that order.
 //! * [`ranges`] holds exact sets of positions: what is leased, acknowledged, merged or durable.
 //!
-//! It reads local files and nothing else, and must never depend on an async runtime, a network stack or a tensor
-//! library: the pure cores and the tests build on it.
+//! It reads local files and nothing else ([`Location`] tells what lies elsewhere, for someone else to fetch), and must
+//! never depend on an async runtime, a network stack or a tensor library: the pure cores and the tests build on it.
 
 mod classes;
 mod config;
@@ -22,6 +22,7 @@ mod folder;
 mod held_out;
 mod idx;
 mod images;
+mod location;
 mod mnist1d;
 pub mod order;
 mod parquet;
@@ -43,6 +44,7 @@ pub use folder::Error as FolderError;
 pub use held_out::{HeldOut, SplitRef};
 pub use idx::{Error as IdxError, FASHION_MNIST_FOLDER};
 pub use images::{Error as ImagesError, Images, read_image};
+pub use location::Location;
 pub use quarantine::{BadRow, BadRows, Place, TooMany};
 pub use store::{Error as StoreError, Size};
 pub use text::{

@@ -88,7 +88,7 @@ pub(super) fn import(args: &Args) -> Result<(Export, String), Failure> {
 fn dataset(job: &Path, settings: &[String]) -> Result<Dataset, Failure> {
     let read = retort_job::read(job, settings).map_err(Failure::input)?;
     let base = job.parent().unwrap_or(Path::new("."));
-    retort_data::load(&read.dataset, base, read.run.seed)
+    retort_stores::load(&read.dataset, base, read.run.seed)
         .map_err(|e| Failure::input(format!("{}: {:#}", job.display(), anyhow::Error::new(e))))
 }
 

@@ -30,6 +30,8 @@ fn wants_one_source() {
     config.path = Some("data".to_owned());
     assert_eq!(config.problems(), []);
     config.path = Some("s3://bucket/data".to_owned());
+    assert_eq!(config.problems(), []);
+    config.path = Some("https://host/data".to_owned());
     let problem = &config.problems()[0];
     assert!(problem.expected.contains("copy"), "{problem}");
 }
@@ -116,7 +118,7 @@ fn text_has_keys_of_its_own() {
     assert_eq!(read(&written).expect("read again"), full);
     assert!(read(r#"{"format":"text","text":{"tokens":{"kind":"bytes","buckets":3}}}"#).is_err());
     assert!(read(r#"{"format":"text","text":{"tokens":{"kind":"words"}}}"#).is_err());
-    let wrong = r#"{"format":"text","unlabelled":"s3://b","views":{"shift":1,"flip":true,"noise":1,"drop":1,"mixup":1},
+    let wrong = r#"{"format":"text","unlabelled":"gs://b","views":{"shift":1,"flip":true,"noise":1,"drop":1,"mixup":1},
         "text":{"label":"text","length":0,"tokens":{"kind":"characters-hashed","ngrams":[3,2],"buckets":65536}}}"#;
     let expected = [
         "path",
@@ -147,7 +149,7 @@ fn any_format_may_have_samples_without_labels() {
             keys(&serde_json::from_str(&config).expect("read")),
             Vec::<String>::new()
         );
-        let config = config.replace("\"y\"", "\"s3://y\"");
+        let config = config.replace("\"y\"", "\"gs://y\"");
         assert_eq!(
             keys(&serde_json::from_str(&config).expect("read")),
             ["unlabelled"]

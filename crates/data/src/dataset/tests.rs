@@ -293,6 +293,36 @@ fn fashion_mnist_is_the_published_one_where_installed() {
 }
 
 #[test]
+fn what_lies_in_a_bucket_is_for_others_to_fetch() {
+    for (key, path, unlabelled, tokenizer) in [
+        ("path", "s3://b/x", "more.txt", "words.json"),
+        ("unlabelled", "texts", "s3://b/x", "words.json"),
+        ("text.tokens.path", "texts", "more.txt", "s3://b/x"),
+    ] {
+        let config = DatasetConfig {
+            format: Some(crate::Format::Text),
+            path: Some(path.to_owned()),
+            unlabelled: Some(unlabelled.to_owned()),
+            text: Some(crate::TextConfig {
+                tokens: Tokens::Tokenizer {
+                    path: tokenizer.to_owned(),
+                    blake3: None,
+                    ids: None,
+                },
+                ..crate::TextConfig::default()
+            }),
+            ..DatasetConfig::default()
+        };
+        let error = load(&config, Path::new("."), 1).expect_err(key).to_string();
+        let expected = format!("dataset: {key} = \"s3://b/x\": expected a path of this machine");
+        assert!(
+            error.starts_with(&expected) && error.contains("--features object-store"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn classes_that_are_left_out_are_missing_from_training_only() {
     let mut config = config("digits");
     let all = loaded(&config, 1);

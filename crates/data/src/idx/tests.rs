@@ -194,13 +194,3 @@ fn sees_broken_gzip_streams() {
     fs::write(&zipped, wrong).expect("write");
     assert!(message(&folder).starts_with("read "));
 }
-
-#[test]
-fn understands_paths_and_file_urls() {
-    assert_eq!(local_path("data/x").as_deref(), Ok(Path::new("data/x")));
-    assert_eq!(local_path("file:///a%20b/c").as_deref(), Ok(Path::new("/a b/c")));
-    assert_eq!(local_path("file://localhost/a").as_deref(), Ok(Path::new("/a")));
-    for wrong in ["", "file://host/a", "file:///a%2", "s3://bucket/a", "https://x/y"] {
-        local_path(wrong).expect_err(wrong);
-    }
-}

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::idx;
+use crate::Location;
 
 /// The id that fills a sample up to its length. Models leave it out.
 pub(crate) const PADDING: u16 = 0;
@@ -56,7 +56,7 @@ pub enum Tokens {
     /// is cut. Where its padding token has id 0, ids are its own. Elsewhere they are its own plus 1, so that 0 is free for
     /// padding, and its padding token becomes 0 too. Needs the cargo feature `tokenizers`.
     Tokenizer {
-        /// The file: a path relative to the job file, or a `file://` URL; of a card, relative to the card's folder.
+        /// The file: a path relative to the job file, a `file://` or an `s3://` URL; of a card, relative to the card's folder.
         path: String,
         /// BLAKE3 of its bytes, in hexadecimal. Unset: whatever they are. A card and a loaded data set have it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,11 +117,11 @@ impl Tokens {
         }
     }
 
-    /// The same, whose file is looked for below a folder.
+    /// The same, whose file is looked for below a folder, unless it lies in a bucket.
     #[must_use]
     pub fn below(mut self, base: &Path) -> Self {
         if let Some(path) = self.path_mut()
-            && let Ok(local) = idx::local_path(path)
+            && let Ok(Location::Local(local)) = path.parse()
         {
             *path = base.join(local).display().to_string();
         }
@@ -148,9 +148,9 @@ impl Tokens {
             }
         }
         if let Self::Tokenizer { path, .. } = self
-            && idx::local_path(path).is_err()
+            && path.parse::<Location>().is_err()
         {
-            let expected = "the path or file:// URL of a tokenizer.json".to_owned();
+            let expected = "the path, file:// or s3:// URL of a tokenizer.json".to_owned();
             problems.push(("path", format!("{path:?}"), expected));
         }
         problems
