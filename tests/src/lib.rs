@@ -31,6 +31,7 @@ const POLL: Duration = Duration::from_millis(20);
 pub struct Harness {
     program: PathBuf,
     dir: TempDir,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Harness {
@@ -39,7 +40,13 @@ impl Harness {
         Self {
             program: program.into(),
             dir: TempDir::new().expect("a temporary folder"),
+            environment: Vec::new(),
         }
+    }
+
+    /// All commands from now on get this variable.
+    pub fn set(&mut self, name: &'static str, value: &str) {
+        self.environment.push((name, value.to_owned()));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -61,6 +68,7 @@ impl Harness {
             // `status` without a URL finds runs of this folder only.
             .env("XDG_STATE_HOME", self.dir.path())
             .env_remove("RUST_LOG")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
     }
