@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
-use retort_data::{Shape, Tokens, read_image};
+use retort_data::{Encoder, Shape, Tokens, read_image};
 use retort_models::{Card, Choice, Export};
 use retort_teacher_server::classifier;
 
@@ -42,7 +42,7 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     let mut samples = Vec::new();
     for file in &args.files {
         let read = match &encoder {
-            Some(encoder) if export.card.rows > 1 => vec![ending(file, encoder.tokens(), input.width)?],
+            Some(encoder) if tells_next(&export.card) => vec![ending(file, encoder)?],
             Some(encoder) => {
                 let ids = encoder.encode_file(file);
                 vec![ids.map_err(|e| Failure::input(format!("{}: {e}", file.display())))?]
@@ -140,19 +140,21 @@ fn why(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::input(format!("{:#}", anyhow::Error::new(error)))
 }
 
+/// Whether it says what follows a text.
+fn tells_next(card: &Card) -> bool {
+    let of_documents = matches!(card.tokens, Some(Tokens::Tokenizer { border: Some(_), .. }));
+    card.rows > 1 || of_documents
+}
+
 /// The last tokens of a text, after which a language model says what comes.
-fn ending(file: &Path, tokens: &Tokens, length: usize) -> Result<Vec<f32>, Failure> {
-    let text = text(file)?;
-    let whole = tokens.open(text.len()).map_err(why)?.encode(&text).map_err(why)?;
-    let there = whole.iter().rposition(|&id| id != 0.0).map_or(0, |last| last + 1);
-    if there == 0 {
+fn ending(file: &Path, encoder: &Encoder) -> Result<Vec<f32>, Failure> {
+    let ids = encoder.ending(&text(file)?).map_err(why)?;
+    if ids.iter().all(|id| *id == 0.0) {
         return Err(Failure::input(format!(
             "{}: no token: expected a text to go on with",
             file.display()
         )));
     }
-    let mut ids = whole[there.saturating_sub(length)..there].to_vec();
-    ids.resize(length, 0.0);
     Ok(ids)
 }
 

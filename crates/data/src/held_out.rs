@@ -42,6 +42,13 @@ impl<'a> SplitRef<'a> {
         first.expect("a loader lets no sample in without a target").1
     }
 
+    /// Bytes of text that all targets of the part stand for, what stands between documents counted as one. `None` unless the
+    /// part is the test part of a language model's text that its tokens tell whole.
+    pub fn text_bytes(&self) -> Option<u64> {
+        let bytes = &self.samples.bytes;
+        (!bytes.is_empty()).then(|| bytes.iter().map(|&bytes| u64::from(bytes)).sum())
+    }
+
     /// The first samples of the part, at most so many, to measure models on.
     ///
     /// # Panics

@@ -98,6 +98,7 @@ fn read(
         unlabelled: Samples {
             labels: vec![UNLABELLED; rows.len()],
             rows,
+            bytes: Vec::new(),
         },
         files: Vec::new(),
     })
@@ -211,6 +212,7 @@ impl Idx {
         let samples = Samples {
             rows: images,
             labels: labels.into_iter().map(u32::from).collect(),
+            bytes: Vec::new(),
         };
         Ok((samples, most))
     }

@@ -36,6 +36,8 @@ pub(crate) struct Set {
 pub(crate) struct Samples {
     pub(crate) rows: Vec<u32>,
     pub(crate) labels: Vec<u32>,
+    /// By sample, the bytes of text that its targets stand for; empty where nobody knows, or asks.
+    pub(crate) bytes: Vec<u32>,
 }
 
 impl Samples {
@@ -85,7 +87,9 @@ impl Samples {
 
     /// The samples at these places, in this order.
     pub(crate) fn gather(&self, places: impl Iterator<Item = u32> + Clone) -> Self {
+        let bytes = places.clone().filter_map(|place| self.bytes.get(place as usize));
         Self {
+            bytes: bytes.copied().collect(),
             rows: places.clone().map(|place| self.rows[place as usize]).collect(),
             labels: places.flat_map(|place| self.labels_of(place)).copied().collect(),
         }
@@ -205,6 +209,7 @@ mod tests {
         samples.append(Samples {
             rows: vec![5],
             labels: vec![UNLABELLED],
+            bytes: Vec::new(),
         });
         assert_eq!((samples.len(), samples.labelled()), (2, 1));
         let gathered = samples.gather([1, 0].into_iter());

@@ -96,12 +96,17 @@ impl TextConfig {
             problems.push(("length".to_owned(), self.length.to_string(), expected));
         }
         if let Some(next) = &self.next {
-            for (key, value, expected) in next.problems(self.length) {
+            for (key, value, expected) in next.problems(self.length, &self.tokens) {
                 problems.push((format!("next.{key}"), value, expected));
             }
-            if self.tokens != (Tokens::Bytes {}) {
-                let expected = "{ kind = \"bytes\" }, which text.next tells the next one of".to_owned();
-                problems.push(("tokens".to_owned(), format!("{:?}", self.tokens), expected));
+            if !matches!(self.tokens, Tokens::Bytes {} | Tokens::Tokenizer { .. }) {
+                let expected = "{ kind = \"bytes\" } or { kind = \"tokenizer\", path = \"...\" }, which text.next tells the \
+                                next one of";
+                problems.push((
+                    "tokens".to_owned(),
+                    format!("{:?}", self.tokens),
+                    expected.to_owned(),
+                ));
             }
         }
         problems
@@ -116,10 +121,12 @@ pub(crate) fn load(
     more: Option<&Path>,
     intake: &mut Intake,
 ) -> Result<(Set, Encoder), Error> {
-    let encoder = config.tokens.open(config.length as usize)?;
+    let length = config.length as usize;
     if let Some(next) = &config.next {
-        return Ok((next::load(config, next, path, intake)?, encoder));
+        let encoder = config.tokens.open_next(length, next.border.as_deref())?;
+        return Ok((next::load(config, next, (path, &encoder), intake)?, encoder));
     }
+    let encoder = config.tokens.open(length)?;
     let (train, test) = files(path)?;
     let mut builder = Builder::new(config, &encoder, intake.memory);
     let bad = &mut intake.bad;

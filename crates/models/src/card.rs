@@ -433,7 +433,13 @@ mod tests {
         let file = b"any words".to_vec();
         let tokens = |blake3, ids| {
             let path = TOKENIZER_FILE.into();
-            Some(Tokens::Tokenizer { path, blake3, ids })
+            let border = None;
+            Some(Tokens::Tokenizer {
+                path,
+                blake3,
+                ids,
+                border,
+            })
         };
         card.tokens = tokens(Some(digest(&file)), Some(4));
         let net = Net::new(&card.spec(), 1, &Device::flex()).unwrap();

@@ -123,6 +123,7 @@ fn a_tokenizer_may_lie_there_too() {
             path: "s3://shelf/words/tokenizer.json".to_owned(),
             blake3: None,
             ids: None,
+            border: None,
         },
         ..TextConfig::default()
     });

@@ -98,6 +98,7 @@ fn tokenizer(folder: &Path, job: &Path, dataset: &Dataset) -> Result<Encoder, Fa
         path: TOKENIZER_FILE.into(),
         blake3: None,
         ids: None,
+        border: None,
     };
     let own = own
         .below(folder)

@@ -308,6 +308,7 @@ fn what_lies_in_a_bucket_is_for_others_to_fetch() {
                     path: tokenizer.to_owned(),
                     blake3: None,
                     ids: None,
+                    border: None,
                 },
                 ..crate::TextConfig::default()
             }),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::tokenizer::{self, TOKENIZER_FILE, Tokenizer};
+use super::tokenizer::{self, Purpose, TOKENIZER_FILE, Tokenizer};
 use super::tokens::{END, PADDING, Tokens, id, of_characters, of_words, read_ends, split, write_ends};
 
 /// What makes token ids of texts, the same number of each.
@@ -31,17 +31,40 @@ impl Tokens {
     ///
     /// A tokenizer's file cannot be used, is not the one that was meant, or adds more special tokens than there is room for.
     pub fn open(&self, length: usize) -> Result<Encoder, tokenizer::Error> {
+        let purpose = match self {
+            Self::Tokenizer {
+                border: Some(border), ..
+            } => Purpose::NextBy(*border),
+            _ => Purpose::Samples(length),
+        };
+        self.open_for(length, purpose)
+    }
+
+    /// What makes ids of a language model's text, in windows of `length`; the token that stands between documents may have a
+    /// name.
+    pub(super) fn open_next(&self, length: usize, border: Option<&str>) -> Result<Encoder, tokenizer::Error> {
+        self.open_for(length, Purpose::Next(border))
+    }
+
+    fn open_for(&self, length: usize, purpose: Purpose<'_>) -> Result<Encoder, tokenizer::Error> {
         let mut encoder = Encoder {
             tokens: self.clone(),
             length,
             tokenizer: None,
         };
-        if let Self::Tokenizer { path, blake3, ids } = &mut encoder.tokens {
-            let tokenizer = Tokenizer::read(Path::new(path), length)?;
+        if let Self::Tokenizer {
+            path,
+            blake3,
+            ids,
+            border,
+        } = &mut encoder.tokens
+        {
+            let tokenizer = Tokenizer::read(Path::new(path), purpose)?;
             tokenizer.check(blake3.as_deref(), *ids)?;
             *path = TOKENIZER_FILE.to_owned();
             *blake3 = Some(tokenizer.blake3());
             *ids = Some(tokenizer.ids());
+            *border = tokenizer.border();
             encoder.tokenizer = Some(tokenizer);
         }
         Ok(encoder)
@@ -59,6 +82,10 @@ impl Encoder {
         self.tokenizer.as_ref().map_or(0, Tokenizer::shift)
     }
 
+    pub(super) fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
     /// The tokens, as [`Encoder::tokens`], and the bytes of the tokenizer's file.
     pub(crate) fn into_parts(self) -> (Tokens, Option<Vec<u8>>) {
         (self.tokens, self.tokenizer.map(Tokenizer::into_file))
@@ -73,6 +100,23 @@ impl Encoder {
         let mut ids = Vec::with_capacity(self.length);
         self.write(text, &mut ids)?;
         Ok(ids.into_iter().map(f32::from).collect())
+    }
+
+    /// The last ids of a text, which a language model goes on with, as the numbers that models take; padding follows where there
+    /// are fewer. Of tokens that no language model is made of, the first ones.
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::encode`].
+    pub fn ending(&self, text: &str) -> Result<Vec<f32>, EncodeError> {
+        let ids: Vec<u16> = match (&self.tokens, &self.tokenizer) {
+            (Tokens::Bytes {}, _) => text.as_bytes().iter().map(id).collect(),
+            (_, Some(tokenizer)) => tokenizer.whole(text).map_err(EncodeError::Tokenizer)?.ids,
+            _ => return self.encode(text),
+        };
+        let last = &ids[ids.len().saturating_sub(self.length)..];
+        let padding = std::iter::repeat_n(PADDING, self.length - last.len());
+        Ok(last.iter().copied().chain(padding).map(f32::from).collect())
     }
 
     /// The ids of a file, as the numbers that models take: of its bytes, or of the text that it holds.

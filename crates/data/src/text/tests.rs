@@ -147,6 +147,7 @@ fn what_comes_next_is_the_label() {
             targets: Some(1),
             stride,
             documents: None,
+            border: None,
         };
         TextConfig {
             next: Some(next),
@@ -177,13 +178,14 @@ fn what_comes_next_is_the_label() {
         targets: Some(200),
         stride: Some(0),
         documents: None,
+        border: Some("</s>".to_owned()),
     };
     let config = TextConfig {
         next: Some(wrong),
         ..TextConfig::default()
     };
     let keys: Vec<String> = config.problems().into_iter().map(|(key, ..)| key).collect();
-    assert_eq!(keys, ["next.targets", "next.stride", "tokens"]);
+    assert_eq!(keys, ["next.border", "next.targets", "next.stride", "tokens"]);
 }
 
 #[test]

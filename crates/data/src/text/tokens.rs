@@ -12,7 +12,7 @@ use crate::Location;
 pub(crate) const PADDING: u16 = 0;
 
 /// The id of byte 0, which no text has: it stands between the documents of a language model's text.
-const BORDER: u16 = 1;
+pub(super) const BORDER: u16 = 1;
 
 /// Beyond this an n-gram is as good as a sample of its own.
 const MAX_NGRAM: u32 = 8;
@@ -54,7 +54,8 @@ pub enum Tokens {
     FileBytes {},
     /// Those of a `tokenizer.json`, the file of Hugging Face's `tokenizers`, with its special tokens, which stay where a text
     /// is cut. Where its padding token has id 0, ids are its own. Elsewhere they are its own plus 1, so that 0 is free for
-    /// padding, and its padding token becomes 0 too. Needs the cargo feature `tokenizers`.
+    /// padding, and its padding token becomes 0 too. A language model's texts are without special tokens. Needs the cargo
+    /// feature `tokenizers`.
     Tokenizer {
         /// The file: a path relative to the job file, a `file://` or an `s3://` URL; of a card, relative to the card's folder.
         path: String,
@@ -64,6 +65,10 @@ pub enum Tokens {
         /// Number of ids that models see, padding included. Like `blake3`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ids: Option<u32>,
+        /// The id that models see between documents: a token's, or the one behind the vocabulary. Only a language model's
+        /// card and loaded data set have it; a job names a token (`text.next.border`).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        border: Option<u16>,
     },
 }
 
@@ -106,7 +111,11 @@ impl Tokens {
     /// The id that stands before each document and behind the last one where `text.next` packs several into a window; `None`
     /// where no language model can be made of such tokens.
     pub fn border(&self) -> Option<u16> {
-        matches!(self, Self::Bytes {}).then_some(BORDER)
+        match self {
+            Self::Bytes {} => Some(BORDER),
+            Self::Tokenizer { border, .. } => *border,
+            _ => None,
+        }
     }
 
     /// The path of a tokenizer's file, to make it absolute.
@@ -147,11 +156,15 @@ impl Tokens {
                 problems.push(("buckets", buckets.to_string(), expected));
             }
         }
-        if let Self::Tokenizer { path, .. } = self
-            && path.parse::<Location>().is_err()
-        {
-            let expected = "the path, file:// or s3:// URL of a tokenizer.json".to_owned();
-            problems.push(("path", format!("{path:?}"), expected));
+        if let Self::Tokenizer { path, border, .. } = self {
+            if path.parse::<Location>().is_err() {
+                let expected = "the path, file:// or s3:// URL of a tokenizer.json".to_owned();
+                problems.push(("path", format!("{path:?}"), expected));
+            }
+            if let Some(border) = border {
+                let expected = "absent: text.next.border names a token".to_owned();
+                problems.push(("border", border.to_string(), expected));
+            }
         }
         problems
     }

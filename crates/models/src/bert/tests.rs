@@ -35,6 +35,7 @@ fn spec(config: &Config, ids: Ids, length: usize) -> Spec {
             path: "tokenizer.json".into(),
             blake3: Some("00".into()),
             ids: Some(ids.count as u32),
+            border: None,
         }),
         projection: None,
     }

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::Error;
+use super::{Error, Whole};
 
 #[derive(Debug)]
 pub(super) enum Reader {}
 
 impl Reader {
-    pub(super) fn new(path: &Path, _: &[u8], _: usize) -> Result<Self, Error> {
+    pub(super) fn new(path: &Path, _: &[u8], _: Option<usize>) -> Result<Self, Error> {
         let file = path.to_owned();
         Err(Error::NotCompiledIn { file })
     }
@@ -21,7 +21,27 @@ impl Reader {
         match *self {}
     }
 
+    pub(super) fn token(&self, _: &str) -> Option<u32> {
+        match *self {}
+    }
+
+    pub(super) fn special_token(&self, _: &str) -> Option<u32> {
+        match *self {}
+    }
+
+    pub(super) fn name(&self, _: u16) -> Option<String> {
+        match *self {}
+    }
+
     pub(super) fn encode(&self, _: &str) -> Result<Vec<u16>, String> {
+        match *self {}
+    }
+
+    pub(super) fn whole(&self, _: &str) -> Result<Whole, String> {
+        match *self {}
+    }
+
+    pub(super) fn text(&self, _: &[u16]) -> Result<String, String> {
         match *self {}
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenizers::{PostProcessor, TruncationDirection};
 
-use super::Error;
+use super::{Error, Whole};
 use crate::text::tokens::PADDING;
 
 /// Names of padding tokens in files that do not say how to pad.
@@ -25,7 +25,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(path: &Path, file: &[u8], length: usize) -> Result<Self, Error> {
+    /// `length`: ids of a sample, special tokens included; `None` of whole texts, in which names of special tokens are text.
+    pub(super) fn new(path: &Path, file: &[u8], length: Option<usize>) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Format {
             file: path.to_owned(),
             reason,
@@ -41,6 +42,7 @@ impl Reader {
             .with_padding(None)
             .with_truncation(None)
             .map_err(|error| wrong(error.to_string()))?;
+        tokenizer.set_encode_special_tokens(length.is_none());
         let last = tokenizer.get_vocab(true).into_values().max();
         let last = last.ok_or_else(|| wrong("its vocabulary is empty".to_owned()))?;
         let shift = u32::from(padding != Some(u32::from(PADDING)));
@@ -58,7 +60,7 @@ impl Reader {
         let special = tokenizer
             .get_post_processor()
             .map_or(0, |processor| processor.added_tokens(false));
-        if length <= special {
+        if let Some(length) = length.filter(|length| *length <= special) {
             let expected = format!("at least {}: it adds {special} special tokens", special + 1);
             return Err(other("length", length.to_string(), expected));
         }
@@ -67,7 +69,7 @@ impl Reader {
             padding,
             shift,
             ids: last + shift + 1,
-            room: length - special,
+            room: length.map_or(0, |length| length - special),
             direction,
         })
     }
@@ -88,13 +90,63 @@ impl Reader {
             .tokenizer
             .post_process(encoding, None, true)
             .map_err(reason)?;
-        let id = |&id: &u32| {
-            if Some(id) == self.padding {
-                return PADDING;
-            }
-            u16::try_from(id + self.shift).expect("ids of the vocabulary have 16 bits, Reader::new checked")
-        };
-        Ok(encoding.get_ids().iter().map(id).collect())
+        Ok(encoding.get_ids().iter().map(|id| self.id(*id)).collect())
+    }
+
+    /// All ids of a text, without special tokens.
+    pub(super) fn whole(&self, text: &str) -> Result<Whole, String> {
+        let encoding = self.tokenizer.encode(text, false);
+        let encoding = encoding.map_err(|error| error.to_string())?;
+        let ids = encoding.get_ids().iter().map(|id| self.id(*id)).collect();
+        // Tokens that are parts of one character have the offsets of the character.
+        let mut ends: Vec<usize> = encoding.get_offsets().iter().map(|(_, end)| *end).collect();
+        let mut before = 0;
+        for end in &mut ends {
+            before = before.max(*end);
+            *end = before;
+        }
+        if let Some(last) = ends.last_mut() {
+            *last = text.len();
+        }
+        Ok(Whole { ids, ends })
+    }
+
+    /// The text of ids, as far as they tell it.
+    pub(super) fn text(&self, ids: &[u16]) -> Result<String, String> {
+        let own: Vec<u32> = ids.iter().filter_map(|id| self.own(*id)).collect();
+        self.tokenizer
+            .decode(&own, false)
+            .map_err(|error| error.to_string())
+    }
+
+    /// The id of a token as models see it; `None` of padding.
+    pub(super) fn token(&self, name: &str) -> Option<u32> {
+        let id = self.tokenizer.token_to_id(name)?;
+        (Some(id) != self.padding).then_some(id + self.shift)
+    }
+
+    /// The same, of special tokens only.
+    pub(super) fn special_token(&self, name: &str) -> Option<u32> {
+        let added = self.tokenizer.get_added_tokens_decoder();
+        let special = added.values().any(|token| token.special && token.content == name);
+        special.then(|| self.token(name)).flatten()
+    }
+
+    pub(super) fn name(&self, id: u16) -> Option<String> {
+        self.tokenizer.id_to_token(self.own(id)?)
+    }
+
+    /// As models see it.
+    fn id(&self, own: u32) -> u16 {
+        if Some(own) == self.padding {
+            return PADDING;
+        }
+        u16::try_from(own + self.shift).expect("ids of the vocabulary have 16 bits, Reader::new checked")
+    }
+
+    /// The tokenizer's own; `None` of padding.
+    fn own(&self, id: u16) -> Option<u32> {
+        (id != PADDING).then(|| u32::from(id) - self.shift)
     }
 }
 
