@@ -53,6 +53,11 @@ pub(crate) fn samples(dataset: &Dataset, part: Part) -> HeldOut {
     dataset.split(part).held_out(u32::MAX)
 }
 
+/// Bytes of text that the targets of the test data stand for, where a byte's worth can be told.
+pub(crate) fn text_bytes(dataset: &Dataset) -> Option<u64> {
+    dataset.split(Part::Test).text_bytes().filter(|bytes| *bytes > 0)
+}
+
 /// Fetches and measures the final models of a run.
 pub(crate) async fn gather(
     coordinator: &str,
@@ -247,26 +252,30 @@ fn say(report: &Report, out: &Path, json: Option<&str>) {
         print!("{json}");
         return;
     }
-    let row = |name: &str, accuracy: &Metric, perplexity: &Option<Metric>, parameters: u64| {
+    let row = |name: &str, accuracy: &Metric, of_text: [&Option<Metric>; 2], parameters: u64| {
         let spread = if accuracy.values.len() > 1 {
             format!(" ± {:.2}", accuracy.sd * 100.0)
         } else {
             String::new()
         };
-        let perplexity = perplexity.as_ref();
+        let [perplexity, bits] = of_text.map(Option::as_ref);
         let perplexity = perplexity.map(|p| format!("  perplexity {:.3}", p.mean));
+        let bits = bits.map(|b| format!(", {:.3} bits a byte", b.mean));
         println!(
-            "  {name:20} {:6.2}{spread} %{}  {parameters:>9} parameters",
+            "  {name:20} {:6.2}{spread} %{}{}  {parameters:>9} parameters",
             accuracy.mean * 100.0,
-            perplexity.unwrap_or_default()
+            perplexity.unwrap_or_default(),
+            bits.unwrap_or_default()
         );
     };
     println!("test accuracy");
     for t in &report.teachers {
-        row(&t.name, &t.test_accuracy, &t.test_perplexity, t.parameters);
+        let of_text = [&t.test_perplexity, &t.test_bits_per_byte];
+        row(&t.name, &t.test_accuracy, of_text, t.parameters);
     }
     for s in report.students.iter().chain(&report.baselines) {
-        row(&s.name, &s.test_accuracy, &s.test_perplexity, s.parameters);
+        let of_text = [&s.test_perplexity, &s.test_bits_per_byte];
+        row(&s.name, &s.test_accuracy, of_text, s.parameters);
     }
     println!("{}", report.verdict.text);
     let l = &report.ledger;

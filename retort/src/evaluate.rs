@@ -39,6 +39,8 @@ struct Measured {
     samples: usize,
     /// Of a language model.
     perplexity: Option<f64>,
+    /// Of one on a text that its tokens tell whole.
+    bits_per_byte: Option<f64>,
     test: Evaluation,
     compared: Option<Compared>,
     cost: Option<Cost>,
@@ -99,6 +101,8 @@ fn measure(args: &Args) -> Result<Measured, Failure> {
         export,
         samples: dataset.split(Part::Test).len() as usize,
         perplexity: dataset.tells_next().then(|| test.perplexity()),
+        bits_per_byte: collect::text_bytes(&dataset)
+            .map(|bytes| test.bits_per_byte(samples.labels.len(), bytes)),
         dataset,
         test,
         compared,
@@ -166,6 +170,7 @@ impl Measured {
             "test_accuracy": self.test.accuracy,
             "test_nll": self.test.nll,
             "test_perplexity": self.perplexity,
+            "test_bits_per_byte": self.bits_per_byte,
             "ece": self.test.ece,
             "compared_with": compared.map(|c| &c.with),
             "agreement_with_teacher": compared.map(|c| c.agreement),
@@ -196,7 +201,8 @@ impl Measured {
             test.ece
         );
         if let Some(perplexity) = self.perplexity {
-            text += &format!("perplexity {perplexity:.3} a token\n");
+            let bits = self.bits_per_byte.map(|bits| format!(", {bits:.3} bits a byte"));
+            text += &format!("perplexity {perplexity:.3} a token{}\n", bits.unwrap_or_default());
         }
         if let Some(c) = &self.compared {
             let softened = c

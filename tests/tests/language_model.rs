@@ -77,6 +77,7 @@ fn a_student_is_taught_every_token_of_packed_lines() {
         let samples = EPOCHS * data["train"].as_u64().unwrap();
         exactly_once(&h, &h.path("out"), &report, samples);
         assert_eq!(data["targets_per_sample"], LENGTH);
+        assert_eq!(data["text_bytes_per_target"], 1.0);
         // "end", a space and 12 letters.
         let classes = data["classes"].as_u64().unwrap() as usize;
         assert_eq!(classes, 14);
@@ -100,13 +101,18 @@ fn a_student_is_taught_every_token_of_packed_lines() {
                 (number(&perplexity["mean"]) - expected).abs() < 1e-9,
                 "{perplexity}"
             );
+            // Of bytes.
+            let bits = number(&model["test_bits_per_byte"]["mean"]);
+            assert!((bits.exp2() - expected).abs() < 1e-9, "{bits}");
             // Among 14 tokens; only the first of a line is hard to tell.
             assert!(expected < 3.0, "{encoding}: {model}");
         }
         let folder = h.path("out").join("students/small");
         let again = parsed(&h.ok(&["evaluate", text(&folder), "--json"]));
         assert_eq!(again["test_accuracy"], student["test_accuracy"]["values"][0]);
-        assert_eq!(again["test_perplexity"], student["test_perplexity"]["values"][0]);
+        for key in ["test_perplexity", "test_bits_per_byte"] {
+            assert_eq!(again[key], student[key]["values"][0]);
+        }
         // More than a window shows, and less.
         for (question, answer) in [("to be or not that is the ques", ": t ("), ("tha", ": t (")] {
             let file = h.job("question.txt", question);
@@ -114,7 +120,88 @@ fn a_student_is_taught_every_token_of_packed_lines() {
             assert!(said.contains(answer), "{question}: {said}");
         }
         let page = std::fs::read_to_string(h.path("out").join("report.html")).unwrap();
-        assert!(page.contains("Perplexity") && page.contains(" a token)"));
+        for part in ["Perplexity", "bits a byte", " a token)"] {
+            assert!(page.contains(part), "{part}");
+        }
+    }
+}
+
+/// Byte pairs of the letters of the book; one token ends a text.
+#[cfg(feature = "tokenizers")]
+const PAIRS: &str = r#"{ "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+    "added_tokens": [{ "id": 18, "content": "<|endoftext|>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true }],
+    "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+    "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+    "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+        "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+        "vocab": { "t": 0, "o": 1, "b": 2, "e": 3, "r": 4, "n": 5, "h": 6, "a": 7, "i": 8, "s": 9, "q": 10, "u": 11,
+            "Ġ": 12, "to": 13, "be": 14, "Ġbe": 15, "th": 16, "Ġo": 17 },
+        "merges": [["t", "o"], ["b", "e"], ["Ġ", "be"], ["t", "h"], ["Ġ", "o"]] } }"#;
+
+#[cfg(feature = "tokenizers")]
+#[test]
+fn a_student_is_taught_pieces_of_words() {
+    let h = harness();
+    std::fs::write(h.path("pairs.json"), PAIRS).unwrap();
+    let tokens = "tokens = { kind = \"tokenizer\", path = \"pairs.json\" }";
+    let job = h.job("job.toml", &JOB.replace("tokens = { kind = \"bytes\" }", tokens));
+    let report = parsed(&h.ok(&["run", text(&job), "--out", "out", "--json"]));
+    let data = &report["dataset"];
+    exactly_once(
+        &h,
+        &h.path("out"),
+        &report,
+        EPOCHS * data["train"].as_u64().unwrap(),
+    );
+    assert_eq!(
+        (&data["classes"], &data["targets_per_sample"]),
+        (&19.into(), &LENGTH.into())
+    );
+    // Four lines of 36 bytes together and what ends them, in 27 tokens and four of these.
+    let bytes = number(&data["text_bytes_per_target"]);
+    assert!((bytes - 40.0 / 31.0).abs() < 0.02, "{bytes}");
+    let student = &report["students"][0];
+    for model in [student, &report["teachers"][0]] {
+        let (nll, bits) = (
+            number(&model["test_nll"]["mean"]),
+            number(&model["test_bits_per_byte"]["mean"]),
+        );
+        assert!(
+            (bits - nll / bytes / std::f64::consts::LN_2).abs() < 1e-9,
+            "{bits}"
+        );
+        assert!(nll.exp() < 4.0, "{model}");
+    }
+    let folder = h.path("out").join("students/small");
+    assert_eq!(
+        std::fs::read_to_string(folder.join("tokenizer.json")).unwrap(),
+        PAIRS
+    );
+    let again = parsed(&h.ok(&["evaluate", text(&folder), "--json"]));
+    for key in ["test_accuracy", "test_bits_per_byte"] {
+        assert_eq!(again[key], student[key]["values"][0]);
+    }
+    for (question, answer) in [("to be or not that is the ques", ": t ("), ("tha", ": t (")] {
+        let file = h.job("question.txt", question);
+        let said = h.ok(&["predict", text(&folder), text(&file), "--top", "1"]);
+        assert!(said.contains(answer), "{question}: {said}");
+    }
+    let other = h.job(
+        "other.toml",
+        &JOB.replace("tokens = { kind = \"bytes\" }", tokens),
+    );
+    std::fs::write(h.path("pairs.json"), PAIRS.replace("18", "19")).unwrap();
+    let path = "teachers.0={ name = 'wide', source = { kind = 'checkpoint', path = 'out/teachers/wide' } }";
+    let refused = h.call(&["check", text(&other), "--set", path]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{message}");
+    for part in [
+        "teachers.0.source.path",
+        "a model of 19 classes",
+        "a teacher of 20 classes",
+    ] {
+        assert!(message.contains(part), "{part:?} is missing in: {message}");
     }
 }
 

@@ -7,7 +7,7 @@ use retort_data::{HeldOut, Part};
 use retort_job::{GroupKind, Stream, Versions};
 use retort_proto::pb;
 
-use super::{Exit, Finished, Model, samples};
+use super::{Exit, Finished, Model, samples, text_bytes};
 use crate::check::Checked;
 use crate::cost;
 use crate::failure::Failure;
@@ -75,6 +75,8 @@ pub(super) fn report(
             classes: dataset.classes() as u64,
             bad_rows: dataset.bad_rows().into(),
             targets_per_sample: dataset.rows() as u64,
+            text_bytes_per_target: text_bytes(dataset)
+                .map(|bytes| bytes as f64 / material.test.labels.len() as f64),
         },
         verdict: Verdict::new(&teachers, &students, &baselines),
         soft_targets: soft_targets(checked, finished),
@@ -205,6 +207,7 @@ impl Material<'_> {
             test_accuracy: metric(&models, |m| m.test.accuracy),
             test_nll: metric(&models, |m| m.test.nll),
             test_perplexity: self.perplexity(&models),
+            test_bits_per_byte: self.bits_per_byte(&models),
             ece: metric(&models, |m| m.test.ece),
             compared_with: teacher.map(str::to_owned),
             agreement_with_teacher: compare(|p| p.compared.agreement),
@@ -230,6 +233,13 @@ impl Material<'_> {
     fn perplexity(&self, models: &[&Model]) -> Option<Metric> {
         let tells_next = self.checked.dataset.tells_next();
         tells_next.then(|| metric(models, |m| m.test.perplexity()))
+    }
+
+    /// Of language models on texts that their tokens tell whole.
+    fn bits_per_byte(&self, models: &[&Model]) -> Option<Metric> {
+        let bytes = text_bytes(&self.checked.dataset)?;
+        let targets = self.test.labels.len();
+        Some(metric(models, |m| m.test.bits_per_byte(targets, bytes)))
     }
 
     fn left_out(&self, models: &[&Model]) -> Result<Option<LeftOut>, MetricsError> {
@@ -297,6 +307,7 @@ impl Material<'_> {
             test_accuracy: metric(&models, |m| m.test.accuracy),
             test_nll: metric(&models, |m| m.test.nll),
             test_perplexity: self.perplexity(&models),
+            test_bits_per_byte: self.bits_per_byte(&models),
             ece: metric(&models, |m| m.test.ece),
             churn: self.churn(&models)?,
             cost: self.cost(first),

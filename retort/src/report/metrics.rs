@@ -8,6 +8,8 @@ mod errors;
 #[cfg(test)]
 mod tests;
 
+use std::f64::consts::LN_2;
+
 use serde::{Deserialize, Serialize};
 
 pub use errors::{SharedErrors, churn};
@@ -32,14 +34,18 @@ pub struct Evaluation {
     pub ece: f64,
     pub bins: Vec<Bin>,
     pub per_class: Vec<ClassScore>,
-    /// `confusion[label][top class]`, in samples.
-    pub confusion: Vec<Vec<u64>>,
 }
 
 impl Evaluation {
     /// `e^nll`: among as many equally likely classes one would guess as well. Finite, whatever a model says.
     pub fn perplexity(&self) -> f64 {
         self.nll.exp().min(f64::MAX)
+    }
+
+    /// Mean bits that a byte of text costs, where so many targets were measured and stand for so many bytes. Unlike a perplexity
+    /// it does not depend on how the text is cut into tokens.
+    pub fn bits_per_byte(&self, targets: usize, bytes: u64) -> f64 {
+        self.nll * targets as f64 / (bytes as f64 * LN_2)
     }
 }
 
@@ -121,13 +127,15 @@ impl<'a> Logits<'a> {
     /// Measures the model against the samples' labels.
     pub fn evaluate(&self, labels: &[u32]) -> Result<Evaluation, MetricsError> {
         self.check(labels)?;
-        let mut confusion = vec![vec![0; self.classes]; self.classes];
+        // Of each label: samples put right, and all.
+        let mut counts = vec![(0_u64, 0_u64); self.classes];
         let mut bins = empty_bins();
         let mut nll = 0.0;
         for (row, &label) in self.rows().zip(labels) {
             let log_probabilities = log_softmax(row);
             let (label, top) = (label as usize, top_class(row));
-            confusion[label][top] += 1;
+            counts[label].0 += u64::from(top == label);
+            counts[label].1 += 1;
             nll -= log_probabilities[label];
             let confidence = log_probabilities[top].exp();
             let bin = &mut bins[bin_of(confidence)];
@@ -139,19 +147,17 @@ impl<'a> Logits<'a> {
             bin.confidence /= bin.samples as f64;
             bin.accuracy /= bin.samples as f64;
         }
-        let right: u64 = (0..self.classes).map(|c| confusion[c][c]).sum();
+        let right: u64 = counts.iter().map(|(right, _)| right).sum();
         let samples = self.samples() as f64;
         Ok(Evaluation {
             accuracy: right as f64 / samples,
             nll: nll / samples,
             ece: ece(&bins),
             bins,
-            per_class: confusion
-                .iter()
-                .zip(0..)
-                .map(|(row, c)| ClassScore::of(row[c], row.iter().sum()))
+            per_class: counts
+                .into_iter()
+                .map(|(right, all)| ClassScore::of(right, all))
                 .collect(),
-            confusion,
         })
     }
 

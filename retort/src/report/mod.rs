@@ -72,6 +72,10 @@ pub struct Dataset {
     pub bad_rows: BadRows,
     /// More than 1 of a language model, of whose test data each target counts like a sample elsewhere.
     pub targets_per_sample: u64,
+    /// Bytes of text that a target of the test data stands for, what stands between documents for one; null unless the data
+    /// is a text whose next token is told and whose tokens are all of it.
+    #[serde(default)]
+    pub text_bytes_per_target: Option<f64>,
 }
 
 /// Rows or files of the data that cannot be used and were left out, in every process alike.
@@ -112,6 +116,9 @@ pub struct Teacher {
     pub test_nll: Metric,
     /// Of a token, `e^nll`; null unless the data is a text whose next token is told.
     pub test_perplexity: Option<Metric>,
+    /// Bits of a byte of the text, whatever its tokens are; null as `dataset.text_bytes_per_target` is.
+    #[serde(default)]
+    pub test_bits_per_byte: Option<Metric>,
     pub ece: Metric,
     /// Between seeds; 0 of a fixed teacher, which is the same model under every seed.
     pub churn: Option<f64>,
@@ -135,6 +142,9 @@ pub struct Student {
     pub test_nll: Metric,
     /// Of a token, `e^nll`; null unless the data is a text whose next token is told.
     pub test_perplexity: Option<Metric>,
+    /// Bits of a byte of the text, whatever its tokens are; null as `dataset.text_bytes_per_target` is.
+    #[serde(default)]
+    pub test_bits_per_byte: Option<Metric>,
     pub ece: Metric,
     /// The teacher that the following are about: the first that the job gives the student, for its baseline as well.
     /// Null, as they are, in a job without teachers.

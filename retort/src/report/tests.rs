@@ -30,6 +30,7 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         test_accuracy: metric(|a| a),
         test_nll: metric(|a| -a.ln()),
         test_perplexity: None,
+        test_bits_per_byte: None,
         ece: metric(|a| 0.2 * (1.0 - a)),
         agreement_with_teacher: Some(metric(|a| a * 0.95)),
         compared_with: Some("wide".into()),
@@ -78,6 +79,7 @@ pub(super) fn teacher(name: &str, parameters: u64, accuracies: &[f64]) -> Teache
         test_accuracy: accuracies.to_vec().into(),
         test_nll: accuracies.iter().map(|a| -a.ln()).collect::<Vec<_>>().into(),
         test_perplexity: None,
+        test_bits_per_byte: None,
         ece: accuracies
             .iter()
             .map(|a| 0.3 * (1.0 - a))
@@ -130,6 +132,7 @@ pub(super) fn report(seeds: u64) -> Report {
                 first: vec!["data/<b>.png: no image".into(), "data/c.png: no image".into()],
             },
             targets_per_sample: 1,
+            text_bytes_per_target: None,
         },
         verdict: Verdict::new(&teachers, &students, &baselines),
         teachers,

@@ -52,18 +52,33 @@ pub(super) fn results(report: &Report) -> String {
 
 /// Of language models; nothing for others.
 fn perplexities(report: &Report) -> String {
-    let teachers = report.teachers.iter().map(|t| (&t.name, &t.test_perplexity));
+    let teachers = report.teachers.iter();
+    let teachers = teachers.map(|t| (&t.name, &t.test_perplexity, &t.test_bits_per_byte));
     let students = report.students.iter().chain(&report.baselines);
-    let all = teachers.chain(students.map(|s| (&s.name, &s.test_perplexity)));
-    let rows = all.filter_map(|(name, perplexity)| Some(row(name, [&decimal(perplexity.as_ref()?)])));
+    let students = students.map(|s| (&s.name, &s.test_perplexity, &s.test_bits_per_byte));
+    let rows = teachers.chain(students).filter_map(|(name, perplexity, bits)| {
+        let bits = bits.as_ref().map_or(NONE.to_owned(), decimal);
+        Some(row(name, [&decimal(perplexity.as_ref()?), &bits]))
+    });
     let rows: String = rows.collect();
     if rows.is_empty() {
         return String::new();
     }
-    let note = "Of a token of the test data: e to the power of the NLL. Accuracy is how often the likeliest token comes next.";
+    let bytes = match report.dataset.text_bytes_per_target {
+        Some(bytes) => format!(
+            "what a byte of the text costs, of which a token stands for {bytes:.2}; only it can be compared with other tokens of \
+             the same text"
+        ),
+        None => "not known, since the tokens are not all of the text".to_owned(),
+    };
+    let note = format!(
+        "Perplexity: of a token of the test data, e to the power of the NLL. Accuracy is how often the likeliest token comes \
+         next. Bits a byte: {bytes}."
+    );
+    let heads = ["model", "perplexity", "bits a byte"];
     format!(
         "{}<p class=\"note\">{note}</p>\n",
-        table("Perplexity", &["model", "perplexity"], &rows)
+        table("Perplexity", &heads, &rows)
     )
 }
 

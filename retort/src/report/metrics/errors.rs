@@ -19,6 +19,7 @@
 //! The same student alone, held against the same teacher, shows how much of it there is without
 //! teaching: what is inherited is the difference between the two.
 
+use std::collections::BTreeMap;
 use std::iter::Sum;
 
 use super::{Logits, MetricsError, top_class};
@@ -60,23 +61,27 @@ impl Logits<'_> {
     ) -> Result<Vec<SharedErrors>, MetricsError> {
         self.check(labels)?;
         self.match_up(teacher)?;
-        let classes = self.classes;
-        let mut shared = vec![0; classes];
-        // How often each label is called each class, by student and by teacher.
-        let mut calls = vec![[vec![0_u64; classes], vec![0_u64; classes]]; classes];
+        let mut shared = vec![0; self.classes];
+        // How often each label is called which class, by student and by teacher. Of thousands of classes most pairs do not occur.
+        let mut calls = vec![BTreeMap::<usize, (u64, u64)>::new(); self.classes];
         for ((student, teacher), &label) in self.rows().zip(teacher.rows()).zip(labels) {
             let label = label as usize;
             let (student, teacher) = (top_class(student), top_class(teacher));
             shared[label] += u64::from(student == teacher && student != label);
-            calls[label][0][student] += 1;
-            calls[label][1][teacher] += 1;
+            calls[label].entry(student).or_default().0 += 1;
+            calls[label].entry(teacher).or_default().1 += 1;
         }
-        let of = |(label, [students, teachers]): (usize, &[Vec<u64>; 2])| {
-            let n: u64 = students.iter().sum();
-            let wrong = || (0..classes).filter(|c| *c != label);
-            let meetings = wrong().map(|c| students[c] as f64 * teachers[c] as f64);
+        let of = |(label, calls): (usize, &BTreeMap<usize, (u64, u64)>)| {
+            let n: u64 = calls.values().map(|(students, _)| students).sum();
+            let wrong = || {
+                calls
+                    .iter()
+                    .filter(|(class, _)| **class != label)
+                    .map(|(_, calls)| calls)
+            };
+            let meetings = wrong().map(|&(students, teachers)| students as f64 * teachers as f64);
             SharedErrors {
-                errors: wrong().map(|c| students[c]).sum(),
+                errors: wrong().map(|(students, _)| students).sum(),
                 shared: shared[label],
                 expected: meetings.sum::<f64>() / n.max(1) as f64,
             }
