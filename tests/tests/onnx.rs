@@ -250,4 +250,49 @@ mod with_the_feature {
         std::fs::write(&card, other.to_string()).unwrap();
         refused(&h, &["check", file], &["class 3 is \"three\"", "\"3\""]);
     }
+
+    /// By the library that `RETORT_ONNXRUNTIME` names. Without one there is nothing to test, which is said.
+    #[cfg(feature = "onnxruntime")]
+    #[test]
+    fn the_users_library_answers_like_tract() {
+        const LIBRARY: &str = "ORT_DYLIB_PATH";
+        let Ok(library) = std::env::var("RETORT_ONNXRUNTIME") else {
+            eprintln!("SKIPPED: RETORT_ONNXRUNTIME names no shared library of ONNX Runtime");
+            return;
+        };
+        let mut h = harness();
+        import(&h);
+        let file = job(&h, "");
+        let measured = |h: &Harness| {
+            let said = h.ok(&["evaluate", "digits", "--job", text(&file), "--json"]);
+            serde_json::from_str::<Value>(&said).unwrap()
+        };
+        let tract = measured(&h);
+        h.set(LIBRARY, &library);
+        let theirs = measured(&h);
+        assert_eq!(theirs["test_accuracy"], tract["test_accuracy"]);
+        let nll = |said: &Value| said["test_nll"].as_f64().unwrap();
+        assert!((nll(&theirs) - nll(&tract)).abs() < 1e-5, "{theirs}");
+        let report = run(&h, &file, "out");
+        exactly_once(&h, &h.path("out"), &report, 6 * 1297);
+        assert_eq!(report["soft_targets"]["samples"], 6 * 1297);
+        let again = report["teachers"][0]["test_nll"]["mean"].as_f64().unwrap();
+        assert!((again - nll(&tract)).abs() < 1e-5);
+
+        let card = h.path("digits/model.json");
+        let mut inner = json(&card);
+        inner["model"]["onnx"]["output"] = "logits".into();
+        std::fs::write(&card, inner.to_string()).unwrap();
+        refused(
+            &h,
+            &["check", text(&file)],
+            &["output is \"logits\"", "tract does", LIBRARY],
+        );
+        h.set(LIBRARY, "/nowhere/libonnxruntime.so");
+        refused(
+            &h,
+            &["check", text(&file)],
+            &["ORT_DYLIB_PATH = /nowhere/libonnxruntime.so", "ONNX Runtime 1."],
+        );
+    }
 }

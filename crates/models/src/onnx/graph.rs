@@ -1,6 +1,7 @@
-//! An ONNX model by tract.
+//! An ONNX model by tract, or by the user's ONNX Runtime.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
@@ -13,18 +14,28 @@ use tract_onnx::tract_hir::ops::source::Source;
 use tract_onnx::tract_hir::ops::unimpl::UnimplementedOp;
 
 use super::Error;
+#[cfg(feature = "onnxruntime")]
+use super::runtime;
 use crate::Spec;
 use crate::foreign::{self, Adapter, Number, Ports};
 
 /// A model that is ready to evaluate. A forward pass holds one sample (and zeros, where the file fixes a larger batch), so
-/// that logits cannot depend on the company, whatever the operators do; threads share the passes.
+/// that logits cannot depend on the company, whatever the operators do.
 #[derive(Debug)]
 pub(crate) struct Graph {
     adapter: Adapter,
-    plan: Arc<TypedSimplePlan>,
+    engine: Engine,
     /// Of a pass, the batch first: 1, unless the file fixes another.
     dims: Vec<usize>,
     parameters: usize,
+}
+
+#[derive(Debug)]
+enum Engine {
+    /// Threads share the passes.
+    Tract(Arc<TypedSimplePlan>),
+    #[cfg(feature = "onnxruntime")]
+    Runtime(runtime::Session),
 }
 
 /// Inputs and outputs of a file.
@@ -34,7 +45,7 @@ pub fn ports(bytes: &[u8]) -> Result<Ports, Error> {
 }
 
 fn read(bytes: &[u8]) -> Result<ModelProto, Error> {
-    let file = tract_onnx::onnx().proto_model_for_read(&mut &bytes[..]);
+    let file = onnx().proto_model_for_read(&mut &bytes[..]);
     let file = file.map_err(|e| Error::Format(format!("{e:#}")))?;
     // Any bytes may pass for an empty message.
     if file.graph.as_ref().is_none_or(|graph| graph.node.is_empty()) {
@@ -46,18 +57,33 @@ fn read(bytes: &[u8]) -> Result<ModelProto, Error> {
 impl Graph {
     /// A model of a file's bytes, by what the specification says of it.
     pub(crate) fn new(spec: &Spec, bytes: &[u8]) -> Result<Self, Error> {
+        Self::by(library().as_deref(), spec, bytes)
+    }
+
+    /// The same by a library of ONNX Runtime, or by tract.
+    pub(super) fn by(library: Option<&Path>, spec: &Spec, bytes: &[u8]) -> Result<Self, Error> {
         let onnx = spec.model.onnx.as_ref();
         let onnx = onnx.ok_or_else(|| Error::Prepare("nothing says how the file is used".into()))?;
         let file = read(bytes)?;
         let parameters = super::ports::parameters(file.graph.as_ref().unwrap_or(&Default::default()));
         // A file may hold what the library does not expect.
-        let prepared = catch_unwind(AssertUnwindSafe(|| prepare(spec, onnx, &file)));
-        let (plan, adapter) =
+        let prepared = catch_unwind(AssertUnwindSafe(|| match library {
+            #[cfg(feature = "onnxruntime")]
+            Some(library) => {
+                let (session, adapter) = runtime::prepare(library, spec, onnx, bytes)?;
+                Ok((Engine::Runtime(session), adapter))
+            }
+            _ => {
+                let (plan, adapter) = prepare(spec, onnx, &file)?;
+                Ok((Engine::Tract(plan), adapter))
+            }
+        }));
+        let (engine, adapter) =
             prepared.unwrap_or_else(|_| Err(Error::Prepare("the ONNX library panicked".into())))?;
         Ok(Self {
             dims: adapter.dims(adapter.batch().unwrap_or(1)),
             adapter,
-            plan,
+            engine,
             parameters,
         })
     }
@@ -73,12 +99,32 @@ impl Graph {
 
     /// Logits of whole samples, row by row.
     pub(crate) fn logits(&self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
+        match &self.engine {
+            Engine::Tract(plan) => self.by_tract(plan, inputs),
+            #[cfg(feature = "onnxruntime")]
+            Engine::Runtime(session) => self.by_runtime(session, inputs),
+        }
+    }
+
+    #[cfg(feature = "onnxruntime")]
+    fn by_runtime(&self, session: &runtime::Session, inputs: &[f32]) -> Result<Vec<f32>, Error> {
+        let mut logits = Vec::new();
+        for sample in inputs.chunks_exact(self.spec().input_len()) {
+            let rows = session.run(&self.dims, &self.values(sample))?;
+            self.adapter.read(&rows[..self.spec().classes], &mut logits)?;
+        }
+        Ok(logits)
+    }
+
+    fn by_tract(&self, plan: &Arc<TypedSimplePlan>, inputs: &[f32]) -> Result<Vec<f32>, Error> {
         let len = self.spec().input_len();
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let part = (inputs.len() / len).div_ceil(threads).max(1);
         let parts = inputs.chunks(part * len);
         let parts: Vec<Result<Vec<f32>, Error>> = thread::scope(|scope| {
-            let threads: Vec<_> = parts.map(|part| scope.spawn(|| self.serial(part))).collect();
+            let threads: Vec<_> = parts
+                .map(|part| scope.spawn(|| self.serial(plan, part)))
+                .collect();
             let ends = threads.into_iter().map(|thread| thread.join());
             ends.map(|end| end.unwrap_or_else(|_| Err(Error::Run("the ONNX library panicked".into()))))
                 .collect()
@@ -86,10 +132,10 @@ impl Graph {
         Ok(parts.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
     }
 
-    fn serial(&self, inputs: &[f32]) -> Result<Vec<f32>, Error> {
+    fn serial(&self, plan: &Arc<TypedSimplePlan>, inputs: &[f32]) -> Result<Vec<f32>, Error> {
         let failed = |e: TractError| Error::Run(format!("{e:#}"));
         let (len, classes) = (self.spec().input_len(), self.spec().classes);
-        let mut state = self.plan.spawn().map_err(failed)?;
+        let mut state = plan.spawn().map_err(failed)?;
         let mut logits = Vec::with_capacity(inputs.len() / len * classes);
         for sample in inputs.chunks_exact(len) {
             let tensor = self.tensor(sample).map_err(failed)?;
@@ -103,12 +149,24 @@ impl Graph {
     }
 
     /// A sample as the model takes it, alone in its batch.
-    fn tensor(&self, sample: &[f32]) -> TractResult<Tensor> {
+    fn values(&self, sample: &[f32]) -> Vec<f32> {
         let mut values = vec![0f32; self.dims.iter().product()];
         self.adapter.write(sample, &mut values[..sample.len()]);
-        let tensor = Tensor::from_shape(&self.dims, &values)?;
+        values
+    }
+
+    fn tensor(&self, sample: &[f32]) -> TractResult<Tensor> {
+        let tensor = Tensor::from_shape(&self.dims, &self.values(sample))?;
         Ok(tensor.cast_to_dt(datum(self.adapter.number()))?.into_owned())
     }
+}
+
+/// The library of ONNX Runtime that the environment names, which only a build that could load it looks for.
+fn library() -> Option<PathBuf> {
+    #[cfg(feature = "onnxruntime")]
+    return runtime::library();
+    #[cfg(not(feature = "onnxruntime"))]
+    None
 }
 
 /// The part of the file between input and output, with a fixed batch.

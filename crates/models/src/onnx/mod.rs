@@ -1,6 +1,7 @@
 //! Classifiers from ONNX files. They evaluate on the processor, whatever the device, and never train.
 //!
-//! Running one needs the cargo feature `onnx`; without it such models are known and refused.
+//! Running one needs the cargo feature `onnx`; without it such models are known and refused. With `onnxruntime` the user's
+//! library of ONNX Runtime does it where the environment names one.
 
 #[cfg(not(feature = "onnx"))]
 mod absent;
@@ -8,6 +9,8 @@ mod absent;
 mod graph;
 #[cfg(feature = "onnx")]
 mod ports;
+#[cfg(feature = "onnxruntime")]
+mod runtime;
 #[cfg(all(test, feature = "onnx"))]
 mod tests;
 
@@ -16,6 +19,8 @@ use absent as graph;
 
 pub(crate) use graph::Graph;
 pub use graph::ports;
+
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -46,6 +51,12 @@ pub enum Error {
     },
     #[error(transparent)]
     Foreign(#[from] foreign::Error),
+    #[error("ORT_DYLIB_PATH = {}: expected the shared library of ONNX Runtime 1.{oldest} or newer: {reason}", library.display())]
+    Library {
+        library: PathBuf,
+        oldest: u32,
+        reason: String,
+    },
     #[error("the model cannot be prepared: {0}")]
     Prepare(String),
     #[error("the model failed: {0}")]

@@ -19,7 +19,7 @@ fn model((layout, output, gives): Use<'_>) -> String {
 }
 
 fn graph(bytes: &[u8], of: Use<'_>, input: [usize; 3], classes: usize) -> Result<Graph, Error> {
-    Graph::new(&fixture(&model(of), input, classes), bytes)
+    Graph::by(None, &fixture(&model(of), input, classes), bytes)
 }
 
 fn close(found: &[f32], expected: &[f32]) {
@@ -66,7 +66,7 @@ fn logarithms_of_probabilities_are_logits_with_a_floor() {
 fn samples_arrive_as_the_file_wants_them() {
     let mut spec = fixture(&model(("nhwc", "y", "logits")), [2, 2, 1], 4);
     let samples = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
-    let plain = Graph::new(&spec, ECHO).unwrap();
+    let plain = Graph::by(None, &spec, ECHO).unwrap();
     assert_eq!(
         plain.logits(&samples).unwrap(),
         [1.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 8.0]
@@ -75,7 +75,7 @@ fn samples_arrive_as_the_file_wants_them() {
         mean: vec![0.0, 1.0],
         std: vec![0.4, 1.0],
     };
-    let scaled = Graph::new(&spec, ECHO).unwrap();
+    let scaled = Graph::by(None, &spec, ECHO).unwrap();
     assert_eq!(scaled.logits(&samples[..4]).unwrap(), [3.0, 2.0, 5.0, 3.0]);
 }
 
@@ -145,7 +145,7 @@ fn refusals_name_what_is_wrong_and_what_was_expected() {
     let mut spec = fixture(&model(logits), [1, 2, 2], 2);
     let other = spec.model.onnx.as_mut().unwrap();
     other.input = "image".into();
-    let message = Graph::new(&spec, TINY).unwrap_err().to_string();
+    let message = Graph::by(None, &spec, TINY).unwrap_err().to_string();
     assert!(
         message.contains("input is \"image\", expected one of [\"x\"]"),
         "{message}"
@@ -160,6 +160,91 @@ fn damaged_files_are_refused_or_answer() {
         bytes[i] ^= 1 << (i % 8);
         if let Ok(model) = graph(&bytes, ("flat", "logits", "logits"), [1, 2, 2], 2) {
             let _ = model.logits(&[1.0; 4]);
+        }
+    }
+}
+
+#[cfg(feature = "onnxruntime")]
+mod by_the_users_library {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    /// Named for tests, so that others keep to tract. Without one there is nothing to test, which is said.
+    fn library() -> Option<PathBuf> {
+        let library = std::env::var_os("RETORT_ONNXRUNTIME").map(PathBuf::from);
+        if library.is_none() {
+            eprintln!("SKIPPED: RETORT_ONNXRUNTIME names no shared library of ONNX Runtime");
+        }
+        library
+    }
+
+    fn hosted(
+        library: &Path,
+        bytes: &[u8],
+        of: Use<'_>,
+        input: [usize; 3],
+        classes: usize,
+    ) -> Result<Graph, Error> {
+        Graph::by(Some(library), &fixture(&model(of), input, classes), bytes)
+    }
+
+    #[test]
+    fn logits_are_those_of_tract() {
+        let Some(library) = library() else { return };
+        let noise = |len: usize| {
+            (0..len)
+                .map(|i| ((i * 7919) % 31) as f32 - 12.0)
+                .collect::<Vec<f32>>()
+        };
+        for (bytes, of, input, classes) in [
+            (TINY, ("flat", "probabilities", "logits"), [1, 2, 2], 2),
+            (TINY, ("flat", "probabilities", "probabilities"), [1, 2, 2], 2),
+            (DIGITS, ("flat", "probabilities", "probabilities"), [1, 8, 8], 10),
+        ] {
+            let samples = noise(17 * input.iter().product::<usize>());
+            let tract = graph(bytes, of, input, classes).unwrap();
+            let theirs = hosted(&library, bytes, of, input, classes).unwrap();
+            assert_eq!(theirs.parameters(), tract.parameters());
+            let (expected, found) = (tract.logits(&samples).unwrap(), theirs.logits(&samples).unwrap());
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(&expected) {
+                let bound = 1e-4 * (1.0 + expected.abs());
+                assert!((found - expected).abs() < bound, "{found} is not {expected}");
+            }
+            let alone = theirs.logits(&samples[..input.iter().product()]).unwrap();
+            assert_eq!(alone, found[..classes], "company matters");
+            assert!(theirs.logits(&[]).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_it_cannot_give_is_left_to_tract() {
+        let Some(library) = library() else { return };
+        let tiny = |of, input, classes| hosted(&library, TINY, of, input, classes);
+        let given = ("flat", "probabilities", "logits");
+        for (refused, expected) in [
+            (
+                tiny(("flat", "hidden", "logits"), [1, 2, 2], 3),
+                "output is \"hidden\", expected one of the file's outputs [",
+            ),
+            (
+                tiny(("flat", "hidden", "logits"), [1, 2, 2], 3),
+                "gives no inner tensors, tract does (unset ORT_DYLIB_PATH)",
+            ),
+            (
+                hosted(&library, ECHO, ("nhwc", "y", "logits"), [2, 2, 1], 4),
+                "wants a value for all inputs of the file, [\"x\", \"bias\"]; tract",
+            ),
+            (tiny(given, [1, 2, 2], 3), "a number for each class"),
+            (tiny(given, [1, 1, 3], 2), "expected batch x 3"),
+            (
+                hosted(&library, STRANGE, ("flat", "y", "logits"), [1, 1, 2], 2),
+                "ONNX Runtime: ",
+            ),
+        ] {
+            let message = refused.unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
         }
     }
 }
