@@ -13,8 +13,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("retort.bin"), descriptors.encode_to_vec())?;
     generate(descriptors)?;
-    // By itself: what reflection lists is what our servers speak.
-    generate(protox::compile(["inference/inference.proto"], ["proto"])?)
+    // By themselves: what reflection lists is what our servers speak.
+    generate(protox::compile(["inference/inference.proto"], ["proto"])?)?;
+    generate(protox::compile(["etcd/rpc.proto"], ["proto"])?)
 }
 
 fn generate(descriptors: prost_types::FileDescriptorSet) -> Result<(), Box<dyn Error>> {

@@ -2,8 +2,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use retort_runtime::env;
 use retort_runtime::logging::Format;
+use retort_runtime::{default_name, env};
+
+use crate::journal::etcd::Place;
 
 /// How long open streams may take to end after a stop was asked for.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -18,9 +20,16 @@ pub struct Config {
     /// port 80 higher (7380 beside 7300).
     #[arg(long, env = "RETORT_COORDINATOR__HTTP")]
     pub http: Option<SocketAddr>,
-    /// Folder for published versions and manifests.
+    /// Folder for published versions and manifests. With --etcd all coordinators of the cluster must share it.
     #[arg(long, env = "RETORT_COORDINATOR__DATA_DIR", default_value = "retort-data")]
     pub data_dir: PathBuf,
+    /// Members of an etcd cluster, http://host:port, separated by commas: records lie there instead of in the data folder, and
+    /// a coordinator waits, listening on no port, while another one leads.
+    #[arg(long, env = "RETORT_COORDINATOR__ETCD", value_delimiter = ',', value_parser = etcd_address)]
+    pub etcd: Vec<String>,
+    /// What the keys in etcd begin with. Coordinators of one fleet share it.
+    #[arg(long, env = "RETORT_COORDINATOR__ETCD_PREFIX", default_value = "retort")]
+    pub etcd_prefix: String,
     /// Write the address listened on to this file once bound.
     #[arg(long, hide = true)]
     pub announce: Option<PathBuf>,
@@ -32,6 +41,10 @@ pub struct Config {
     pub exit_with_parent: bool,
     #[arg(long, value_enum, default_value_t)]
     pub log_format: Format,
+}
+
+fn etcd_address(address: &str) -> Result<String, retort_client::BadAddress> {
+    retort_client::check(address).map(|()| address.to_owned())
 }
 
 /// From the gRPC port to the HTTP port beside it.
@@ -46,6 +59,15 @@ impl Config {
         };
         self.http
             .unwrap_or_else(|| SocketAddr::new(self.listen.ip(), beside))
+    }
+
+    /// Where this coordinator leads before it serves, if its records lie in etcd.
+    pub(crate) fn place(&self) -> Option<Place> {
+        (!self.etcd.is_empty()).then(|| Place {
+            endpoints: self.etcd.clone(),
+            prefix: self.etcd_prefix.clone(),
+            name: default_name("coordinator"),
+        })
     }
 
     pub(crate) fn shutdown_grace(&self) -> Duration {
@@ -77,6 +99,23 @@ mod tests {
             let config = Args::try_parse_from(args).unwrap().config;
             assert_eq!(config.http(), expected.parse().unwrap(), "{args:?}");
         }
+    }
+
+    #[test]
+    fn an_address_of_etcd_that_is_none_is_refused_by_its_flag() {
+        let refused = Args::try_parse_from(["c", "--etcd", "http://a:2379,b:2379"]).unwrap_err();
+        assert!(
+            refused.to_string().contains("--etcd") && refused.to_string().contains("b:2379"),
+            "{refused}"
+        );
+        let config = Args::try_parse_from(["c", "--etcd", "http://a:2379,http://b:2379"])
+            .unwrap()
+            .config;
+        assert_eq!(
+            config.place().unwrap().endpoints,
+            ["http://a:2379", "http://b:2379"]
+        );
+        assert!(Args::try_parse_from(["c"]).unwrap().config.place().is_none());
     }
 
     #[test]

@@ -28,8 +28,10 @@ fn main() -> ExitCode {
 }
 
 async fn start(config: Config) -> anyhow::Result<()> {
-    let listeners = retort_coordinator::bind(&config).await?;
     let tasks = TaskGroup::new(CancellationToken::new());
     Shutdown::install(&tasks, config.exit_with_parent)?;
-    retort_coordinator::run(config, listeners, tasks).await
+    match retort_coordinator::bind(&config, tasks.token()).await? {
+        Some(listeners) => retort_coordinator::run(config, listeners, tasks).await,
+        None => Ok(()),
+    }
 }

@@ -5,6 +5,7 @@ use retort_client::MAX_MESSAGE;
 use retort_proto::{DESCRIPTORS, pb};
 use retort_runtime::{OnError, TaskGroup, announce, listen};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::info;
@@ -12,7 +13,8 @@ use tracing::info;
 use crate::brain;
 use crate::config::Config;
 use crate::http;
-use crate::journal::RedbJournal;
+use crate::journal::etcd::{EtcdJournal, Leadership};
+use crate::journal::{FileJournal, Journal};
 use crate::services::{FleetService, ReduceService, RunsService, StatusService, VersionsService};
 use crate::store::Store;
 
@@ -21,10 +23,20 @@ use crate::store::Store;
 pub struct Listeners {
     grpc: TcpListener,
     http: TcpListener,
+    /// With records in etcd.
+    leadership: Option<Leadership>,
 }
 
-/// Binds both ports, then says where they are: who finds the gRPC address announced finds the other too.
-pub async fn bind(config: &Config) -> anyhow::Result<Listeners> {
+/// Binds both ports, then says where they are: who finds the gRPC address announced finds the other too. Where records lie in
+/// etcd, it waits before that until no other coordinator leads. `None`: `token` was cancelled meanwhile.
+pub async fn bind(config: &Config, token: &CancellationToken) -> anyhow::Result<Option<Listeners>> {
+    let leadership = match config.place() {
+        Some(place) => match Leadership::win(&place, token).await.context("--etcd")? {
+            Some(leadership) => Some(leadership),
+            None => return Ok(None),
+        },
+        None => None,
+    };
     let grpc = listen(config.listen).await?;
     let http = listen(config.http()).await.context("--http")?;
     for (path, listener) in [(&config.announce_http, &http), (&config.announce, &grpc)] {
@@ -32,7 +44,11 @@ pub async fn bind(config: &Config) -> anyhow::Result<Listeners> {
             announce(path, &format!("http://{}", listener.local_addr()?))?;
         }
     }
-    Ok(Listeners { grpc, http })
+    Ok(Some(Listeners {
+        grpc,
+        http,
+        leadership,
+    }))
 }
 
 /// Serves until the group's token is cancelled, then drains open streams for a bounded time.
@@ -41,8 +57,15 @@ pub async fn run(config: Config, listeners: Listeners, tasks: TaskGroup) -> anyh
     let address = listeners.grpc.local_addr().context("address of the listener")?;
     let http_address = listeners.http.local_addr().context("address of the HTTP port")?;
     let token = tasks.token().clone();
-    let journal = RedbJournal::open(&config.data_dir).context("open journal")?;
-    let (handle, thinking) = brain::start(store, Box::new(journal), token.clone())?;
+    let journal: Box<dyn Journal> = match listeners.leadership {
+        None => Box::new(FileJournal::open(&config.data_dir).context("open journal")?),
+        Some(leadership) => {
+            let journal = EtcdJournal::new(&leadership);
+            tasks.spawn("leadership", OnError::Shutdown, leadership.keep(token.clone()));
+            Box::new(journal)
+        }
+    };
+    let (handle, thinking) = brain::start(store, journal, token.clone())?;
     tasks.spawn("brain", OnError::Shutdown, thinking);
     let pages = http::serve(listeners.http, handle.clone(), tasks.clone());
     tasks.spawn("http", OnError::Shutdown, pages);

@@ -141,6 +141,16 @@ impl Store {
         let group = group_dir(&self.data_dir, &manifest.run, &manifest.group);
         fs::create_dir_all(&group).map_err(io("create", &group))?;
         let target = checkpoint_dir(&self.data_dir, &manifest.run, &manifest.group, manifest.version);
+        // A coordinator that shared the folder and no longer leads may have been quicker with a version that nobody recorded.
+        if let Ok((_, there)) = self.manifest(&manifest.run, &manifest.group, manifest.version)
+            && there.term < manifest.term
+        {
+            let (version, group, term) = (manifest.version, &manifest.group, there.term);
+            error!(
+                "version {version} of {group}, of the former term {term}, is put aside: it was never recorded"
+            );
+            put_aside(&target, "superseded")?;
+        }
         fs::rename(&staged.folder, &target).map_err(io("rename to", &target))?;
         File::open(&group)
             .and_then(|d| d.sync_all())
@@ -211,8 +221,7 @@ impl Store {
                 Err(e) => {
                     let folder = checkpoint_dir(&self.data_dir, run, group, version);
                     error!("version {version} of {group} is damaged and put aside: {e}");
-                    let aside = folder.with_extension("damaged");
-                    fs::rename(&folder, &aside).map_err(io("rename to", &aside))?;
+                    put_aside(&folder, "damaged")?;
                 }
             }
         }
@@ -248,6 +257,12 @@ impl Store {
     }
 }
 
+/// Under another name, beside its own.
+fn put_aside(folder: &Path, why: &str) -> Result<(), Error> {
+    let aside = folder.with_extension(why);
+    fs::rename(folder, &aside).map_err(io("rename to", &aside))
+}
+
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = File::create(path).map_err(io("create", path))?;
     file.write_all(bytes).map_err(io("write", path))?;
@@ -259,5 +274,36 @@ fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -
         action,
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(store: &Store, term: u64, weights: &'static [u8]) -> Result<String, Error> {
+        let hash = blake3::hash(weights).to_hex().to_string();
+        let staged = store.stage(term, &[(WEIGHTS.into(), hash, Bytes::from_static(weights))])?;
+        let manifest = Manifest {
+            run: "r".into(),
+            group: "g".into(),
+            version: 3,
+            term,
+            files: staged.files.clone(),
+            ..Manifest::default()
+        };
+        store.commit(&staged, &manifest)
+    }
+
+    #[test]
+    fn of_two_coordinators_with_one_version_the_later_terms_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        commit(&store, 1, b"of one that no longer leads").unwrap();
+        commit(&store, 2, b"of its successor").unwrap();
+        let late = commit(&store, 1, b"later still").unwrap_err();
+        assert!(late.to_string().contains("00000003"), "{late}");
+        let (version, weights, _) = store.read(("r", "g"), None, WEIGHTS).unwrap();
+        assert_eq!((version, &weights[..]), (3, &b"of its successor"[..]));
     }
 }

@@ -36,10 +36,16 @@ mod generated {
     pub mod inference {
         include!(concat!(env!("OUT_DIR"), "/inference.rs"));
     }
+
+    pub mod etcd {
+        include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
+    }
 }
 
 /// Generated messages and services.
 pub use generated::retort as pb;
 
+/// Those of etcd's API (v3).
+pub use generated::etcd;
 /// Those of the Open Inference Protocol (KServe v2).
 pub use generated::inference;

@@ -144,9 +144,11 @@ fn obey(command: Command) -> Result<(), Failure> {
             Ok(page.render(&mut std::io::stdout()).map_err(anyhow::Error::from)?)
         }
         Command::Coordinator(config) => role(async {
-            let listeners = retort_coordinator::bind(&config).await?;
             let tasks = tasks(config.exit_with_parent)?;
-            retort_coordinator::run(config, listeners, tasks).await
+            match retort_coordinator::bind(&config, tasks.token()).await? {
+                Some(listeners) => retort_coordinator::run(config, listeners, tasks).await,
+                None => Ok(()),
+            }
         }),
         Command::TeacherServer(config) => role(async {
             let (listener, tasks) =

@@ -23,6 +23,9 @@ pub const FILE_NAME: &str = "manifest.json";
 pub struct Manifest {
     /// Always [`FORMAT`].
     pub format: u32,
+    /// The term of the coordinator that wrote it: of two with one version the later term's counts. 0: written before terms were.
+    #[serde(default)]
+    pub term: u64,
     /// The run this group belongs to.
     pub run: String,
     /// The group's name in the job.
@@ -193,6 +196,7 @@ mod tests {
     fn manifest() -> Manifest {
         Manifest {
             format: FORMAT,
+            term: 1,
             run: "r".into(),
             group: "small".into(),
             kind: "student".into(),

@@ -322,6 +322,11 @@ impl Run {
         }
     }
 
+    /// The term of the coordinator that runs it.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
     /// The next thing to carry out.
     pub fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()

@@ -507,6 +507,7 @@ impl Entry {
         };
         Manifest {
             format: FORMAT,
+            term: self.run.term(),
             run: spec.id.clone(),
             group: ticket.group.clone(),
             kind: group

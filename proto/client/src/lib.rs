@@ -43,6 +43,11 @@ pub enum Unreachable {
     },
 }
 
+/// Whether it is an address at all; nothing is connected.
+pub fn check(address: &str) -> Result<(), BadAddress> {
+    endpoint(address).map(|_| ())
+}
+
 /// A lazy connection: it is made at the first call and made again after it broke.
 pub fn connect(address: &str) -> Result<Channel, BadAddress> {
     Ok(endpoint(address)?.connect_lazy())

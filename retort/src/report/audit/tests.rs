@@ -54,6 +54,7 @@ impl Folder {
         };
         let bytes = Manifest {
             format: manifest::FORMAT,
+            term: 1,
             run: "r-s1".into(),
             group: "small".into(),
             kind: "student".into(),

@@ -1,0 +1,91 @@
+//! A real etcd for tests: one member in a folder that goes with it.
+
+use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long it may take to listen.
+const SOON: Duration = Duration::from_secs(30);
+
+pub(crate) struct Server {
+    child: Option<Child>,
+    folder: tempfile::TempDir,
+    ports: [u16; 2],
+}
+
+impl Server {
+    /// `None`, said loudly, where etcd is not installed.
+    pub(crate) fn start() -> Option<Self> {
+        let free = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+        let ports = [(); 2].map(|()| free().expect("a free port").port());
+        let mut server = Self {
+            child: None,
+            folder: tempfile::tempdir().expect("a folder"),
+            ports,
+        };
+        server.up().then_some(server)
+    }
+
+    /// Starts it, with what it knew before.
+    #[must_use]
+    pub(crate) fn up(&mut self) -> bool {
+        let [client, peer] = self.ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let child = Command::new("etcd")
+            .env(
+                "ETCD_UNSUPPORTED_ARCH",
+                std::env::consts::ARCH.replace("aarch64", "arm64"),
+            )
+            .arg("--data-dir")
+            .arg(self.folder.path())
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        match child {
+            Ok(child) => self.child = Some(child),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let line = "SKIPPED: etcd is not installed (apt-get install etcd-server)";
+                writeln!(std::io::stderr(), "{line}").expect("stderr");
+                return false;
+            }
+            Err(e) => panic!("start etcd: {e}"),
+        }
+        let began = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.ports[0])).is_err() {
+            assert!(began.elapsed() < SOON, "etcd does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
+
+    /// SIGKILL; what it knew stays in its folder.
+    pub(crate) fn down(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[0])
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.down();
+    }
+}
