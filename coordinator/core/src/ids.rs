@@ -79,6 +79,16 @@ pub enum Refusal {
         /// Who asked.
         role: Role,
     },
+    /// As many processes as there can be have registered.
+    #[error("run {run} has {limit} {what} already, as many as there can be: none more joins")]
+    Full {
+        /// Id of the run.
+        run: String,
+        /// How many.
+        limit: usize,
+        /// Of what.
+        what: &'static str,
+    },
     /// Former replicas may still come back with their state: ask again soon.
     #[error("run {run}: replicas of {part} may still come back with their state: ask again")]
     Wait {

@@ -722,7 +722,7 @@ impl World {
 fn judge(refusal: &Refusal) -> Refused {
     match refusal {
         Refusal::Fenced { .. } | Refusal::Gone(_) => Refused::Lost,
-        Refusal::Wait { .. } | Refusal::NoPart { .. } => Refused::Later,
+        Refusal::Wait { .. } | Refusal::NoPart { .. } | Refusal::Full { .. } => Refused::Later,
         Refusal::Mismatch(_) | Refusal::Invalid(_) => Refused::Ended,
     }
 }

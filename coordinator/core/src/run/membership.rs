@@ -7,6 +7,13 @@ use crate::record::Key;
 use crate::round::Start;
 use crate::run::{Admission, Command, Heartbeat, Member, Registration, Run, State};
 
+/// Members of a run at a time. The control plane was simulated with a thousand workers; four times as many are a mistake,
+/// or somebody who registers without end.
+const MAX_MEMBERS: usize = 4_096;
+/// Names that ever registered with a run, whose incarnations are counted as long as it lasts. A pod that is started again
+/// may have a new name, so there can be many more than members.
+const MAX_NAMES: usize = 65_536;
+
 impl Run {
     /// Whether this process would get a part.
     pub fn wants(&self, role: Role, worker: &str) -> bool {
@@ -18,6 +25,7 @@ impl Run {
     /// Takes a process in.
     pub fn register(&mut self, r: Registration, now: Millis) -> Result<Admission, Refusal> {
         self.check_registration(&r)?;
+        self.check_room(&r.worker)?;
         let former = self.members.get(&r.worker).map(|m| m.part.clone());
         let claimed = r.claim.as_ref().map(|c| c.part.clone());
         let previous = former.clone().or(claimed).unwrap_or_default();
@@ -100,6 +108,22 @@ impl Run {
             ),
         );
         Ok(admission)
+    }
+
+    /// Whether one more process can be remembered, or it is known.
+    fn check_room(&self, worker: &str) -> Result<(), Refusal> {
+        let full = |limit, what| Refusal::Full {
+            run: self.spec.id.clone(),
+            limit,
+            what,
+        };
+        if self.members.get(worker).is_none() && self.members.names().len() >= MAX_MEMBERS {
+            return Err(full(MAX_MEMBERS, "members"));
+        }
+        if !self.incarnations.contains_key(worker) && self.incarnations.len() >= MAX_NAMES {
+            return Err(full(MAX_NAMES, "names of members"));
+        }
+        Ok(())
     }
 
     fn check_registration(&self, r: &Registration) -> Result<(), Refusal> {

@@ -827,3 +827,21 @@ fn who_is_handed_the_state_does_not_publish_it() {
         .map(|p| (p.publish, p.hand_over));
     assert_eq!(asked, [(false, false), (true, true)]);
 }
+
+#[test]
+fn a_run_has_room_for_so_many_members_and_no_more() {
+    let mut spec = run(vec![group("t", GroupKind::Teacher, 1)]).spec;
+    spec.teachers[0].replicas = 10_000;
+    let mut r = Run::new(spec, 3, Millis(0));
+    let server = |i: usize| format!("t{i}");
+    let mut last = None;
+    for i in 0..4_096 {
+        last = Some(join(&mut r, Role::TeacherServer, &server(i), 0).unwrap());
+    }
+    let full = join(&mut r, Role::TeacherServer, "more", 0).unwrap_err();
+    assert!(matches!(full, Refusal::Full { limit: 4_096, .. }), "{full}");
+    // Who is in may register again, and whoever leaves makes room.
+    join(&mut r, Role::TeacherServer, &server(7), 0).unwrap();
+    r.leave(&last.unwrap().session, Millis(0)).unwrap();
+    join(&mut r, Role::TeacherServer, "more", 0).unwrap();
+}
