@@ -5,7 +5,7 @@ use std::error::Error;
 use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["fleet", "reduce", "versions", "teacher", "runs", "status"]
+    let files = ["fleet", "join", "reduce", "versions", "teacher", "runs", "status"]
         .map(|name| format!("retort/v1/{name}.proto"));
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(&files, ["proto"])?;
