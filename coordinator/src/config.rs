@@ -1,9 +1,11 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use retort_client::Dialer;
 use retort_runtime::logging::Format;
 use retort_runtime::{default_name, env};
+use retort_tls::{Role, Security, ServerFlags, Unprotected};
 
 use crate::journal::etcd::Place;
 
@@ -17,7 +19,7 @@ pub struct Config {
     #[arg(long, env = env::LISTEN, default_value = "0.0.0.0:7300")]
     pub listen: SocketAddr,
     /// Address of the HTTP port: dashboard, metrics, status as JSON. Unless given, --listen's with a
-    /// port 80 higher (7380 beside 7300).
+    /// port 80 higher (7380 beside 7300); with --tls only this machine reaches it there, since it is not encrypted.
     #[arg(long, env = "RETORT_COORDINATOR__HTTP")]
     pub http: Option<SocketAddr>,
     /// Folder for published versions and manifests. With --etcd all coordinators of the cluster must share it.
@@ -30,6 +32,8 @@ pub struct Config {
     /// What the keys in etcd begin with. Coordinators of one fleet share it.
     #[arg(long, env = "RETORT_COORDINATOR__ETCD_PREFIX", default_value = "retort")]
     pub etcd_prefix: String,
+    #[command(flatten)]
+    pub protection: ServerFlags,
     /// Write the address listened on to this file once bound.
     #[arg(long, hide = true)]
     pub announce: Option<PathBuf>,
@@ -43,22 +47,39 @@ pub struct Config {
     pub log_format: Format,
 }
 
-fn etcd_address(address: &str) -> Result<String, retort_client::BadAddress> {
-    retort_client::check(address).map(|()| address.to_owned())
+fn etcd_address(address: &str) -> Result<String, String> {
+    if address.starts_with("https://") {
+        return Err("etcd is spoken to without encryption only: http://host:port on a network you trust".into());
+    }
+    let checked = Dialer::plaintext().check(address);
+    checked.map(|()| address.to_owned()).map_err(|e| e.to_string())
 }
 
 /// From the gRPC port to the HTTP port beside it.
 const HTTP_OFFSET: u16 = 80;
 
 impl Config {
+    /// How this process protects itself; to be asked before a port opens.
+    ///
+    /// # Errors
+    ///
+    /// If it would not, or its credentials can't be used.
+    pub fn security(&self) -> Result<Security, Unprotected> {
+        self.protection.open(self.listen, Role::Coordinator)
+    }
+
     /// Where the HTTP port is. Port 0, beside port 0 or beyond the last: the system chooses.
     pub(crate) fn http(&self) -> SocketAddr {
         let beside = match self.listen.port() {
             0 => 0,
             port => port.checked_add(HTTP_OFFSET).unwrap_or(0),
         };
-        self.http
-            .unwrap_or_else(|| SocketAddr::new(self.listen.ip(), beside))
+        let ip = match (&self.protection.tls, self.listen.ip()) {
+            (None, ip) => ip,
+            (Some(_), IpAddr::V4(_)) => Ipv4Addr::LOCALHOST.into(),
+            (Some(_), IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
+        };
+        self.http.unwrap_or_else(|| SocketAddr::new(ip, beside))
     }
 
     /// Where this coordinator leads before it serves, if its records lie in etcd.
@@ -95,6 +116,10 @@ mod tests {
             (&["c", "--listen", "127.0.0.1:0"], "127.0.0.1:0"),
             (&["c", "--listen", "[::1]:65500"], "[::1]:0"),
             (&["c", "--http", "127.0.0.1:9090"], "127.0.0.1:9090"),
+            // What is not encrypted leaves the machine only when that is asked for.
+            (&["c", "--tls", "d"], "127.0.0.1:7380"),
+            (&["c", "--tls", "d", "--listen", "[::]:7300"], "[::1]:7380"),
+            (&["c", "--tls", "d", "--http", "0.0.0.0:7380"], "0.0.0.0:7380"),
         ] {
             let config = Args::try_parse_from(args).unwrap().config;
             assert_eq!(config.http(), expected.parse().unwrap(), "{args:?}");

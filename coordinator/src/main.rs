@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use retort_coordinator::Config;
 use retort_runtime::{Shutdown, TaskGroup, logging};
+use retort_tls::Security;
 use tokio_util::sync::CancellationToken;
 
 /// Retort's coordinator: balances batches, keeps versions in step, answers status queries.
@@ -18,7 +19,14 @@ struct Args {
 fn main() -> ExitCode {
     let config = Args::parse().config;
     logging::init(config.log_format, "info");
-    match retort_runtime::block_on(start(config)) {
+    let security = match config.security() {
+        Ok(security) => security,
+        Err(e) => {
+            tracing::error!("{e}");
+            return ExitCode::from(2);
+        }
+    };
+    match retort_runtime::block_on(start(config, security)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e:#}");
@@ -27,11 +35,11 @@ fn main() -> ExitCode {
     }
 }
 
-async fn start(config: Config) -> anyhow::Result<()> {
+async fn start(config: Config, security: Security) -> anyhow::Result<()> {
     let tasks = TaskGroup::new(CancellationToken::new());
     Shutdown::install(&tasks, config.exit_with_parent)?;
-    match retort_coordinator::bind(&config, tasks.token()).await? {
-        Some(listeners) => retort_coordinator::run(config, listeners, tasks).await,
+    match retort_coordinator::bind(&config, &security, tasks.token()).await? {
+        Some(listeners) => retort_coordinator::run(config, security, listeners, tasks).await,
         None => Ok(()),
     }
 }

@@ -1,13 +1,13 @@
 //! Brings the services up, gRPC and HTTP on a listener each, and takes them down in order.
 
 use anyhow::Context;
-use retort_client::MAX_MESSAGE;
+use retort_client::{MAX_MESSAGE, MAX_STREAMS};
 use retort_proto::{DESCRIPTORS, pb};
 use retort_runtime::{OnError, TaskGroup, announce, listen};
+use retort_tls::{Authority, CA_KEY, Incoming, Security};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::info;
 
 use crate::brain;
@@ -15,7 +15,9 @@ use crate::config::Config;
 use crate::http;
 use crate::journal::etcd::{EtcdJournal, Leadership};
 use crate::journal::{FileJournal, Journal};
-use crate::services::{FleetService, ReduceService, RunsService, StatusService, VersionsService};
+use crate::services::{
+    FleetService, JoinService, ReduceService, RunsService, StatusService, VersionsService,
+};
 use crate::store::Store;
 
 /// The ports of a coordinator.
@@ -29,7 +31,11 @@ pub struct Listeners {
 
 /// Binds both ports, then says where they are: who finds the gRPC address announced finds the other too. Where records lie in
 /// etcd, it waits before that until no other coordinator leads. `None`: `token` was cancelled meanwhile.
-pub async fn bind(config: &Config, token: &CancellationToken) -> anyhow::Result<Option<Listeners>> {
+pub async fn bind(
+    config: &Config,
+    security: &Security,
+    token: &CancellationToken,
+) -> anyhow::Result<Option<Listeners>> {
     let leadership = match config.place() {
         Some(place) => match Leadership::win(&place, token).await.context("--etcd")? {
             Some(leadership) => Some(leadership),
@@ -39,9 +45,12 @@ pub async fn bind(config: &Config, token: &CancellationToken) -> anyhow::Result<
     };
     let grpc = listen(config.listen).await?;
     let http = listen(config.http()).await.context("--http")?;
-    for (path, listener) in [(&config.announce_http, &http), (&config.announce, &grpc)] {
+    for (path, listener, scheme) in [
+        (&config.announce_http, &http, "http"),
+        (&config.announce, &grpc, security.scheme()),
+    ] {
         if let Some(path) = path {
-            announce(path, &format!("http://{}", listener.local_addr()?))?;
+            announce(path, &format!("{scheme}://{}", listener.local_addr()?))?;
         }
     }
     Ok(Some(Listeners {
@@ -52,7 +61,12 @@ pub async fn bind(config: &Config, token: &CancellationToken) -> anyhow::Result<
 }
 
 /// Serves until the group's token is cancelled, then drains open streams for a bounded time.
-pub async fn run(config: Config, listeners: Listeners, tasks: TaskGroup) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    security: Security,
+    listeners: Listeners,
+    tasks: TaskGroup,
+) -> anyhow::Result<()> {
     let store = Store::open(&config.data_dir).context("open store")?;
     let address = listeners.grpc.local_addr().context("address of the listener")?;
     let http_address = listeners.http.local_addr().context("address of the HTTP port")?;
@@ -87,6 +101,7 @@ pub async fn run(config: Config, listeners: Listeners, tasks: TaskGroup) -> anyh
         brain: handle,
         tasks: tasks.clone(),
     });
+    let join = join(&security)?;
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_serving::<pb::fleet_server::FleetServer<FleetService>>()
@@ -97,8 +112,10 @@ pub async fn run(config: Config, listeners: Listeners, tasks: TaskGroup) -> anyh
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     info!(%address, http = %http_address, data_dir = %config.data_dir.display(), "coordinator listens");
-    let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
+    let guard = security.guard();
     let served = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .layer(guard)
         .add_service(health_service)
         .add_service(reflection().build_v1().context("reflection")?)
         .add_service(reflection().build_v1alpha().context("reflection")?)
@@ -107,11 +124,29 @@ pub async fn run(config: Config, listeners: Listeners, tasks: TaskGroup) -> anyh
         .add_service(versions.max_decoding_message_size(MAX_MESSAGE))
         .add_service(runs)
         .add_service(status)
-        .serve_with_incoming_shutdown(incoming, token.clone().cancelled_owned());
+        .add_optional_service(join)
+        .serve_with_incoming_shutdown(
+            Incoming::new(listeners.grpc, security),
+            token.clone().cancelled_owned(),
+        );
     tokio::select! {
         result = served => result.context("serve")?,
         // Long-lived streams must not keep a stopping coordinator for ever.
         () = async { token.cancelled().await; tokio::time::sleep(config.shutdown_grace()).await } => {}
     }
     tasks.end(config.shutdown_grace()).await
+}
+
+/// The service that signs certificates, where the folder holds the CA's key.
+fn join(security: &Security) -> anyhow::Result<Option<pb::join_server::JoinServer<JoinService>>> {
+    let Some(credentials) = security.credentials() else {
+        return Ok(None);
+    };
+    if !credentials.dir().join(CA_KEY).exists() {
+        return Ok(None);
+    }
+    let authority = Authority::read(credentials.dir()).context("the CA of --tls")?;
+    Ok(Some(pb::join_server::JoinServer::new(JoinService::new(
+        authority,
+    ))))
 }

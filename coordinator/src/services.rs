@@ -1,21 +1,47 @@
 //! The gRPC services. Each checks what it receives, asks the brain, and maps refusals to codes.
 
 mod fleet;
+mod join;
 mod reduce;
 mod runs;
 mod status;
 mod versions;
 
 pub(crate) use fleet::FleetService;
+pub(crate) use join::JoinService;
 pub(crate) use reduce::ReduceService;
 pub(crate) use runs::RunsService;
 pub(crate) use status::StatusService;
 pub(crate) use versions::VersionsService;
 
-use retort_coordinator_core::ids::Refusal;
+use retort_coordinator_core::ids::{Refusal, Role, Session};
+use retort_proto::{pb, required};
+use retort_tls::Caller;
 use tonic::Status;
 
 use crate::store;
+
+/// Whether a caller may act in this role: its certificate says what it is. In plain text there is no caller to ask.
+pub(crate) fn acts_as(caller: Option<&Caller>, role: Role) -> Result<(), Status> {
+    let needed = match role {
+        Role::TeacherServer => retort_tls::Role::Teacher,
+        Role::StudentWorker => retort_tls::Role::Student,
+    };
+    match caller {
+        Some(caller) if caller.role != needed => Err(Status::permission_denied(format!(
+            "a {role} needs the role {needed}; the caller is {}",
+            caller.role
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The session that a message names, in a role that its caller may have.
+pub(crate) fn session_of(caller: Option<&Caller>, session: Option<pb::Session>) -> Result<Session, Status> {
+    let session: Session = required(session, "session")?;
+    acts_as(caller, session.role)?;
+    Ok(session)
+}
 
 /// Why the core refused, as a code: FAILED_PRECONDITION and ABORTED mean "register again",
 /// RESOURCE_EXHAUSTED "ask again later", INVALID_ARGUMENT is a bug of the caller.

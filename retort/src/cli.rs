@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::{
-    check, devices, evaluate, experiment, export, health, import, init, predict, report, run, status, submit,
+    certs, check, devices, evaluate, experiment, export, health, import, init, predict, report, run, status,
+    submit,
 };
 
 /// Retort distils knowledge from teacher models into small students, as a service.
@@ -59,6 +60,8 @@ enum Command {
     /// Make a teacher of an ONNX file (needs the cargo feature `onnx`), or of a model on a KServe v2 server: a folder like an
     /// export's.
     Import(import::Args),
+    /// Certificates and tokens of a fleet that encrypts: make, join, renew.
+    Certs(certs::Args),
     /// Ask a role over gRPC whether it serves; exit code 0 if it does.
     Health(health::Args),
     /// Print what a shell needs to complete commands: retort completions bash > /etc/bash_completion.d/retort
@@ -134,6 +137,7 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Predict(args) => predict::command(&args),
         Command::Export(args) => export::export(&args),
         Command::Import(args) => import::command(&args),
+        Command::Certs(args) => certs::command(args),
         Command::Health(args) => health::command(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "retort", &mut std::io::stdout());
@@ -143,24 +147,38 @@ fn obey(command: Command) -> Result<(), Failure> {
             let page = clap_mangen::Man::new(Cli::command());
             Ok(page.render(&mut std::io::stdout()).map_err(anyhow::Error::from)?)
         }
-        Command::Coordinator(config) => role(async {
-            let tasks = tasks(config.exit_with_parent)?;
-            match retort_coordinator::bind(&config, tasks.token()).await? {
-                Some(listeners) => retort_coordinator::run(config, listeners, tasks).await,
-                None => Ok(()),
-            }
-        }),
-        Command::TeacherServer(config) => role(async {
-            let (listener, tasks) =
-                start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
-            retort_teacher_server::run(config, listener, tasks).await
-        }),
-        Command::StudentWorker(config) => role(async {
-            let (listener, tasks) =
-                start(config.listen, config.announce.as_deref(), config.exit_with_parent).await?;
-            retort_student_worker::run(config, listener, tasks).await
-        }),
+        Command::Coordinator(config) => {
+            let security = config.security().map_err(Failure::input)?;
+            role(async {
+                let tasks = tasks(config.exit_with_parent)?;
+                match retort_coordinator::bind(&config, &security, tasks.token()).await? {
+                    Some(listeners) => retort_coordinator::run(config, security, listeners, tasks).await,
+                    None => Ok(()),
+                }
+            })
+        }
+        Command::TeacherServer(config) => {
+            let security = config.security().map_err(unfit)?;
+            role(async {
+                let announced = config.announce.as_deref().map(|path| (path, security.scheme()));
+                let (listener, tasks) = start(config.listen, announced, config.exit_with_parent).await?;
+                retort_teacher_server::run(config, security, listener, tasks).await
+            })
+        }
+        Command::StudentWorker(config) => {
+            let security = config.security().map_err(unfit)?;
+            role(async {
+                let announced = config.announce.as_deref().map(|path| (path, security.scheme()));
+                let (listener, tasks) = start(config.listen, announced, config.exit_with_parent).await?;
+                retort_student_worker::run(config, security, listener, tasks).await
+            })
+        }
     }
+}
+
+/// Flags that do not fit together, before anything was started.
+fn unfit(error: anyhow::Error) -> Failure {
+    Failure::Input(format!("{error:#}"))
 }
 
 fn role(role: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failure> {
@@ -170,12 +188,12 @@ fn role(role: impl Future<Output = anyhow::Result<()>>) -> Result<(), Failure> {
 /// What a role with one port does before it runs: bind, say where, watch for the end.
 async fn start(
     address: std::net::SocketAddr,
-    announced: Option<&std::path::Path>,
+    announced: Option<(&std::path::Path, &str)>,
     exit_with_parent: bool,
 ) -> anyhow::Result<(tokio::net::TcpListener, TaskGroup)> {
     let listener = listen(address).await?;
-    if let Some(path) = announced {
-        announce(path, &format!("http://{}", listener.local_addr()?))?;
+    if let Some((path, scheme)) = announced {
+        announce(path, &format!("{scheme}://{}", listener.local_addr()?))?;
     }
     Ok((listener, tasks(exit_with_parent)?))
 }

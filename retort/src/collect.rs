@@ -5,6 +5,7 @@ mod compose;
 use std::path::Path;
 
 use anyhow::Context;
+use retort_client::Channel;
 use retort_coordinator_core::manifest::Manifest;
 use retort_data::{Dataset, HeldOut, Part};
 use retort_job::{GroupKind, Versions};
@@ -12,9 +13,9 @@ use retort_models::foreign::RemoteError;
 use retort_models::{Card, Classifier, ClassifierError, Export};
 use retort_proto::pb;
 use retort_teacher_server::classifier;
-use tonic::transport::Channel;
 
 use crate::check::Checked;
+use crate::coordinator::Coordinator;
 use crate::cost;
 use crate::failure::{Failure, patiently};
 use crate::report::metrics::{Evaluation, Logits};
@@ -60,11 +61,11 @@ pub(crate) fn text_bytes(dataset: &Dataset) -> Option<u64> {
 
 /// Fetches and measures the final models of a run.
 pub(crate) async fn gather(
-    coordinator: &str,
+    coordinator: &Coordinator,
     checked: &Checked,
     status: pb::RunStatus,
 ) -> Result<Finished, Failure> {
-    let channel = patiently(|| async { Ok(retort_client::reach(coordinator).await?) }).await?;
+    let channel = patiently(|| async { Ok(coordinator.reach().await?) }).await?;
     let test = samples(&checked.dataset, Part::Test);
     let mut models = Vec::new();
     for group in checked.job.groups() {
@@ -164,8 +165,12 @@ fn measure(
 }
 
 /// Copies a run's manifests (and newest files) from a standing fleet, so that `audit` works here.
-pub(crate) async fn mirror(coordinator: &str, status: &pb::RunStatus, out: &Path) -> Result<(), Failure> {
-    let channel = retort_client::reach(coordinator).await?;
+pub(crate) async fn mirror(
+    coordinator: &Coordinator,
+    status: &pb::RunStatus,
+    out: &Path,
+) -> Result<(), Failure> {
+    let channel = coordinator.reach().await?;
     let mut client = retort_client::versions(channel);
     for group in &status.groups {
         let request = pb::ListVersionsRequest {

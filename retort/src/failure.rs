@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use retort_client::{FileError, Unreachable};
+use retort_client::{FileError, Unreachable, reason};
 
 /// Exit codes: 1 the run failed, 2 bad input (nothing was started), 130 stopped by Ctrl-C.
 #[derive(Debug)]
@@ -41,6 +41,14 @@ impl Failure {
         Self::Input(message.to_string())
     }
 
+    /// The same after something was started, which bad input is not then.
+    pub(crate) fn after_start(self) -> Self {
+        match self {
+            Self::Input(message) => Self::Run(anyhow::anyhow!(message)),
+            other => other,
+        }
+    }
+
     /// Says what is wrong on stderr and gives the exit code.
     #[expect(
         clippy::print_stderr,
@@ -67,7 +75,8 @@ impl Failure {
 impl From<Unreachable> for Failure {
     fn from(error: Unreachable) -> Self {
         match error {
-            Unreachable::Address(_) => Self::input(error),
+            // Nothing was started, and the same would happen again.
+            Unreachable::Address(_) | Unreachable::Refused(_) => Self::input(error),
             Unreachable::Nobody { .. } => Self::Away(error.into()),
         }
     }
@@ -95,9 +104,11 @@ impl From<FileError> for Failure {
 
 impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
-        let text = format!("{:?}: {}", status.code(), status.message());
+        let text = format!("{:?}: {}", status.code(), reason(&status));
         match status.code() {
-            tonic::Code::InvalidArgument => Self::Input(status.message().to_owned()),
+            tonic::Code::InvalidArgument | tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => {
+                Self::Input(reason(&status))
+            }
             tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => {
                 Self::Away(anyhow::anyhow!(text))
             }

@@ -17,6 +17,8 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::coordinator::Coordinator;
+
 /// A child that was asked to leave and did not is killed after this.
 const LEAVE_GRACE: Duration = Duration::from_secs(15);
 /// How long a child may take to listen.
@@ -70,7 +72,7 @@ pub(crate) struct Plan {
 
 /// The running fleet.
 pub(crate) struct Fleet {
-    pub(crate) coordinator: String,
+    pub(crate) coordinator: Coordinator,
     /// The coordinator's HTTP port.
     pub(crate) dashboard: String,
     /// Cancelled when the coordinator does not stay up, which ends the run.
@@ -116,7 +118,7 @@ impl Fleet {
             kept
         });
         let fleet = Self {
-            coordinator: address,
+            coordinator: Coordinator::local(address),
             dashboard,
             lost,
             tasks,
@@ -133,7 +135,7 @@ impl Fleet {
 
     fn supervise(&self, role: Role, name: String) {
         let child = Supervised::new(self.shared.clone(), role, name);
-        let (coordinator, token) = (self.coordinator.clone(), self.tasks.token().clone());
+        let (coordinator, token) = (self.coordinator.address.clone(), self.tasks.token().clone());
         self.tasks
             .spawn("supervise", OnError::Log, child.keep(None, coordinator, token));
     }
@@ -209,6 +211,8 @@ impl Supervised {
         let program = std::env::current_exe().context("path of this program")?;
         let mut command = Command::new(program);
         command
+            // A local fleet speaks in plain text on this machine, whatever protects another one.
+            .env_remove(retort_tls::TLS)
             .arg(self.role.name())
             .args([
                 "--listen",

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use retort_proto::pb;
 
+use crate::coordinator::Coordinator;
 use crate::failure::{Failure, patiently};
 
 /// Pause between two plain lines.
@@ -23,7 +24,7 @@ pub(crate) fn say_where(dashboard: &str) {
 /// Follows a run to its end, shown under a title if there is one. A failed run is an error; its last status
 /// comes back otherwise.
 pub(crate) async fn to_end(
-    coordinator: &str,
+    coordinator: &Coordinator,
     run: &str,
     title: Option<&str>,
 ) -> Result<pb::RunStatus, Failure> {
@@ -44,13 +45,13 @@ pub(crate) async fn to_end(
 }
 
 /// Waits until a run has ended, however.
-pub(crate) async fn until_ended(coordinator: &str, run: &str) -> Result<(), Failure> {
+pub(crate) async fn until_ended(coordinator: &Coordinator, run: &str) -> Result<(), Failure> {
     watch(coordinator, run, |_| ()).await.map(|_| ())
 }
 
 /// Reads a run's states until it has ended; a coordinator that is away is waited for.
 async fn watch(
-    coordinator: &str,
+    coordinator: &Coordinator,
     run: &str,
     mut each: impl FnMut(&pb::RunStatus),
 ) -> Result<pb::RunStatus, Failure> {
@@ -60,7 +61,7 @@ async fn watch(
             ..Default::default()
         };
         let mut states = patiently(|| async {
-            let channel = retort_client::reach(coordinator).await?;
+            let channel = coordinator.reach().await?;
             Ok(retort_client::status(channel)
                 .watch_run(request())
                 .await?

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args as Arguments;
+use retort_client::Dialer;
+use retort_tls::{ClientFlags, Expected};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -12,8 +14,10 @@ use crate::failure::{Failure, block_on};
 
 #[derive(Debug, Arguments)]
 pub(crate) struct Args {
-    /// The role's address, http://host:port.
+    /// The role's address, http://host:port or, with --tls, https://host:port.
     address: String,
+    #[command(flatten)]
+    tls: ClientFlags,
     /// How long it may take.
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -22,7 +26,7 @@ pub(crate) struct Args {
 /// Fails unless `grpc.health.v1` says that the role serves.
 pub(crate) fn command(args: Args) -> Result<(), Failure> {
     block_on(async move {
-        let answer = tokio::time::timeout(args.timeout, ask(&args.address)).await;
+        let answer = tokio::time::timeout(args.timeout, ask(&args)).await;
         let status =
             answer.with_context(|| format!("{} is silent for {:?}", args.address, args.timeout))??;
         match status {
@@ -32,8 +36,9 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
     })
 }
 
-async fn ask(address: &str) -> Result<ServingStatus, Failure> {
-    let channel = retort_client::reach(address).await?;
+async fn ask(args: &Args) -> Result<ServingStatus, Failure> {
+    let dialer = Dialer::open(&args.tls).map_err(Failure::input)?;
+    let channel = dialer.reach(&args.address, Expected::Anyone).await?;
     let request = HealthCheckRequest::default();
     let answer = HealthClient::new(channel).check(request).await?;
     Ok(answer.into_inner().status())

@@ -3,9 +3,11 @@
 //! It stands on every role's library but adds no protocol of its own: what it does to a run it
 //! does over the same gRPC services that any client may use.
 
+mod certs;
 mod check;
 mod cli;
 mod collect;
+mod coordinator;
 mod cost;
 pub mod custom;
 mod devices;

@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 use clap::Args as ClapArgs;
 use retort_coordinator_core::round::Activity;
 use retort_proto::{pb, run_status_json};
+use retort_tls::ClientFlags;
 
+use crate::coordinator::Coordinator;
 use crate::failure::{Failure, block_on};
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
-    /// The coordinator, http://host:port; the newest local run's unless given.
+    /// The coordinator, http://host:port or, with --tls, https://host:port; the newest local run's unless given.
     #[arg(long, env = retort_runtime::env::COORDINATOR)]
     coordinator: Option<String>,
+    #[command(flatten)]
+    tls: ClientFlags,
     /// Run to ask for; the newest unless given.
     #[arg(long, default_value = "")]
     run: String,
@@ -25,12 +29,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn command(args: Args) -> Result<(), Failure> {
-    let coordinator = match &args.coordinator {
-        Some(url) => url.clone(),
-        None => newest_local()?,
-    };
+    let coordinator = named_or_local(args.coordinator.clone(), &args.tls)?;
     let work = async {
-        let channel = retort_client::reach(&coordinator).await?;
+        let channel = coordinator.reach().await?;
         let mut client = retort_client::status(channel);
         if args.watch {
             let request = pb::WatchRunRequest {
@@ -162,7 +163,15 @@ pub(crate) fn remember(processes: &Path) {
     }
 }
 
-pub(crate) fn newest_local() -> Result<String, Failure> {
+/// The coordinator that the flags name, or the newest local run's.
+pub(crate) fn named_or_local(address: Option<String>, flags: &ClientFlags) -> Result<Coordinator, Failure> {
+    match address {
+        Some(address) => Coordinator::named(address, flags),
+        None => newest_local().map(Coordinator::local),
+    }
+}
+
+fn newest_local() -> Result<String, Failure> {
     let hint = "name a coordinator: --coordinator http://host:7300";
     let none = |e: &dyn std::fmt::Display| Failure::input(format!("no local run ({e}); {hint}"));
     let file = state_file().ok_or_else(|| none(&"HOME is not set"))?;

@@ -11,11 +11,13 @@ use retort_job::Source;
 use retort_models::{Choice, Export};
 use retort_proto::pb;
 use retort_teacher_server::classifier;
+use retort_tls::ClientFlags;
 use tonic::Code;
 
 use crate::check::{self, Checked};
 use crate::cli::JobArgs;
 use crate::collect;
+use crate::coordinator::Coordinator;
 use crate::failure::{Failure, block_on};
 use crate::follow;
 
@@ -23,9 +25,11 @@ use crate::follow;
 pub(crate) struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// The fleet's coordinator, http://host:port.
+    /// The fleet's coordinator, http://host:port or, with --tls, https://host:port.
     #[arg(long, env = retort_runtime::env::COORDINATOR)]
     coordinator: String,
+    #[command(flatten)]
+    tls: ClientFlags,
     /// Return once the job is accepted.
     #[arg(long)]
     detach: bool,
@@ -42,6 +46,7 @@ pub(crate) struct Args {
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) fn submit(args: Args) -> Result<(), Failure> {
+    let coordinator = Coordinator::named(args.coordinator.clone(), &args.tls)?;
     let mut checked = check::file(&args.job)?;
     checked.job.run.baseline |= args.baseline;
     check::say_bad_rows(&checked);
@@ -50,17 +55,20 @@ pub(crate) fn submit(args: Args) -> Result<(), Failure> {
         // Paths stay relative: each worker resolves them below its own --base.
         let job_toml = toml::to_string(&checked.job).context("write the job")?;
         let seed = checked.job.run.seed;
-        let run = submit_run(&args.coordinator, &checked, (&job_toml, seed), "").await?;
+        let run = submit_run(&coordinator, &checked, (&job_toml, seed), "").await?;
         if args.detach {
             println!("{run}");
             return Ok(());
         }
-        let ended = follow::to_end(&args.coordinator, &run, Some(&checked.job.run.name)).await?;
+        let ended = follow::to_end(&coordinator, &run, Some(&checked.job.run.name)).await;
+        let ended = ended.map_err(Failure::after_start)?;
         let Some(out) = &args.out else {
             return Ok(());
         };
-        collect::mirror(&args.coordinator, &ended, out).await?;
-        let finished = collect::gather(&args.coordinator, &checked, ended).await?;
+        let mirrored = collect::mirror(&coordinator, &ended, out).await;
+        mirrored.map_err(Failure::after_start)?;
+        let finished = collect::gather(&coordinator, &checked, ended).await;
+        let finished = finished.map_err(Failure::after_start)?;
         let wall_s = began.elapsed().as_secs_f64();
         collect::finish(&checked, vec![finished], (out, wall_s), args.json)
     };
@@ -99,12 +107,12 @@ fn absolute(base: &Path, path: &str) -> std::io::Result<String> {
 /// Submits one run and uploads its fixed teachers. With an id of its own (`wished`) this may be
 /// repeated: what is there already stays, and a run that was stopped goes on.
 pub(crate) async fn submit_run(
-    coordinator: &str,
+    coordinator: &Coordinator,
     checked: &Checked,
     (job_toml, seed): (&str, u64),
     wished: &str,
 ) -> Result<String, Failure> {
-    let channel = retort_client::reach(coordinator).await?;
+    let channel = coordinator.reach().await?;
     let request = pb::SubmitRequest {
         job_toml: job_toml.to_owned(),
         seed,
@@ -171,8 +179,8 @@ fn held_out(checked: &Checked, export: &Export) -> Result<Option<pb::Evaluation>
     }))
 }
 
-pub(crate) async fn stop_run(coordinator: &str, run: &str, reason: &str) -> Result<(), Failure> {
-    let channel = retort_client::reach(coordinator).await?;
+pub(crate) async fn stop_run(coordinator: &Coordinator, run: &str, reason: &str) -> Result<(), Failure> {
+    let channel = coordinator.reach().await?;
     let request = pb::StopRequest {
         run: run.to_owned(),
         reason: reason.to_owned(),

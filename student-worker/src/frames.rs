@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use retort_client::Dialer;
 use retort_coordinator_core::run::Endpoints;
 use retort_data::order::Grid;
 use retort_data::schedule::Schedule;
@@ -105,6 +106,7 @@ struct Line {
 /// The links of a session.
 pub(crate) struct Frames {
     terms: Arc<Terms>,
+    dialer: Dialer,
     events: mpsc::Sender<Event>,
     tasks: TaskGroup,
     servers: BTreeMap<String, Servers>,
@@ -112,9 +114,10 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    pub(crate) fn new(terms: Terms, events: mpsc::Sender<Event>, tasks: TaskGroup) -> Self {
+    pub(crate) fn new(terms: Terms, dialer: Dialer, events: mpsc::Sender<Event>, tasks: TaskGroup) -> Self {
         Self {
             terms: Arc::new(terms),
+            dialer,
             events,
             tasks,
             servers: BTreeMap::new(),
@@ -182,6 +185,7 @@ impl Frames {
                 let load = Arc::new(Load::default());
                 let link = Link {
                     terms: self.terms.clone(),
+                    dialer: self.dialer.clone(),
                     teacher: teacher.clone(),
                     address: address.clone(),
                     load: load.clone(),

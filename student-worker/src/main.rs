@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use retort_runtime::{Shutdown, TaskGroup, announce, listen, logging};
 use retort_student_worker::Config;
+use retort_tls::Security;
 use tokio_util::sync::CancellationToken;
 
 /// Retort's student worker: trains a student, a baseline or an online teacher.
@@ -18,7 +19,14 @@ struct Args {
 fn main() -> ExitCode {
     let config = Args::parse().config;
     logging::init(config.log_format, "info");
-    match retort_runtime::block_on(start(config)) {
+    let security = match config.security() {
+        Ok(security) => security,
+        Err(e) => {
+            tracing::error!("{e:#}");
+            return ExitCode::from(2);
+        }
+    };
+    match retort_runtime::block_on(start(config, security)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e:#}");
@@ -27,12 +35,15 @@ fn main() -> ExitCode {
     }
 }
 
-async fn start(config: Config) -> anyhow::Result<()> {
+async fn start(config: Config, security: Security) -> anyhow::Result<()> {
     let listener = listen(config.listen).await?;
     if let Some(path) = &config.announce {
-        announce(path, &format!("http://{}", listener.local_addr()?))?;
+        announce(
+            path,
+            &format!("{}://{}", security.scheme(), listener.local_addr()?),
+        )?;
     }
     let tasks = TaskGroup::new(CancellationToken::new());
     Shutdown::install(&tasks, config.exit_with_parent)?;
-    retort_student_worker::run(config, listener, tasks).await
+    retort_student_worker::run(config, security, listener, tasks).await
 }

@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use anyhow::Context;
-use retort_client::Backoff;
+use retort_client::{Backoff, Dialer, Refusals};
 use retort_job::Job;
 use retort_models::{CARD_FILE, Card, Spec};
 use retort_proto::pb;
 use retort_runtime::TaskGroup;
+use retort_tls::Role;
 use tracing::{Instrument, info_span, warn};
 
 use crate::config::Config;
@@ -18,6 +19,11 @@ use crate::rpc::{self, Channels};
 /// How long one question for a run is held open.
 const NEXT_RUN_WAIT_MS: u32 = 10_000;
 
+/// The coordinator did not say whether there is a run.
+#[derive(Debug, thiserror::Error)]
+#[error("ask for a run: {}", retort_client::reason(.0))]
+struct Unasked(tonic::Status);
+
 pub(crate) struct Membership {
     config: Config,
     name: String,
@@ -25,13 +31,17 @@ pub(crate) struct Membership {
 }
 
 impl Membership {
-    pub(crate) fn new(config: Config, name: String) -> anyhow::Result<Self> {
-        let control = retort_client::connect(&config.coordinator)?;
-        let data = retort_client::connect(&config.coordinator)?;
+    pub(crate) fn new(config: Config, dialer: Dialer, name: String) -> anyhow::Result<Self> {
+        let control = dialer.connect(&config.coordinator, Role::Coordinator)?;
+        let data = dialer.connect(&config.coordinator, Role::Coordinator)?;
         Ok(Self {
             config,
             name,
-            channels: Channels { control, data },
+            channels: Channels {
+                control,
+                data,
+                dialer,
+            },
         })
     }
 
@@ -40,6 +50,7 @@ impl Membership {
         let mut backoff = Backoff::new(rpc::seed(&self.name, 0));
         // Kept between sessions of one run: reading the data again would be the longest pause.
         let mut loaded: Option<Loaded> = None;
+        let mut refusals = Refusals::default();
         while !token.is_cancelled() {
             let offered = tokio::select! {
                 offered = self.next_run() => offered,
@@ -58,9 +69,17 @@ impl Membership {
             };
             match result {
                 Ok(Left::Shutdown) => return Ok(()),
-                Ok(Left::Finished) => backoff.reset(),
-                Ok(Left::Lost(reason)) => warn!("session lost: {reason}"),
+                Ok(left) => {
+                    refusals = Refusals::default();
+                    match left {
+                        Left::Lost(reason) => warn!("session lost: {reason}"),
+                        Left::Finished | Left::Shutdown => backoff.reset(),
+                    }
+                }
                 Err(e) => {
+                    if refusals.note(e.downcast_ref::<Unasked>().map(|Unasked(status)| status)) {
+                        return Err(e);
+                    }
                     warn!("not in a run: {e:#}");
                     tokio::select! {
                         () = tokio::time::sleep(backoff.next_delay()) => {}
@@ -81,7 +100,7 @@ impl Membership {
         let reply = retort_client::fleet(self.channels.control.clone())
             .next_run(request)
             .await;
-        Ok(reply.context("ask for a run")?.into_inner())
+        Ok(reply.map_err(Unasked)?.into_inner())
     }
 
     /// Whether a run has ended for good: one that was stopped may go on.

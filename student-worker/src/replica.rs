@@ -229,7 +229,7 @@ impl Replica {
             dataset_digest: loaded.dataset.digest().to_owned(),
             worker: Worker::new(setup),
             name,
-            frames: Frames::new(terms, events.clone(), tasks.clone()),
+            frames: Frames::new(terms, channels.dialer.clone(), events.clone(), tasks.clone()),
             trainer: thread::start(part.clone(), events.clone()).context("start trainer thread")?,
             part,
             events,

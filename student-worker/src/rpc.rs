@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use retort_client::Backoff;
+use retort_client::{Backoff, Channel, Dialer};
 use retort_coordinator_core::ids::Session;
 use retort_coordinator_core::lease::Answer;
 use retort_coordinator_core::round::{Claim, Evaluation, RoundPlan, Work};
@@ -13,7 +13,6 @@ use retort_proto::{Error, PROTOCOL, pb, ranges, required, versions};
 use retort_runtime::registration_number;
 use retort_student_worker_core::Admitted;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::exchange::{OUTER_FILE, Outgoing};
@@ -55,6 +54,8 @@ pub(crate) fn judge(status: &Status) -> Result<Failed, ()> {
 pub(crate) struct Channels {
     pub(crate) control: Channel,
     pub(crate) data: Channel,
+    /// Makes the links to teacher servers.
+    pub(crate) dialer: Dialer,
 }
 
 /// What registration gave.

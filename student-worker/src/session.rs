@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use retort_client::Backoff;
+use retort_client::{Backoff, Channel};
 use retort_coordinator_core::ids;
 use retort_coordinator_core::run::Heartbeat;
 use retort_proto::pb;
@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
 use tracing::warn;
 
 use crate::replica::Event;

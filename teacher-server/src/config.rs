@@ -2,8 +2,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
+use retort_client::Dialer;
 use retort_runtime::env;
 use retort_runtime::logging::Format;
+use retort_tls::{Role, Security, ServerFlags};
 
 use crate::requests::Limits;
 
@@ -13,13 +16,13 @@ pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// Configuration of a teacher server. The job reaches it at registration.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Config {
-    /// The coordinator, http://host:port.
+    /// The coordinator, http://host:port or, with --tls, https://host:port.
     #[arg(long, env = env::COORDINATOR)]
     pub coordinator: String,
     /// Address to listen on; port 0 lets the system choose.
     #[arg(long, env = env::LISTEN, default_value = "0.0.0.0:7310")]
     pub listen: SocketAddr,
-    /// Where students reach this server, http://host:port; derived from --listen unless given.
+    /// Where students reach this server, http://host:port or https://host:port; derived from --listen unless given.
     #[arg(long, env = env::ADVERTISE)]
     pub advertise: Option<String>,
     /// Name in the fleet; made from host and process id unless given.
@@ -44,6 +47,8 @@ pub struct Config {
     /// MiB of frames that one reader may leave unread before nothing more is computed for it.
     #[arg(long, env = "RETORT_TEACHER__MAX_UNREAD_MIB", default_value_t = 64)]
     pub max_unread_mib: usize,
+    #[command(flatten)]
+    pub protection: ServerFlags,
     /// Write the address listened on to this file once bound.
     #[arg(long, hide = true)]
     pub announce: Option<PathBuf>,
@@ -55,6 +60,21 @@ pub struct Config {
 }
 
 impl Config {
+    /// How this process protects itself; to be asked before a port opens.
+    ///
+    /// # Errors
+    ///
+    /// If it would not, its credentials can't be used, or an address does not fit them.
+    pub fn security(&self) -> anyhow::Result<Security> {
+        let security = self.protection.open(self.listen, Role::Teacher)?;
+        let dialer = Dialer::of(&security);
+        dialer.check(&self.coordinator).context("--coordinator")?;
+        if let Some(address) = &self.advertise {
+            dialer.check(address).context("--advertise")?;
+        }
+        Ok(security)
+    }
+
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             batch_samples: self.max_batch_samples,

@@ -5,14 +5,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
-use retort_client::MAX_MESSAGE;
+use retort_client::{Dialer, MAX_MESSAGE, MAX_STREAMS};
 use retort_proto::DESCRIPTORS;
 use retort_proto::pb::teacher_server::TeacherServer;
 use retort_runtime::{OnError, TaskGroup, default_name, own_address};
+use retort_tls::{Incoming, Security};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tracing::info;
 
 use crate::blocks::Blocks;
@@ -24,16 +25,22 @@ use crate::service::{Current, Serving, TeacherService};
 use crate::session::Membership;
 
 /// Serves until the group's token is cancelled.
-pub async fn run(config: Config, listener: TcpListener, tasks: TaskGroup) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    security: Security,
+    listener: TcpListener,
+    tasks: TaskGroup,
+) -> anyhow::Result<()> {
     let address = listener.local_addr().context("address of the listener")?;
     let name = config
         .name
         .clone()
         .unwrap_or_else(|| default_name("teacher-server"));
-    let advertise = config.advertise.clone().unwrap_or_else(|| own_address(address));
+    let advertise = config.advertise.clone();
+    let advertise = advertise.unwrap_or_else(|| own_address(security.scheme(), address));
     let (serving, current) = watch::channel(None);
     let unread = config.limits().unread_bytes;
-    let membership = Membership::new(config, name.clone(), advertise, serving)?;
+    let membership = Membership::new(config, &Dialer::of(&security), (name.clone(), advertise), serving)?;
     tasks.spawn("membership", OnError::Shutdown, membership.run(tasks.clone()));
 
     let teacher = service(current, tasks.clone(), unread);
@@ -47,14 +54,12 @@ pub async fn run(config: Config, listener: TcpListener, tasks: TaskGroup) -> any
     info!(name, %address, "teacher server listens");
     let token = tasks.token().clone();
     let served = builder()
+        .layer(security.guard())
         .add_service(health_service)
         .add_service(reflection().build_v1().context("reflection")?)
         .add_service(reflection().build_v1alpha().context("reflection")?)
         .add_service(teacher)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            token.clone().cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(Incoming::new(listener, security), token.clone().cancelled_owned());
     tokio::select! {
         result = served => result.context("serve")?,
         // Long-lived streams must not keep a stopping server for ever.
@@ -67,6 +72,7 @@ fn builder() -> Server {
     Server::builder()
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(32 << 20)
+        .max_concurrent_streams(MAX_STREAMS)
 }
 
 fn service(current: Current, tasks: TaskGroup, max_unread: u64) -> TeacherServer<TeacherService> {

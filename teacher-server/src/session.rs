@@ -6,16 +6,16 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
-use retort_client::{Backoff, FileError};
+use retort_client::{Backoff, Channel, Dialer, FileError, Refusals};
 use retort_data::order::{Grid, Order};
 use retort_job::{Distillation, Job};
 use retort_models::{Card, Choice};
 use retort_proto::{PROTOCOL, pb};
 use retort_runtime::{OnError, TaskGroup, registration_number};
+use retort_tls::Role;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use tonic::transport::Channel;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::blocks::Blocks;
@@ -41,6 +41,11 @@ pub(crate) struct Membership {
     data: Channel,
 }
 
+/// The coordinator did not say whether there is a run.
+#[derive(Debug, thiserror::Error)]
+#[error("ask for a run: {}", retort_client::reason(.0))]
+struct Unasked(tonic::Status);
+
 /// Why a run was left.
 enum Left {
     /// It ended.
@@ -54,13 +59,13 @@ enum Left {
 impl Membership {
     pub(crate) fn new(
         config: Config,
-        name: String,
-        advertise: String,
+        dialer: &Dialer,
+        (name, advertise): (String, String),
         serving: watch::Sender<Option<Arc<Serving>>>,
     ) -> anyhow::Result<Self> {
         // Control and data do not share a connection: a saturated one must not look like death.
-        let control = retort_client::connect(&config.coordinator)?;
-        let data = retort_client::connect(&config.coordinator)?;
+        let control = dialer.connect(&config.coordinator, Role::Coordinator)?;
+        let data = dialer.connect(&config.coordinator, Role::Coordinator)?;
         Ok(Self {
             config,
             name,
@@ -80,6 +85,7 @@ impl Membership {
         let mut backoff = Backoff::new(seed);
         // Outlives sessions: what is loaded goes on serving while the coordinator is away.
         let mut kept = None;
+        let mut refusals = Refusals::default();
         loop {
             let once = tokio::select! {
                 once = self.join_and_serve(&tasks, &mut kept) => once,
@@ -90,6 +96,9 @@ impl Membership {
                 Ok(Some(Left::Finished | Left::Lost)) => backoff.reset(),
                 Ok(None) => {}
                 Err(e) => {
+                    if refusals.note(e.downcast_ref::<Unasked>().map(|Unasked(status)| status)) {
+                        return Err(e);
+                    }
                     warn!("not in a run: {e:#}");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
@@ -111,7 +120,7 @@ impl Membership {
                 wait_ms: NEXT_RUN_WAIT_MS,
             })
             .await
-            .context("ask for a run")?
+            .map_err(Unasked)?
             .into_inner();
         if offered.run.is_empty() {
             return Ok(None);

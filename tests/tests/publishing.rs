@@ -4,10 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails, fails its scenario")]
 
 use bytes::Bytes;
+use retort_client::Channel;
 use retort_proto::pb;
 use retort_tests::Harness;
 use retort_tests::standing::Standing;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 const JOB: &str = r#"

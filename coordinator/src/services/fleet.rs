@@ -2,15 +2,16 @@ use std::time::Duration;
 
 use retort_coordinator_core::ids::{Role, Session};
 use retort_coordinator_core::run::{Heartbeat, Registration, Rejected};
-use retort_proto::{PROTOCOL, pb, ranges_from, required, versions_from};
+use retort_proto::{PROTOCOL, pb, ranges_from, versions_from};
 use retort_runtime::{OnError, TaskGroup};
+use retort_tls::Caller;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
 use crate::brain::{CONTROL_QUEUE, Handle};
-use crate::services::refusal;
+use crate::services::{acts_as, refusal, session_of};
 
 /// Longest time a question is held open.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -47,8 +48,10 @@ impl pb::fleet_server::Fleet for FleetService {
         &self,
         request: Request<pb::NextRunRequest>,
     ) -> Result<Response<pb::NextRunReply>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
         let role = role(request.role)?;
+        acts_as(caller.as_ref(), role)?;
         worker_name(&request.worker)?;
         let worker = request.worker;
         let reply = self
@@ -72,7 +75,10 @@ impl pb::fleet_server::Fleet for FleetService {
         &self,
         request: Request<pb::RegisterRequest>,
     ) -> Result<Response<pb::RegisterReply>, Status> {
+        let caller = Caller::of(&request);
         let r = request.into_inner();
+        let role = role(r.role)?;
+        acts_as(caller.as_ref(), role)?;
         worker_name(&r.worker)?;
         if r.protocol != PROTOCOL {
             return Err(Status::permission_denied(format!(
@@ -81,7 +87,7 @@ impl pb::fleet_server::Fleet for FleetService {
             )));
         }
         let registration = Registration {
-            role: role(r.role)?,
+            role,
             worker: r.worker,
             dataset_digest: r.dataset_digest,
             address: r.address,
@@ -90,9 +96,10 @@ impl pb::fleet_server::Fleet for FleetService {
             claim: r.claim.map(TryInto::try_into).transpose()?,
             floors: versions_from(r.floors),
         };
-        if registration.role == Role::TeacherServer && !registration.address.starts_with("http") {
+        let scheme = if caller.is_some() { "https://" } else { "http://" };
+        if registration.role == Role::TeacherServer && !registration.address.starts_with(scheme) {
             return Err(Status::invalid_argument(format!(
-                "address = {:?}: a teacher server names its own, like http://10.0.0.7:7310",
+                "address = {:?}: a teacher server names its own, like {scheme}10.0.0.7:7310",
                 registration.address
             )));
         }
@@ -123,12 +130,14 @@ impl pb::fleet_server::Fleet for FleetService {
         &self,
         request: Request<Streaming<pb::ControlUp>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
+        let caller = Caller::of(&request);
         let mut up = request.into_inner();
         let first = up
             .message()
             .await?
             .ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
         let (session, heartbeat) = <(Session, Heartbeat)>::try_from(first)?;
+        acts_as(caller.as_ref(), session.role)?;
         let (commands, mut from_brain) = mpsc::channel(CONTROL_QUEUE);
         let (down, stream) = mpsc::channel(CONTROL_QUEUE);
         let attached = session.clone();
@@ -148,7 +157,7 @@ impl pb::fleet_server::Fleet for FleetService {
                 // Cancel-safe: both receivers keep what was not taken.
                 let result = tokio::select! {
                     message = up.message() => match message {
-                        Ok(Some(message)) => beat(&brain, message).await,
+                        Ok(Some(message)) => beat(&brain, message, caller.as_ref()).await,
                         Ok(None) | Err(_) => break,
                     },
                     command = from_brain.recv() => command.ok_or_else(|| Status::unavailable("resynchronise")),
@@ -173,8 +182,9 @@ impl pb::fleet_server::Fleet for FleetService {
     }
 
     async fn lease(&self, request: Request<pb::LeaseRequest>) -> Result<Response<pb::LeaseReply>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
-        let session: Session = required(request.session, "session")?;
+        let session = session_of(caller.as_ref(), request.session)?;
         if request.sequence == 0 {
             return Err(Status::invalid_argument(
                 "sequence = 0: requests are numbered from 1",
@@ -210,8 +220,9 @@ impl pb::fleet_server::Fleet for FleetService {
         &self,
         request: Request<pb::ReleaseRequest>,
     ) -> Result<Response<pb::ReleaseReply>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
-        let session: Session = required(request.session, "session")?;
+        let session = session_of(caller.as_ref(), request.session)?;
         let positions = ranges_from(&request.positions)?;
         self.brain
             .ask(move |brain| {
@@ -224,8 +235,9 @@ impl pb::fleet_server::Fleet for FleetService {
     }
 
     async fn reject(&self, request: Request<pb::RejectRequest>) -> Result<Response<pb::RejectReply>, Status> {
+        let caller = Caller::of(&request);
         let r = request.into_inner();
-        let session: Session = required(r.session, "session")?;
+        let session = session_of(caller.as_ref(), r.session)?;
         let rejected = Rejected {
             epoch: r.epoch,
             position: r.position,
@@ -246,7 +258,8 @@ impl pb::fleet_server::Fleet for FleetService {
     }
 
     async fn leave(&self, request: Request<pb::LeaveRequest>) -> Result<Response<pb::LeaveReply>, Status> {
-        let session: Session = required(request.into_inner().session, "session")?;
+        let caller = Caller::of(&request);
+        let session = session_of(caller.as_ref(), request.into_inner().session)?;
         self.brain
             .ask(move |brain| {
                 let now = brain.now();
@@ -261,8 +274,9 @@ impl pb::fleet_server::Fleet for FleetService {
     }
 
     async fn fail(&self, request: Request<pb::FailRequest>) -> Result<Response<pb::FailReply>, Status> {
+        let caller = Caller::of(&request);
         let request = request.into_inner();
-        let session: Session = required(request.session, "session")?;
+        let session = session_of(caller.as_ref(), request.session)?;
         self.brain
             .ask(move |brain| {
                 let now = brain.now();
@@ -277,8 +291,13 @@ impl pb::fleet_server::Fleet for FleetService {
     }
 }
 
-async fn beat(brain: &Handle, message: pb::ControlUp) -> Result<pb::ControlDown, Status> {
+async fn beat(
+    brain: &Handle,
+    message: pb::ControlUp,
+    caller: Option<&Caller>,
+) -> Result<pb::ControlDown, Status> {
     let (session, heartbeat) = <(Session, Heartbeat)>::try_from(message)?;
+    acts_as(caller, session.role)?;
     brain
         .peek(move |brain| {
             let now = brain.now();

@@ -2,11 +2,13 @@ use bytes::BytesMut;
 use retort_coordinator_core::ids::Session;
 use retort_coordinator_core::round::Work;
 use retort_proto::pb;
+use retort_tls::Caller;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::brain::Handle;
 use crate::brain::entry::{Answered, Brought};
+use crate::services::acts_as;
 
 /// Bytes of one message of weights.
 const CHUNK: usize = 1 << 20;
@@ -28,6 +30,7 @@ impl pb::reduce_server::Reduce for ReduceService {
         request: Request<Streaming<pb::ContributeRequest>>,
     ) -> Result<Response<Self::ContributeStream>, Status> {
         use pb::contribute_request::Part;
+        let caller = Caller::of(&request);
         let mut parts = request.into_inner();
         let first = parts.message().await?.and_then(|m| m.part);
         let Some(Part::Header(header)) = first else {
@@ -35,6 +38,7 @@ impl pb::reduce_server::Reduce for ReduceService {
         };
         let hash = header.state_hash.clone();
         let (session, work) = <(Session, Work)>::try_from(header)?;
+        acts_as(caller.as_ref(), session.role)?;
         let (mut update, mut state) = (BytesMut::new(), BytesMut::new());
         while let Some(message) = parts.message().await? {
             let (to, chunk) = match message.part {

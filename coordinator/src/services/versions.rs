@@ -1,11 +1,11 @@
 use bytes::{Bytes, BytesMut};
-use retort_coordinator_core::ids::Session;
 use retort_coordinator_core::round::Evaluation;
-use retort_proto::{pb, required};
+use retort_proto::pb;
+use retort_tls::{Caller, Role};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::brain::Handle;
-use crate::services::store_error;
+use crate::services::{session_of, store_error};
 use crate::store::Error;
 
 /// Largest file of a version.
@@ -22,6 +22,7 @@ impl pb::versions_server::Versions for VersionsService {
         request: Request<Streaming<pb::PublishRequest>>,
     ) -> Result<Response<pb::PublishReply>, Status> {
         use pb::publish_header::By;
+        let caller = Caller::of(&request);
         let mut parts = request.into_inner();
         let first = parts.message().await?.and_then(|m| m.part);
         let Some(pb::publish_request::Part::Header(header)) = first else {
@@ -30,6 +31,7 @@ impl pb::versions_server::Versions for VersionsService {
         let by = header
             .by
             .ok_or_else(|| Status::invalid_argument("by is required"))?;
+        may_publish(caller.as_ref(), &by)?;
         let held_out = header.held_out.map(Evaluation::from);
         let files = receive(&mut parts, &header.files).await?;
         let (id, store) = self
@@ -42,7 +44,7 @@ impl pb::versions_server::Versions for VersionsService {
             .map_err(|e| Status::internal(e.to_string()))?;
         let version = match by {
             By::Round(round) => {
-                let session: Session = required(round.session, "session")?;
+                let session = session_of(caller.as_ref(), round.session)?;
                 let staged = match staged {
                     Ok(staged) => staged,
                     Err(e @ Error::Io { .. }) => {
@@ -124,6 +126,22 @@ impl pb::versions_server::Versions for VersionsService {
             });
         }
         Ok(Response::new(pb::ListVersionsReply { versions }))
+    }
+}
+
+/// A student publishes its group's state, an operator brings a fixed teacher.
+fn may_publish(caller: Option<&Caller>, by: &pb::publish_header::By) -> Result<(), Status> {
+    use pb::publish_header::By;
+    let (what, needed) = match by {
+        By::Round(_) => ("a group's state", Role::Student),
+        By::Teacher(_) => ("a fixed teacher", Role::Operator),
+    };
+    match caller {
+        Some(caller) if caller.role != needed => Err(Status::permission_denied(format!(
+            "publishing {what} needs the role {needed}; the caller is {}",
+            caller.role
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -24,10 +24,10 @@ pub fn announce(path: &Path, address: &str) -> anyhow::Result<()> {
 }
 
 /// Where others reach a listener: its address, or the host's name where it listens on all of them.
-pub fn own_address(listener: SocketAddr) -> String {
+pub fn own_address(scheme: &str, listener: SocketAddr) -> String {
     if !listener.ip().is_unspecified() {
-        return format!("http://{listener}");
+        return format!("{scheme}://{listener}");
     }
     let host = crate::shutdown::host_name();
-    format!("http://{host}:{}", listener.port())
+    format!("{scheme}://{host}:{}", listener.port())
 }

@@ -2,7 +2,8 @@
 
 use bytes::{Bytes, BytesMut};
 use retort_proto::pb;
-use tonic::transport::Channel;
+
+use crate::Channel;
 
 /// Bytes of one message of a file.
 pub const CHUNK: usize = 1 << 20;

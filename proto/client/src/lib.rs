@@ -3,17 +3,26 @@
 //! Every connection of the fleet is made here, so that call sites can't choose other limits.
 
 mod backoff;
+mod dialer;
 mod files;
+mod reason;
+mod refusals;
 
 use std::time::Duration;
 
 use retort_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use retort_proto::pb;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 pub use backoff::Backoff;
+pub use dialer::{BadAddress, Bearer, CannotDial, Channel, Dialer, Unreachable, connect, reach};
 pub use files::{CHUNK, Error as FileError, FetchedFile, fetch, publish};
+pub use reason::reason;
+pub use refusals::Refusals;
 
+/// Streams that a server lets one connection have at a time. A process has fewer than ten (control, a lease, transfers, soft
+/// targets); this leaves room for a proxy that shares a connection. More wait until others end.
+pub const MAX_STREAMS: u32 = 256;
 /// Largest message either side takes. Chunks and frames stay far below; a larger one is a mistake.
 pub const MAX_MESSAGE: usize = 64 << 20;
 /// How long a connection may take.
@@ -25,53 +34,6 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 const FRAME: u32 = 1 << 20;
 /// Pings find a dead peer; far longer than heartbeats, which are the first line.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-
-/// The address is no `http://host:port`.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no address like http://127.0.0.1:7300")]
-pub struct BadAddress(String);
-
-/// A server could not be reached.
-#[derive(Debug, thiserror::Error)]
-pub enum Unreachable {
-    #[error(transparent)]
-    Address(#[from] BadAddress),
-    #[error("nobody answers at {address}: {source}")]
-    Nobody {
-        address: String,
-        source: tonic::transport::Error,
-    },
-}
-
-/// Whether it is an address at all; nothing is connected.
-pub fn check(address: &str) -> Result<(), BadAddress> {
-    endpoint(address).map(|_| ())
-}
-
-/// A lazy connection: it is made at the first call and made again after it broke.
-pub fn connect(address: &str) -> Result<Channel, BadAddress> {
-    Ok(endpoint(address)?.connect_lazy())
-}
-
-/// A connection that is made now, for callers who want to know at once.
-pub async fn reach(address: &str) -> Result<Channel, Unreachable> {
-    endpoint(address)?
-        .connect()
-        .await
-        .map_err(|source| Unreachable::Nobody {
-            address: address.to_owned(),
-            source,
-        })
-}
-
-fn endpoint(address: &str) -> Result<Endpoint, BadAddress> {
-    let bad = || BadAddress(address.to_owned());
-    if !address.starts_with("http://") && !address.starts_with("https://") {
-        return Err(bad());
-    }
-    let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| bad())?;
-    Ok(tuned(endpoint))
-}
 
 /// The settings of every connection, for one that is made in another way.
 pub fn tuned(endpoint: Endpoint) -> Endpoint {
@@ -109,6 +71,8 @@ clients! {
     runs: runs_client::RunsClient;
     /// Status.
     status: status_client::StatusClient;
+    /// Certificates.
+    join: join_client::JoinClient;
 }
 
 /// Models on a server of somebody else's.

@@ -15,9 +15,11 @@ use clap::Args as Arguments;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use retort_proto::pb;
+use retort_tls::ClientFlags;
 use tokio::sync::mpsc;
 
 use self::board::{Board, Verb};
+use crate::coordinator::Coordinator;
 use crate::failure::{Failure, block_on};
 use crate::status;
 
@@ -32,9 +34,11 @@ const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Arguments)]
 pub(crate) struct Args {
-    /// The coordinator, http://host:port; the newest local run's unless given.
+    /// The coordinator, http://host:port or, with --tls, https://host:port; the newest local run's unless given.
     #[arg(long, env = retort_runtime::env::COORDINATOR)]
     coordinator: Option<String>,
+    #[command(flatten)]
+    tls: ClientFlags,
     /// Run to show; the newest unless given.
     #[arg(long, default_value = "")]
     run: String,
@@ -56,13 +60,10 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
             "retort top needs a terminal; elsewhere: retort status --watch",
         ));
     }
-    let coordinator = match args.coordinator {
-        Some(url) => url,
-        None => status::newest_local()?,
-    };
+    let coordinator = status::named_or_local(args.coordinator, &args.tls)?;
     block_on(async move {
         // A wrong address, or nobody there, is told before the screen is taken.
-        retort_client::reach(&coordinator).await?;
+        coordinator.reach().await?;
         let mut terminal = ratatui::try_init().context("take the terminal")?;
         let shown = show(&mut terminal, &coordinator, args.run).await;
         ratatui::restore();
@@ -71,7 +72,7 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
 }
 
 /// Until the user leaves.
-async fn show(terminal: &mut DefaultTerminal, coordinator: &str, run: String) -> anyhow::Result<()> {
+async fn show(terminal: &mut DefaultTerminal, coordinator: &Coordinator, run: String) -> anyhow::Result<()> {
     let (events, mut inbox) = mpsc::channel(EVENTS);
     let keys = events.clone();
     std::thread::Builder::new()
@@ -130,7 +131,7 @@ fn read_keys(events: &mpsc::Sender<Event>) {
 }
 
 /// Brings the run's states for ever; of the newest run when none is named, also of one that is submitted later.
-async fn watch(coordinator: &str, run: String, events: mpsc::Sender<Event>) -> Infallible {
+async fn watch(coordinator: &Coordinator, run: String, events: mpsc::Sender<Event>) -> Infallible {
     loop {
         let request = pb::WatchRunRequest {
             run: run.clone(),
@@ -147,11 +148,11 @@ async fn watch(coordinator: &str, run: String, events: mpsc::Sender<Event>) -> I
 
 /// One stream of states.
 async fn follow(
-    coordinator: &str,
+    coordinator: &Coordinator,
     request: pb::WatchRunRequest,
     events: &mpsc::Sender<Event>,
 ) -> anyhow::Result<()> {
-    let channel = retort_client::reach(coordinator).await?;
+    let channel = coordinator.reach().await?;
     let answer = retort_client::status(channel).watch_run(request).await;
     let mut states = answer.map_err(plain)?.into_inner();
     while let Some(state) = states.message().await.map_err(plain)? {
@@ -163,7 +164,7 @@ async fn follow(
 }
 
 /// Gives an order, and says in words what became of it.
-async fn order(coordinator: &str, run: String, verb: Verb) -> String {
+async fn order(coordinator: &Coordinator, run: String, verb: Verb) -> String {
     let said = verb.to_string();
     match give(coordinator, run, verb).await {
         Ok(()) => format!("{said}: done"),
@@ -171,8 +172,8 @@ async fn order(coordinator: &str, run: String, verb: Verb) -> String {
     }
 }
 
-async fn give(coordinator: &str, run: String, verb: Verb) -> anyhow::Result<()> {
-    let mut runs = retort_client::runs(retort_client::reach(coordinator).await?);
+async fn give(coordinator: &Coordinator, run: String, verb: Verb) -> anyhow::Result<()> {
+    let mut runs = retort_client::runs(coordinator.reach().await?);
     match verb {
         Verb::Pause => runs.pause(pb::PauseRequest { run }).await.map(|_| ()),
         Verb::Resume => runs.resume(pb::ResumeRequest { run }).await.map(|_| ()),

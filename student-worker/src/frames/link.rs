@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use retort_client::Backoff;
+use retort_client::{Backoff, Dialer};
 use retort_codec::{Features, FeaturesError};
 use retort_proto::pb;
 use retort_runtime::TaskGroup;
+use retort_tls::Role;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -40,6 +41,7 @@ struct Outstanding {
 
 pub(super) struct Link {
     pub(super) terms: Arc<Terms>,
+    pub(super) dialer: Dialer,
     pub(super) teacher: String,
     pub(super) address: String,
     pub(super) load: Arc<Load>,
@@ -54,7 +56,7 @@ type Wants = BTreeMap<u64, Outstanding>;
 impl Link {
     /// Streams until the session drops its sender; a broken stream fails its wants at once.
     pub(super) async fn run(self, mut inbox: mpsc::Receiver<Want>) -> anyhow::Result<()> {
-        let channel = retort_client::connect(&self.address)?;
+        let channel = self.dialer.connect(&self.address, Role::Teacher)?;
         let mut backoff = Backoff::new(self.address.len() as u64);
         let mut outstanding = Wants::new();
         loop {

@@ -26,6 +26,7 @@ fn link() -> Link {
             prefetch: 1,
             layer: None,
         }),
+        dialer: Dialer::plaintext(),
         teacher: "t".into(),
         address: "http://127.0.0.1:1".into(),
         load: Arc::default(),
@@ -233,7 +234,12 @@ fn an_unavailable_version_is_asked_again_and_not_counted() {
 }
 
 fn frames(addresses: &[&str]) -> Frames {
-    let mut frames = Frames::new((*link().terms).clone(), mpsc::channel(1).0, tasks());
+    let mut frames = Frames::new(
+        (*link().terms).clone(),
+        Dialer::plaintext(),
+        mpsc::channel(1).0,
+        tasks(),
+    );
     frames.endpoints(&endpoints(addresses));
     frames
 }

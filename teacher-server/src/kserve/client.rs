@@ -4,7 +4,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use retort_client::{Backoff, MAX_MESSAGE};
+use retort_client::{Backoff, Channel, MAX_MESSAGE};
 use retort_job::Kserve;
 use retort_models::foreign::{Adapter, Remote, RemoteError};
 use retort_proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
@@ -13,7 +13,6 @@ use retort_proto::inference::{
     ModelInferRequest, ModelMetadataRequest, ModelReadyRequest, ServerLiveRequest,
 };
 use tokio::runtime::Runtime;
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use super::answer::Expected;
@@ -68,6 +67,7 @@ async fn describe(
         retort_client::Unreachable::Nobody { source, .. } => {
             Refusal::Away(format!("{:#}", anyhow::Error::new(source)))
         }
+        retort_client::Unreachable::Refused(reason) => Refusal::Away(reason),
     })?;
     let mut stub = retort_client::inference(channel);
     let live = timely(stub.server_live(ServerLiveRequest {})).await;

@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tonic::transport::Channel;
 use tonic::transport::server::TcpIncoming;
 
 use super::*;
@@ -103,7 +102,7 @@ impl TeacherEngine for Broken {
 
 struct Server {
     serving: Arc<Serving>,
-    channel: Channel,
+    channel: retort_client::Channel,
     tasks: TaskGroup,
     /// Streams end when it is gone.
     _current: watch::Sender<Option<Arc<Serving>>>,

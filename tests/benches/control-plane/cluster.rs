@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use retort_client::{connect, fleet, reduce, runs};
+use retort_client::{Channel, connect, fleet, reduce, runs};
 use retort_proto::{PROTOCOL, pb};
 use retort_tests::{Harness, Running, eventually};
-use tonic::transport::Channel;
 
 /// Positions of an epoch: enough that no bench ends one.
 const POSITIONS: u64 = 1_000_000_000;

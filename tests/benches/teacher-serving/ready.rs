@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use retort_client::{Bearer, Channel};
 use retort_data::DatasetConfig;
 use retort_data::order::{Grid, Order};
 use retort_proto::pb;
@@ -18,8 +19,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Endpoint;
 use tonic::transport::server::{Router, TcpIncoming};
-use tonic::transport::{Channel, Endpoint};
 
 /// Numbers of one sample of the data set that comes with the program.
 pub(crate) const INPUT: usize = 64;
@@ -178,7 +180,8 @@ impl Server {
     }
 
     pub(crate) async fn connect(&self) -> anyhow::Result<Channel> {
-        self.endpoint.connect().await.context("connect")
+        let channel = self.endpoint.connect().await.context("connect")?;
+        Ok(InterceptedService::new(channel, Bearer::default()))
     }
 
     pub(crate) fn open(&self, group: &str, temperature: f64, encoding: &str) -> pb::Open {

@@ -1,12 +1,12 @@
 //! Calls to a cluster, to one of its members after the other.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use retort_client::MAX_MESSAGE;
+use retort_client::{BadAddress, Channel, MAX_MESSAGE};
 use retort_proto::etcd as pb;
-use tonic::transport::Channel;
 use tonic::{Response, Status};
 use tracing::debug;
 
@@ -27,7 +27,7 @@ pub(crate) struct Client {
 
 impl Client {
     /// Connections are made when they are needed.
-    pub(crate) fn new(addresses: &[String]) -> Result<Self, retort_client::BadAddress> {
+    pub(crate) fn new(addresses: &[String]) -> Result<Self, BadAddress> {
         Ok(Self {
             members: addresses
                 .iter()
@@ -46,13 +46,14 @@ impl Client {
     }
 
     /// Asks every member at most once, until one answers.
-    async fn ask<T>(
-        &mut self,
-        call: impl AsyncFn(Channel) -> Result<Response<T>, Status>,
-    ) -> Result<T, Error> {
+    async fn ask<M, T, F>(&mut self, message: M, call: impl Fn(Channel, M) -> F) -> Result<T, Error>
+    where
+        M: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let mut reason = String::from("no member");
         for _ in 0..self.members.len() {
-            match tokio::time::timeout(ANSWER, call(self.members[self.at].clone())).await {
+            match tokio::time::timeout(ANSWER, call(self.members[self.at].clone(), message.clone())).await {
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
                 Ok(Err(status)) => reason = format!("{}: {}", status.code(), status.message()),
                 Err(_) => reason = format!("no answer within {ANSWER:?}"),
@@ -64,13 +65,17 @@ impl Client {
     }
 
     pub(crate) async fn txn(&mut self, request: pb::TxnRequest) -> Result<pb::TxnResponse, Error> {
-        self.ask(async |channel| kv(channel).txn(request.clone()).await)
-            .await
+        self.ask(request, |channel, request| async move {
+            kv(channel).txn(request).await
+        })
+        .await
     }
 
     pub(crate) async fn range(&mut self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
-        self.ask(async |channel| kv(channel).range(request.clone()).await)
-            .await
+        self.ask(request, |channel, request| async move {
+            kv(channel).range(request).await
+        })
+        .await
     }
 
     /// All keys below a prefix, by what follows it, as they were at one moment.
@@ -104,7 +109,9 @@ impl Client {
     pub(crate) async fn grant(&mut self, ttl: i64) -> Result<i64, Error> {
         let request = pb::LeaseGrantRequest { ttl, id: 0 };
         let answer = self
-            .ask(async |channel| lease(channel).lease_grant(request).await)
+            .ask(request, |channel, request| async move {
+                lease(channel).lease_grant(request).await
+            })
             .await?;
         if answer.error.is_empty() {
             Ok(answer.id)
@@ -115,9 +122,10 @@ impl Client {
 
     /// Lets a lease live its time once more; `false`: it has ended.
     pub(crate) async fn keep_alive(&mut self, id: i64) -> Result<bool, Error> {
-        let answer = self.ask(async |channel| {
-            let request = tokio_stream::once(pb::LeaseKeepAliveRequest { id });
-            let mut answers = lease(channel).lease_keep_alive(request).await?.into_inner();
+        let request = pb::LeaseKeepAliveRequest { id };
+        let answer = self.ask(request, |channel, request| async move {
+            let requests = tokio_stream::once(request);
+            let mut answers = lease(channel).lease_keep_alive(requests).await?.into_inner();
             let first = answers.message().await?;
             first
                 .map(Response::new)
@@ -129,8 +137,10 @@ impl Client {
     /// Ends a lease now, so that another needn't wait for it.
     pub(crate) async fn revoke(&mut self, id: i64) -> Result<(), Error> {
         let request = pb::LeaseRevokeRequest { id };
-        self.ask(async |channel| lease(channel).lease_revoke(request).await)
-            .await?;
+        self.ask(request, |channel, request| async move {
+            lease(channel).lease_revoke(request).await
+        })
+        .await?;
         Ok(())
     }
 
