@@ -68,6 +68,8 @@ impl Harness {
             // `status` without a URL finds runs of this folder only.
             .env("XDG_STATE_HOME", self.dir.path())
             .env_remove("RUST_LOG")
+            .env_remove("RETORT_TLS")
+            .env_remove("RETORT_TOKEN")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// One link. Connections through it end when it is cut, and new ones are refused until it heals.
 #[derive(Debug)]
 pub struct Proxy {
-    /// `http://127.0.0.1:PORT`
+    /// `http://127.0.0.1:PORT`, or `https://` where that is what it leads to
     pub address: String,
     state: Arc<State>,
 }
@@ -30,9 +30,12 @@ struct State {
 }
 
 impl Proxy {
-    /// A link to `http://host:port`.
+    /// A link to `http://host:port` or `https://host:port`.
     pub fn to(address: &str) -> std::io::Result<Self> {
-        let proxy = Self::new()?;
+        let mut proxy = Self::new()?;
+        if address.starts_with("https://") {
+            proxy.address = proxy.address.replace("http://", "https://");
+        }
         proxy.aim(address);
         Ok(proxy)
     }
@@ -63,7 +66,10 @@ impl Proxy {
 
     /// Leads to `http://host:port` from now on, once.
     pub fn aim(&self, address: &str) {
-        let target = address.trim_start_matches("http://").to_owned();
+        let target = address
+            .trim_start_matches("http://")
+            .trim_start_matches("https://");
+        let target = target.to_owned();
         let _ = self.state.target.set(target);
     }
 

@@ -1,6 +1,6 @@
 //! A standing fleet: its processes are started one by one, and nobody starts them again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -16,6 +16,8 @@ pub struct Standing {
     pub coordinator: String,
     pub link: Proxy,
     processes: Vec<(String, Running)>,
+    /// Below it lies a folder of credentials for each role; without it the fleet speaks in plain text.
+    certs: Option<PathBuf>,
 }
 
 impl Standing {
@@ -26,13 +28,25 @@ impl Standing {
 
     /// The coordinator keeps its state in `data`.
     pub fn with_data(h: Harness, workers: usize, servers: usize, data: &Path) -> Self {
-        let (running, coordinator) = start(&h, "c", &["coordinator", "--data-dir", text(data)]);
+        Self::built(h, (workers, servers), data, None)
+    }
+
+    /// Everybody has a certificate of the CA in `certs`, as `retort certs init` made it.
+    pub fn with_tls(h: Harness, workers: usize, servers: usize, certs: &Path) -> Self {
+        let data = h.path("data");
+        Self::built(h, (workers, servers), &data, Some(certs.to_owned()))
+    }
+
+    fn built(h: Harness, (workers, servers): (usize, usize), data: &Path, certs: Option<PathBuf>) -> Self {
+        let args = ["coordinator", "--data-dir", text(data)];
+        let (running, coordinator) = start(&h, "c", &args, certs.as_deref());
         let link = Proxy::to(&coordinator).expect("a free port");
         let mut fleet = Self {
             h,
             coordinator,
             link,
             processes: vec![("c".into(), running)],
+            certs,
         };
         for i in 0..servers {
             fleet.add("teacher-server", &format!("t{i}"));
@@ -54,6 +68,7 @@ impl Standing {
             &self.h,
             name,
             &[role, "--coordinator", coordinator, "--name", name],
+            self.certs.as_deref(),
         );
         self.processes.push((name.to_owned(), running));
     }
@@ -70,10 +85,22 @@ impl Standing {
             name,
         ];
         let advertise = ["--advertise", &data.address];
-        let (running, address) = start(&self.h, name, &[&args[..], &advertise].concat());
+        let (running, address) = start(&self.h, name, &[&args[..], &advertise].concat(), None);
         data.aim(&address);
         self.processes.push((name.to_owned(), running));
         (data, control)
+    }
+
+    /// The flags of whoever calls in this role.
+    pub fn credentials(&self, role: &str) -> Vec<String> {
+        let folder = self.certs.as_ref().map(|certs| certs.join(role));
+        let flags = folder.map(|folder| vec!["--tls".to_owned(), text(&folder).to_owned()]);
+        flags.unwrap_or_default()
+    }
+
+    /// Where a process listens.
+    pub fn address(&self, name: &str) -> String {
+        std::fs::read_to_string(address_file(&self.h, name)).expect("it listens")
     }
 
     pub fn pid(&self, name: &str) -> u32 {
@@ -89,7 +116,7 @@ impl Standing {
     /// Submits a job and waits until its student has merged something; gives the submitter.
     pub fn submit(&self, job: &str, out: &Path) -> Running {
         let file = self.h.job("job.toml", job);
-        let args = [
+        let mut args = vec![
             "submit",
             text(&file),
             "--coordinator",
@@ -98,6 +125,8 @@ impl Standing {
             text(out),
             "--json",
         ];
+        let operator = self.credentials("operator");
+        args.extend(operator.iter().map(String::as_str));
         let running = self.h.start(&args);
         eventually("training", LIMIT, || {
             (self.student()?["round"].as_u64()? > 5).then_some(())
@@ -107,9 +136,10 @@ impl Standing {
     }
 
     pub fn status(&self) -> Option<Value> {
-        let output = self
-            .h
-            .call(&["status", "--json", "--coordinator", &self.coordinator]);
+        let mut args = vec!["status", "--json", "--coordinator", &self.coordinator];
+        let observer = self.credentials("observer");
+        args.extend(observer.iter().map(String::as_str));
+        let output = self.h.call(&args);
         serde_json::from_slice(&output.stdout).ok()
     }
 
@@ -144,12 +174,27 @@ impl Standing {
     }
 }
 
+/// Where a role says what it listens on.
+fn address_file(h: &Harness, name: &str) -> PathBuf {
+    h.path(&format!("{name}.address"))
+}
+
 /// Starts a role, and gives its address.
-fn start(h: &Harness, name: &str, args: &[&str]) -> (Running, String) {
-    let file = h.path(&format!("{name}.address"));
+fn start(h: &Harness, name: &str, args: &[&str], certs: Option<&Path>) -> (Running, String) {
+    let file = address_file(h, name);
     // Another process of that name may have written it.
     let _ = std::fs::remove_file(&file);
-    let all = [args, &["--listen", "127.0.0.1:0", "--announce", text(&file)]].concat();
+    let mut all = [args, &["--listen", "127.0.0.1:0", "--announce", text(&file)]].concat();
+    let folder = certs.map(|certs| {
+        certs.join(match args[0] {
+            "teacher-server" => "teacher",
+            "student-worker" => "student",
+            role => role,
+        })
+    });
+    if let Some(folder) = &folder {
+        all.extend(["--tls", text(folder)]);
+    }
     let running = h.start(&all);
     let address = eventually("a role listens", LIMIT, || std::fs::read_to_string(&file).ok());
     (running, address.expect("a role listens"))

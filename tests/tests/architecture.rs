@@ -154,6 +154,22 @@ fn object_stores_are_named_by_their_crate_only() {
 }
 
 #[test]
+fn certificates_are_read_and_made_by_their_crate_only() {
+    let metadata = metadata();
+    for package in metadata.workspace_packages() {
+        let names = direct(&metadata, package.name.as_str());
+        for library in ["rcgen", "ring", "rustls-webpki", "tokio-rustls"] {
+            assert_eq!(
+                names.contains(library),
+                package.name.as_str() == "retort-tls",
+                "{}: {library}",
+                package.name
+            );
+        }
+    }
+}
+
+#[test]
 fn no_role_depends_on_another_and_nothing_on_the_tests() {
     let metadata = metadata();
     let roles = [
