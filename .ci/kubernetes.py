@@ -13,6 +13,8 @@ PROGRAM, KUBECTL = sys.argv[1:]
 ROOT = pathlib.Path("deploy/kubernetes/overlays")
 KUBERNETES = "1.34"
 # Environment names that Kubernetes or a library reads, and those that only name a value for others.
+# Folders below which `retort certs init` makes one for each of these.
+ROLES = {"coordinator", "teacher", "student", "operator", "observer"}
 FOREIGN = {"RAYON_NUM_THREADS", "OMP_NUM_THREADS", "RUST_LOG", "POD_IP", "INDEX"}
 # Kinds whose schemas are not part of Kubernetes.
 CUSTOM = {"ServiceMonitor", "PrometheusRule"}
@@ -47,10 +49,35 @@ def check_container(where, container):
     opened = set(map(int, re.findall(r":(\d+)\]", help_text)))
     opened |= {int(p) for a in arguments for p in re.findall(r"^[\d.]+:(\d+)$", a)}
     declared = {port["containerPort"]: port.get("name") for port in container.get("ports", [])}
-    probes = [container.get(kind, {}).get("grpc", {}).get("port") for kind in ("startupProbe", "readinessProbe", "livenessProbe")]
-    for port in [*declared, *(p for p in probes if p)]:
+    # A kubelet's own gRPC probe speaks no TLS: the program asks, inside the pod.
+    probes = []
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        command = container.get(kind, {}).get("exec", {}).get("command")
+        if command is None:
+            if kind in container:
+                problems.append(f"{where}: {kind}: expected exec of retort health")
+            continue
+        asks = run(PROGRAM, *command[1:], "--help")
+        if command[:2] != ["retort", "health"] or asks.returncode != 0:
+            problems.append(f"{where}: {kind}: {' '.join(command)}: {asks.stderr.strip()}")
+        probes.append(int(command[-1].rsplit(":", 1)[1]))
+    for port in [*declared, *probes]:
         if port not in opened:
             problems.append(f"{where}: port {port}, expected one of {sorted(opened)}")
+
+
+def check_credentials(where, thing):
+    """Every container has the secret of a role, where the program looks for it."""
+    template = thing.get("spec", {}).get("template", {}).get("spec", {})
+    secrets = {v["name"]: v["secret"]["secretName"] for v in template.get("volumes", []) if "secret" in v}
+    for container in containers(thing):
+        environment = {e["name"]: e.get("value") for e in container.get("env", [])}
+        mounts = {m["mountPath"]: m["name"] for m in container.get("volumeMounts", [])}
+        secret = secrets.get(mounts.get(environment.get("RETORT_TLS")), "")
+        if secret.removeprefix("retort-") not in ROLES or not secret.startswith("retort-"):
+            problems.append(f"{where}: RETORT_TLS leads to {secret or 'no secret'}, expected retort-ROLE")
+        if environment.get("RETORT_FLEET__COORDINATOR", "https://").split(":")[0] != "https":
+            problems.append(f"{where}: the coordinator's address is not https://")
 
 
 def check_services(where, things):
@@ -106,6 +133,7 @@ for overlay in sorted(path.parent for path in ROOT.glob("*/kustomization.yaml"))
             problems.append(f"{where}: {'.'.join(map(str, error.path))}: {error.message}")
         for container in containers(thing):
             check_container(where, container)
+        check_credentials(where, thing)
         for metric in thing.get("spec", {}).get("metrics", []):
             scaled_by.append((where, metric["external"]["metric"]["name"]))
         if thing["kind"] == "ConfigMap" and "job.toml" in thing.get("data", {}):
