@@ -22,9 +22,13 @@ pub struct Config {
     /// port 80 higher (7380 beside 7300); with --tls only this machine reaches it there, since it is not encrypted.
     #[arg(long, env = "RETORT_COORDINATOR__HTTP")]
     pub http: Option<SocketAddr>,
-    /// Folder for published versions and manifests. With --etcd all coordinators of the cluster must share it.
+    /// Folder for published versions and manifests. With --etcd all coordinators of the cluster must share it, or --versions.
     #[arg(long, env = "RETORT_COORDINATOR__DATA_DIR", default_value = "retort-data")]
     pub data_dir: PathBuf,
+    /// Where published versions and manifests lie instead of in the data folder: s3://BUCKET/PREFIX, by the AWS_ variables of the
+    /// environment (needs the cargo feature `object-store`).
+    #[arg(long, env = "RETORT_COORDINATOR__VERSIONS", value_parser = versions, value_name = "URL")]
+    pub versions: Option<Versions>,
     /// Members of an etcd cluster, http://host:port, separated by commas: records lie there instead of in the data folder, and
     /// a coordinator waits, listening on no port, while another one leads.
     #[arg(long, env = "RETORT_COORDINATOR__ETCD", value_delimiter = ',', value_parser = etcd_address)]
@@ -47,9 +51,28 @@ pub struct Config {
     pub log_format: Format,
 }
 
+/// Where versions lie if not in the data folder.
+#[cfg(feature = "object-store")]
+pub type Versions = retort_stores::Bucket;
+/// This build knows no other place than the data folder.
+#[cfg(not(feature = "object-store"))]
+pub type Versions = std::convert::Infallible;
+
+#[cfg(feature = "object-store")]
+fn versions(url: &str) -> Result<Versions, retort_stores::FetchError> {
+    retort_stores::Bucket::new(url, retort_stores::variables())
+}
+
+#[cfg(not(feature = "object-store"))]
+fn versions(_: &str) -> Result<Versions, &'static str> {
+    Err("this build keeps versions in the data folder only: build with --features object-store")
+}
+
 fn etcd_address(address: &str) -> Result<String, String> {
     if address.starts_with("https://") {
-        return Err("etcd is spoken to without encryption only: http://host:port on a network you trust".into());
+        return Err(
+            "etcd is spoken to without encryption only: http://host:port on a network you trust".into(),
+        );
     }
     let checked = Dialer::plaintext().check(address);
     checked.map(|()| address.to_owned()).map_err(|e| e.to_string())
@@ -141,6 +164,22 @@ mod tests {
             ["http://a:2379", "http://b:2379"]
         );
         assert!(Args::try_parse_from(["c"]).unwrap().config.place().is_none());
+    }
+
+    #[test]
+    fn a_place_of_versions_that_is_none_is_refused_by_its_flag() {
+        let refused = Args::try_parse_from(["c", "--versions", "/tmp"])
+            .unwrap_err()
+            .to_string();
+        let says = if cfg!(feature = "object-store") {
+            "s3://BUCKET/PREFIX"
+        } else {
+            "--features object-store"
+        };
+        assert!(
+            refused.contains("--versions") && refused.contains(says),
+            "{refused}"
+        );
     }
 
     #[test]

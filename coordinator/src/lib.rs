@@ -15,6 +15,6 @@ mod spec;
 mod status;
 mod store;
 
-pub use config::Config;
+pub use config::{Config, Versions};
 pub use server::{Listeners, bind, run};
 pub use store::checkpoint_dir;

@@ -18,7 +18,7 @@ use crate::journal::{FileJournal, Journal};
 use crate::services::{
     FleetService, JoinService, ReduceService, RunsService, StatusService, VersionsService,
 };
-use crate::store::Store;
+use crate::store::{FolderShelf, Store};
 
 /// The ports of a coordinator.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub async fn run(
     listeners: Listeners,
     tasks: TaskGroup,
 ) -> anyhow::Result<()> {
-    let store = Store::open(&config.data_dir).context("open store")?;
+    let store = store(&config)?;
     let address = listeners.grpc.local_addr().context("address of the listener")?;
     let http_address = listeners.http.local_addr().context("address of the HTTP port")?;
     let token = tasks.token().clone();
@@ -149,4 +149,19 @@ fn join(security: &Security) -> anyhow::Result<Option<pb::join_server::JoinServe
     Ok(Some(pb::join_server::JoinServer::new(JoinService::new(
         authority,
     ))))
+}
+
+fn store(config: &Config) -> anyhow::Result<Store> {
+    match &config.versions {
+        None => Ok(Store::new(
+            FolderShelf::open(&config.data_dir).context("open store")?,
+        )),
+        #[cfg(feature = "object-store")]
+        Some(bucket) => {
+            let shelf = tokio::task::block_in_place(|| crate::store::BucketShelf::open(bucket.clone()));
+            Ok(Store::new(shelf.context("--versions")?))
+        }
+        #[cfg(not(feature = "object-store"))]
+        Some(never) => match *never {},
+    }
 }

@@ -63,6 +63,9 @@ pub(crate) fn store_error(error: store::Error) -> Status {
         store::Error::Hash { .. } => Status::data_loss(error.to_string()),
         store::Error::FileName(_) => Status::invalid_argument(error.to_string()),
         store::Error::Absent { .. } => Status::not_found(error.to_string()),
+        store::Error::Superseded { .. } => Status::aborted(error.to_string()),
         store::Error::Io { .. } | store::Error::Manifest { .. } => Status::internal(error.to_string()),
+        #[cfg(feature = "object-store")]
+        store::Error::Bucket(_) => Status::internal(error.to_string()),
     }
 }

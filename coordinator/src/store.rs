@@ -1,16 +1,23 @@
-//! Published versions on disk: `checkpoints/<run>/<group>/<version>/`, the manifest written last.
-//!
-//! A version becomes visible by renaming its folder, after every file in it was synced (P8).
+//! Published versions, each visible only under its manifest, which is written last (P8): in a folder, or in a bucket that
+//! coordinators on several hosts share.
+
+#[cfg(feature = "object-store")]
+mod bucket;
+mod folder;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use retort_coordinator_core::manifest::{FILE_NAME, FileDigest, Manifest};
-use retort_runtime::failpoint;
+use retort_coordinator_core::manifest::{FileDigest, Manifest};
 use tracing::error;
+
+#[cfg(feature = "object-store")]
+pub(crate) use bucket::BucketShelf;
+pub(crate) use folder::FolderShelf;
+pub use folder::checkpoint_dir;
 
 /// The weights of a version.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
@@ -26,15 +33,6 @@ const FILES: [&str; 6] = [
     "outer.bin",
 ];
 
-/// Folder of one version below a data folder.
-pub fn checkpoint_dir(data_dir: &Path, run: &str, group: &str, version: u64) -> PathBuf {
-    group_dir(data_dir, run, group).join(format!("{version:08}"))
-}
-
-fn group_dir(data_dir: &Path, run: &str, group: &str) -> PathBuf {
-    data_dir.join("checkpoints").join(run).join(group)
-}
-
 /// Why the store refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -44,6 +42,10 @@ pub(crate) enum Error {
         path: PathBuf,
         source: std::io::Error,
     },
+    /// The bucket: a later attempt may succeed.
+    #[cfg(feature = "object-store")]
+    #[error(transparent)]
+    Bucket(#[from] retort_stores::FetchError),
     #[error(
         "file name {0:?} is not one of model.safetensors, model.onnx, kserve.json, model.json, optimizer.bin, outer.bin"
     )]
@@ -60,6 +62,8 @@ pub(crate) enum Error {
         group: String,
         file: String,
     },
+    #[error("version {version} of {group} was written by a coordinator of the later term {term}")]
+    Superseded { group: String, version: u64, term: u64 },
     #[error("manifest of version {version} of {group}: {source}")]
     Manifest {
         group: String,
@@ -68,117 +72,135 @@ pub(crate) enum Error {
     },
 }
 
-/// Files received and synced, not yet visible.
-#[derive(Debug)]
-pub(crate) struct Staged {
-    folder: PathBuf,
-    pub(crate) files: BTreeMap<String, FileDigest>,
+impl Error {
+    /// It was the disk or the bucket: training goes on, and a later version is published.
+    pub(crate) fn is_of_storage(&self) -> bool {
+        match self {
+            Self::Io { .. } => true,
+            #[cfg(feature = "object-store")]
+            Self::Bucket(_) => true,
+            Self::FileName(_)
+            | Self::Hash { .. }
+            | Self::Absent { .. }
+            | Self::Superseded { .. }
+            | Self::Manifest { .. } => false,
+        }
+    }
 }
 
-impl Drop for Staged {
-    fn drop(&mut self) {
-        // After `commit` the folder has another name and this finds nothing.
-        let _ = fs::remove_dir_all(&self.folder);
-    }
+/// A group of a run.
+type Group<'a> = (&'a str, &'a str);
+
+/// Where versions lie. All of it blocks.
+pub(crate) trait Shelf: Debug + Send + Sync {
+    /// Makes files durable that nobody sees yet; `id` is unique among uploads of this process.
+    fn stage(&self, run: &str, id: u64, files: &[(String, Bytes)]) -> Result<Box<dyn Upload>, Error>;
+    /// Versions of a group, ascending.
+    fn versions(&self, group: Group<'_>) -> Result<Vec<u64>, Error>;
+    /// The bytes of a version's manifest; `None`: there is no such version.
+    fn manifest(&self, group: Group<'_>, version: u64) -> Result<Option<Bytes>, Error>;
+    /// A file of a version; `None`: it is not there.
+    fn file(&self, group: Group<'_>, manifest: &Manifest, name: &str) -> Result<Option<Bytes>, Error>;
+    /// Hides a version, for this reason.
+    fn put_aside(&self, group: Group<'_>, version: u64, why: &str) -> Result<(), Error>;
+    /// Drops the files of a group's versions below `keep_from`; their manifests stay for the audit.
+    fn prune(&self, group: Group<'_>, keep_from: u64);
+}
+
+/// Files that are durable and that nobody sees. Dropped, they are removed, unless they were published.
+pub(crate) trait Upload: Debug + Send + Sync {
+    /// Where a file lies, if not beside the manifest.
+    fn at(&self, name: &str) -> Option<String>;
+    /// Makes them visible under their manifest, if there is no such version.
+    fn publish(&self, manifest: &Manifest, bytes: &Bytes) -> Result<(), Error>;
+}
+
+/// Files received and made durable, not yet visible.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    upload: Box<dyn Upload>,
+    pub(crate) files: BTreeMap<String, FileDigest>,
 }
 
 /// The store; cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    data_dir: PathBuf,
+    shelf: Arc<dyn Shelf>,
 }
 
 impl Store {
-    pub(crate) fn open(data_dir: &Path) -> Result<Self, Error> {
-        let incoming = data_dir.join("incoming");
-        // Uploads that a former life did not finish.
-        let _ = fs::remove_dir_all(&incoming);
-        fs::create_dir_all(&incoming).map_err(io("create", &incoming))?;
-        Ok(Self {
-            data_dir: data_dir.to_owned(),
-        })
+    pub(crate) fn new(shelf: impl Shelf + 'static) -> Self {
+        Self {
+            shelf: Arc::new(shelf),
+        }
     }
 
-    /// Writes and syncs uploaded files; `id` must be unique among uploads of this process.
-    pub(crate) fn stage(&self, id: u64, files: &[(String, String, Bytes)]) -> Result<Staged, Error> {
-        let folder = self.data_dir.join("incoming").join(id.to_string());
-        fs::create_dir_all(&folder).map_err(io("create", &folder))?;
-        let mut staged = Staged {
-            folder,
-            files: BTreeMap::new(),
-        };
+    /// Makes uploaded files durable; `id` must be unique among uploads of this process.
+    pub(crate) fn stage(
+        &self,
+        (run, id): (&str, u64),
+        files: &[(String, String, Bytes)],
+    ) -> Result<Staged, Error> {
+        let mut digests = BTreeMap::new();
         for (name, expected, bytes) in files {
             if !FILES.contains(&name.as_str()) {
                 return Err(Error::FileName(name.clone()));
             }
-            let found = blake3::hash(bytes).to_hex().to_string();
-            if found != *expected {
-                return Err(Error::Hash {
-                    name: name.clone(),
-                    expected: expected.clone(),
-                    found,
-                });
-            }
-            write_synced(&staged.folder.join(name), bytes)?;
-            failpoint::hit("store.file-written");
-            staged.files.insert(
-                name.clone(),
-                FileDigest {
-                    bytes: bytes.len() as u64,
-                    blake3: found,
-                },
-            );
+            let digest = FileDigest {
+                bytes: bytes.len() as u64,
+                blake3: intact(name, expected, bytes)?,
+                at: None,
+            };
+            digests.insert(name.clone(), digest);
         }
-        Ok(staged)
+        let named: Vec<(String, Bytes)> = files
+            .iter()
+            .map(|(name, _, bytes)| (name.clone(), bytes.clone()))
+            .collect();
+        let upload = self.shelf.stage(run, id, &named)?;
+        for (name, digest) in &mut digests {
+            digest.at = upload.at(name);
+        }
+        Ok(Staged {
+            upload,
+            files: digests,
+        })
     }
 
     /// Makes a staged version visible under its manifest and returns the manifest's hash.
     pub(crate) fn commit(&self, staged: &Staged, manifest: &Manifest) -> Result<String, Error> {
-        let bytes = manifest.to_bytes();
-        failpoint::hit("store.before-manifest");
-        write_synced(&staged.folder.join(FILE_NAME), &bytes)?;
-        failpoint::hit("store.before-rename");
-        let group = group_dir(&self.data_dir, &manifest.run, &manifest.group);
-        fs::create_dir_all(&group).map_err(io("create", &group))?;
-        let target = checkpoint_dir(&self.data_dir, &manifest.run, &manifest.group, manifest.version);
-        // A coordinator that shared the folder and no longer leads may have been quicker with a version that nobody recorded.
-        if let Ok((_, there)) = self.manifest(&manifest.run, &manifest.group, manifest.version)
-            && there.term < manifest.term
+        let group = (manifest.run.as_str(), manifest.group.as_str());
+        // A coordinator that shared the store and no longer leads may have been quicker with a version that nobody recorded.
+        if let Some(bytes) = self.shelf.manifest(group, manifest.version)?
+            && let Ok(there) = Manifest::from_bytes(&bytes)
         {
-            let (version, group, term) = (manifest.version, &manifest.group, there.term);
+            let (version, group_name, term) = (manifest.version, manifest.group.clone(), there.term);
+            if term >= manifest.term {
+                return Err(Error::Superseded {
+                    group: group_name,
+                    version,
+                    term,
+                });
+            }
             error!(
-                "version {version} of {group}, of the former term {term}, is put aside: it was never recorded"
+                "version {version} of {group_name}, of the former term {term}, is put aside: it was never recorded"
             );
-            put_aside(&target, "superseded")?;
+            self.shelf.put_aside(group, version, "superseded")?;
         }
-        fs::rename(&staged.folder, &target).map_err(io("rename to", &target))?;
-        File::open(&group)
-            .and_then(|d| d.sync_all())
-            .map_err(io("sync", &group))?;
+        let bytes = Bytes::from(manifest.to_bytes());
+        staged.upload.publish(manifest, &bytes)?;
         Ok(retort_coordinator_core::manifest::hash(&bytes))
     }
 
     /// Versions of a group, ascending.
-    pub(crate) fn versions(&self, run: &str, group: &str) -> Vec<u64> {
-        let Ok(entries) = fs::read_dir(group_dir(&self.data_dir, run, group)) else {
-            return Vec::new();
-        };
-        let mut versions: Vec<u64> = entries
-            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
-        versions.sort_unstable();
-        versions
+    pub(crate) fn versions(&self, run: &str, group: &str) -> Result<Vec<u64>, Error> {
+        self.shelf.versions((run, group))
     }
 
-    /// The manifest of a version, as bytes on disk and parsed.
-    pub(crate) fn manifest(
-        &self,
-        run: &str,
-        group: &str,
-        version: u64,
-    ) -> Result<(Vec<u8>, Manifest), Error> {
-        let path = checkpoint_dir(&self.data_dir, run, group, version).join(FILE_NAME);
-        let bytes = fs::read(&path).map_err(io("read", &path))?;
+    /// The manifest of a version, as bytes and parsed.
+    pub(crate) fn manifest(&self, run: &str, group: &str, version: u64) -> Result<(Bytes, Manifest), Error> {
+        let bytes = self.shelf.manifest((run, group), version)?;
+        let bytes = bytes.ok_or_else(|| absent((run, group), "manifest.json"))?;
         let manifest = Manifest::from_bytes(&bytes).map_err(|source| Error::Manifest {
             group: group.to_owned(),
             version,
@@ -194,34 +216,31 @@ impl Store {
         version: Option<u64>,
         file: &str,
     ) -> Result<(u64, Bytes, String), Error> {
-        let absent = || Error::Absent {
-            run: run.to_owned(),
-            group: group.to_owned(),
-            file: file.to_owned(),
-        };
+        let none = || absent((run, group), file);
         if !FILES.contains(&file) {
             return Err(Error::FileName(file.to_owned()));
         }
-        let version = version
-            .or_else(|| self.versions(run, group).last().copied())
-            .ok_or_else(absent)?;
-        let (_, manifest) = self.manifest(run, group, version).map_err(|_| absent())?;
-        let digest = manifest.files.get(file).ok_or_else(absent)?;
-        let path = checkpoint_dir(&self.data_dir, run, group, version).join(file);
-        let bytes = fs::read(&path).map_err(io("read", &path))?;
-        Ok((version, bytes.into(), digest.blake3.clone()))
+        let version = match version {
+            Some(version) => version,
+            None => *self.versions(run, group)?.last().ok_or_else(none)?,
+        };
+        let (_, manifest) = self.manifest(run, group, version)?;
+        let digest = manifest.files.get(file).ok_or_else(none)?;
+        let bytes = self.shelf.file((run, group), &manifest, file)?.ok_or_else(none)?;
+        Ok((version, bytes, digest.blake3.clone()))
     }
 
     /// The newest version whose manifest and files are whole, with the hash of the manifest's bytes.
     /// Damaged ones are put aside, loudly.
     pub(crate) fn newest_intact(&self, run: &str, group: &str) -> Result<Option<(Manifest, String)>, Error> {
-        for version in self.versions(run, group).into_iter().rev() {
+        for version in self.versions(run, group)?.into_iter().rev() {
             match self.check(run, group, version) {
                 Ok(intact) => return Ok(Some(intact)),
+                // Not damaged: not reached.
+                Err(e) if e.is_of_storage() => return Err(e),
                 Err(e) => {
-                    let folder = checkpoint_dir(&self.data_dir, run, group, version);
                     error!("version {version} of {group} is damaged and put aside: {e}");
-                    put_aside(&folder, "damaged")?;
+                    self.shelf.put_aside((run, group), version, "damaged")?;
                 }
             }
         }
@@ -232,78 +251,39 @@ impl Store {
     fn check(&self, run: &str, group: &str, version: u64) -> Result<(Manifest, String), Error> {
         let (bytes, manifest) = self.manifest(run, group, version)?;
         for (name, digest) in &manifest.files {
-            let path = checkpoint_dir(&self.data_dir, run, group, version).join(name);
-            let bytes = fs::read(&path).map_err(io("read", &path))?;
-            let found = blake3::hash(&bytes).to_hex().to_string();
-            if found != digest.blake3 {
-                return Err(Error::Hash {
-                    name: name.clone(),
-                    expected: digest.blake3.clone(),
-                    found,
-                });
-            }
+            let file = self.shelf.file((run, group), &manifest, name)?;
+            let file = file.ok_or_else(|| absent((run, group), name))?;
+            intact(name, &digest.blake3, &file)?;
         }
         Ok((manifest, retort_coordinator_core::manifest::hash(&bytes)))
     }
 
     /// Drops the files of versions below `keep_from`; their manifests stay for the audit.
     pub(crate) fn prune(&self, run: &str, group: &str, keep_from: u64) {
-        for version in self.versions(run, group).into_iter().filter(|v| *v < keep_from) {
-            let folder = checkpoint_dir(&self.data_dir, run, group, version);
-            for file in FILES {
-                let _ = fs::remove_file(folder.join(file));
-            }
-        }
+        self.shelf.prune((run, group), keep_from);
     }
 }
 
-/// Under another name, beside its own.
-fn put_aside(folder: &Path, why: &str) -> Result<(), Error> {
-    let aside = folder.with_extension(why);
-    fs::rename(folder, &aside).map_err(io("rename to", &aside))
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let mut file = File::create(path).map_err(io("create", path))?;
-    file.write_all(bytes).map_err(io("write", path))?;
-    file.sync_all().map_err(io("sync", path))
-}
-
-fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |source| Error::Io {
-        action,
-        path: path.to_owned(),
-        source,
+fn absent((run, group): Group<'_>, file: &str) -> Error {
+    Error::Absent {
+        run: run.to_owned(),
+        group: group.to_owned(),
+        file: file.to_owned(),
     }
+}
+
+/// The hash, if it is the one expected.
+fn intact(name: &str, expected: &str, bytes: &[u8]) -> Result<String, Error> {
+    let found = blake3::hash(bytes).to_hex().to_string();
+    if found == expected {
+        return Ok(found);
+    }
+    Err(Error::Hash {
+        name: name.to_owned(),
+        expected: expected.to_owned(),
+        found,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn commit(store: &Store, term: u64, weights: &'static [u8]) -> Result<String, Error> {
-        let hash = blake3::hash(weights).to_hex().to_string();
-        let staged = store.stage(term, &[(WEIGHTS.into(), hash, Bytes::from_static(weights))])?;
-        let manifest = Manifest {
-            run: "r".into(),
-            group: "g".into(),
-            version: 3,
-            term,
-            files: staged.files.clone(),
-            ..Manifest::default()
-        };
-        store.commit(&staged, &manifest)
-    }
-
-    #[test]
-    fn of_two_coordinators_with_one_version_the_later_terms_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        commit(&store, 1, b"of one that no longer leads").unwrap();
-        commit(&store, 2, b"of its successor").unwrap();
-        let late = commit(&store, 1, b"later still").unwrap_err();
-        assert!(late.to_string().contains("00000003"), "{late}");
-        let (version, weights, _) = store.read(("r", "g"), None, WEIGHTS).unwrap();
-        assert_eq!((version, &weights[..]), (3, &b"of its successor"[..]));
-    }
-}
+mod tests;

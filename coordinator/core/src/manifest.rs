@@ -114,6 +114,9 @@ pub struct FileDigest {
     pub bytes: u64,
     /// blake3 of the content, in hex.
     pub blake3: String,
+    /// Where it lies in a bucket; absent: beside the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
 }
 
 /// A measurement on data that no group trains on.

@@ -473,7 +473,7 @@ impl Entry {
         let files = [(WEIGHTS, weights), (CARD, read(&due.of, due.version, CARD)?)];
         let files =
             files.map(|(name, bytes)| (name.to_owned(), blake3::hash(&bytes).to_hex().to_string(), bytes));
-        let staged = store.stage(id, &files)?;
+        let staged = store.stage((&run, id), &files)?;
         let ticket = Ticket {
             group: due.teacher.clone(),
             version: due.version,

@@ -39,7 +39,12 @@ impl pb::versions_server::Versions for VersionsService {
             .peek(|brain| (brain.upload_id(), brain.store.clone()))
             .await?;
         // Writing and syncing block: not on the runtime's own threads.
-        let staged = tokio::task::spawn_blocking(move || store.stage(id, &files))
+        let run = match &by {
+            By::Round(round) => round.session.as_ref().map_or("", |session| &session.run),
+            By::Teacher(t) => &t.run,
+        };
+        let run = run.to_owned();
+        let staged = tokio::task::spawn_blocking(move || store.stage((&run, id), &files))
             .await
             .map_err(|e| Status::internal(e.to_string()))?;
         let version = match by {
@@ -47,7 +52,7 @@ impl pb::versions_server::Versions for VersionsService {
                 let session = session_of(caller.as_ref(), round.session)?;
                 let staged = match staged {
                     Ok(staged) => staged,
-                    Err(e @ Error::Io { .. }) => {
+                    Err(e) if e.is_of_storage() => {
                         let refused = self.brain.ask(move |b| b.not_written(&session, &e)).await?;
                         return Err(refused);
                     }
@@ -117,14 +122,21 @@ impl pb::versions_server::Versions for VersionsService {
     ) -> Result<Response<pb::ListVersionsReply>, Status> {
         let r = request.into_inner();
         let store = self.brain.peek(|brain| brain.store.clone()).await?;
-        let mut versions = Vec::new();
-        for version in store.versions(&r.run, &r.group) {
-            let (bytes, _) = store.manifest(&r.run, &r.group, version).map_err(store_error)?;
-            versions.push(pb::VersionInfo {
-                version,
-                manifest_json: String::from_utf8_lossy(&bytes).into_owned(),
-            });
-        }
+        let list = move || {
+            let info = |version| {
+                let (bytes, _) = store.manifest(&r.run, &r.group, version)?;
+                Ok(pb::VersionInfo {
+                    version,
+                    manifest_json: String::from_utf8_lossy(&bytes).into_owned(),
+                })
+            };
+            let versions = store.versions(&r.run, &r.group)?;
+            versions.into_iter().map(info).collect::<Result<Vec<_>, Error>>()
+        };
+        let versions = tokio::task::spawn_blocking(list)
+            .await
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(store_error)?;
         Ok(Response::new(pb::ListVersionsReply { versions }))
     }
 }

@@ -1,4 +1,5 @@
-//! Data sets that lie in object stores: [`load`] is [`retort_data::load`] for every path that a job may have.
+//! What lies in object stores. Data sets: [`load`] is [`retort_data::load`] for every path that a job may have. Versions: a
+//! `Bucket` keeps named values.
 //!
 //! What an `s3://` path names is brought to this machine once, into a cache that its processes share, and read there like
 //! any other file. Nobody else names `object_store`: whoever keeps something else in a bucket does it through this crate, so
@@ -7,6 +8,8 @@
 //!
 //! Without the cargo feature `object-store` there is none of this, and such paths are refused.
 
+#[cfg(feature = "object-store")]
+mod bucket;
 #[cfg(feature = "object-store")]
 mod cache;
 #[cfg(feature = "object-store")]
@@ -20,6 +23,8 @@ use std::path::Path;
 
 use retort_data::{Dataset, DatasetConfig};
 
+#[cfg(feature = "object-store")]
+pub use bucket::Bucket;
 #[cfg(feature = "object-store")]
 pub use error::FetchError;
 
@@ -53,8 +58,9 @@ pub fn load(config: &DatasetConfig, base: &Path, seed: u64) -> Result<Dataset, E
     Ok(retort_data::load(config, base, seed)?)
 }
 
+/// The variables of this process.
 #[cfg(feature = "object-store")]
-fn variables() -> impl Iterator<Item = (String, String)> {
+pub fn variables() -> impl Iterator<Item = (String, String)> {
     let all = std::env::vars_os();
     all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }

@@ -51,6 +51,7 @@ impl Folder {
         let digest = FileDigest {
             bytes: weights.len() as u64,
             blake3: manifest::hash(&weights),
+            at: None,
         };
         let bytes = Manifest {
             format: manifest::FORMAT,

@@ -1,0 +1,41 @@
+use super::*;
+
+fn commit(store: &Store, term: u64, weights: &'static [u8]) -> Result<String, Error> {
+    let hash = blake3::hash(weights).to_hex().to_string();
+    let staged = store.stage(
+        ("r", term),
+        &[(WEIGHTS.into(), hash, Bytes::from_static(weights))],
+    )?;
+    let manifest = Manifest {
+        format: retort_coordinator_core::manifest::FORMAT,
+        run: "r".into(),
+        group: "g".into(),
+        version: 3,
+        term,
+        files: staged.files.clone(),
+        ..Manifest::default()
+    };
+    store.commit(&staged, &manifest)
+}
+
+#[test]
+fn of_two_coordinators_with_one_version_the_later_terms_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(FolderShelf::open(dir.path()).unwrap());
+    commit(&store, 1, b"of one that no longer leads").unwrap();
+    commit(&store, 2, b"of its successor").unwrap();
+    let late = commit(&store, 1, b"later still").unwrap_err();
+    assert!(
+        matches!(
+            late,
+            Error::Superseded {
+                version: 3,
+                term: 2,
+                ..
+            }
+        ),
+        "{late}"
+    );
+    let (version, weights, _) = store.read(("r", "g"), None, WEIGHTS).unwrap();
+    assert_eq!((version, &weights[..]), (3, &b"of its successor"[..]));
+}
