@@ -20,6 +20,6 @@ mean = [0.485, 0.456, 0.406]
 std = [0.229, 0.224, 0.225]
 output = "p2o.pd_op.add.4.0"        # before its softmax
 gives = "logits"
-classes = ["0", "90", "180", "270"]
+classes = ["000", "090", "180", "270"]
 TOML
 retort import "$work/page-orientation.onnx" --out "$1"

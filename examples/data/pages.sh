@@ -3,8 +3,9 @@
 #
 #     examples/data/pages.sh retort-runs/data/pages      # 800 + 200 PNG files of 224 x 224, 30 MB, in about 20 s
 #
-# OUT/{train,test}/{0,90,180,270}/NUMBER.png; no page is there twice. Each has one or two columns of English words in lines of
-# some size, perhaps a heading and a grey figure, and is a little crooked, blurred and noisy, as if it had been scanned.
+# OUT/{train,test}/{000,090,180,270}/NUMBER.png (classes stand in the order of their names); no page is there twice. Each has
+# one or two columns of English words in lines of some size, perhaps a heading and a grey figure, and is a little crooked, blurred
+# and noisy, as if it had been scanned.
 #
 # Needs python3 with pip, and its registry for Pillow 13.0.0 (MIT-CMU), whose own font it writes with. The same version makes
 # the same bytes.
@@ -75,7 +76,7 @@ for part, count in [("train", 800), ("test", 200)]:
         image = page(random.Random(f"{part} {number}"))
         if TURNS[turn] is not None:
             image = image.transpose(TURNS[turn])
-        folder = out / part / str(turn)
+        folder = out / part / f"{turn:03}"
         folder.mkdir(parents=True, exist_ok=True)
         image.save(folder / f"{number:04}.png")
     print(f"{out / part}: {count} files")
