@@ -92,6 +92,7 @@ fn values_outside_their_bounds() {
         ("run.epochs=0", &["run.epochs", "from 1"]),
         ("students.0.teachers.0.name=nobody", &["nobody", "wide"]),
         ("students.0.device=gpu", &["students.0.device", "gpu", "flex"]),
+        #[cfg(not(feature = "libtorch"))]
         (
             "students.0.device=libtorch",
             &["students.0.device", "libtorch", "feature"],

@@ -152,7 +152,7 @@ mod with_the_feature {
         h.ok(&["export", "out", "--group", "small", "--to", "checkpoint"]);
         std::fs::remove_dir_all(h.path("bert")).unwrap();
         std::fs::remove_dir_all(h.path("teacher")).unwrap();
-        let question = h.job("question.txt", "the film is not bad, it is good good");
+        let question = h.job("question.txt", "the film is good, it is good good");
         for model in ["out/students/small", "out/teachers/bert", "checkpoint"] {
             let answer = h.ok(&["predict", model, text(&question), "--top", "1"]);
             assert!(answer.contains(": positive ("), "{model}: {answer}");
