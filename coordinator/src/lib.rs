@@ -9,6 +9,7 @@ mod brain;
 mod config;
 mod http;
 mod journal;
+mod orders;
 mod server;
 mod services;
 mod spec;

@@ -380,6 +380,7 @@ impl From<&Answer> for pb::LeaseReply {
                 epoch,
                 positions,
                 exact,
+                temperature,
             } => Reply::Granted(pb::Granted {
                 epoch: *epoch,
                 positions: Some(pb::Positions {
@@ -387,6 +388,7 @@ impl From<&Answer> for pb::LeaseReply {
                     end: positions.end,
                 }),
                 exact: versions(exact),
+                temperature: *temperature,
             }),
             Answer::Idle(reason) => Reply::Idle(pb::Idle {
                 reason: match reason {
@@ -405,6 +407,13 @@ impl From<&Answer> for pb::LeaseReply {
             }),
         };
         Self { reply: Some(reply) }
+    }
+}
+
+fn temperature(value: Option<f64>) -> Result<Option<f64>, Error> {
+    match value.filter(|t| !(t.is_finite() && *t > 0.0)) {
+        Some(t) => Err(Error::invalid("granted.temperature", t.to_string())),
+        None => Ok(value),
     }
 }
 
@@ -427,6 +436,7 @@ impl TryFrom<pb::LeaseReply> for Answer {
                     epoch: g.epoch,
                     positions: p.begin..p.end,
                     exact: versions_from(g.exact),
+                    temperature: temperature(g.temperature)?,
                 }
             }
             Reply::Idle(idle) => Self::Idle(match idle.reason() {

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::{
-    certs, check, devices, evaluate, experiment, export, health, import, init, predict, report, run, status,
-    submit,
+    certs, check, control, devices, evaluate, experiment, export, health, import, init, predict, report, run,
+    status, submit,
 };
 
 /// Retort distils knowledge from teacher models into small students, as a service.
@@ -43,6 +43,8 @@ enum Command {
     Devices(devices::Args),
     /// What the status API says of a run.
     Status(status::Args),
+    /// Pause, resume, stop or tune a run that is under way, or drain one of its members.
+    Control(control::Args),
     /// A run in the terminal, live: fleet, curves, events, and keys to pause, drain and stop.
     #[cfg(feature = "top")]
     Top(crate::top::Args),
@@ -126,6 +128,7 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Check(args) => check::command(&args),
         Command::Devices(args) => devices::command(&args),
         Command::Status(args) => status::command(args),
+        Command::Control(args) => control::command(args),
         #[cfg(feature = "top")]
         Command::Top(args) => crate::top::command(args),
         #[cfg(not(feature = "top"))]

@@ -7,6 +7,7 @@ mod certs;
 mod check;
 mod cli;
 mod collect;
+mod control;
 mod coordinator;
 mod cost;
 pub mod custom;

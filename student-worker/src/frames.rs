@@ -50,8 +50,12 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// What softens the answer for a block: a function of its place, the same for all who train on it.
-    pub(crate) fn temperature(&self, id: BlockId) -> f64 {
+    /// What softens the answer: a function of the block's place, the same for all who train on it, or what came with its lease.
+    pub(crate) fn temperature(&self, want: &Want) -> f64 {
+        if let Some(temperature) = want.temperature {
+            return temperature;
+        }
+        let id = want.id;
         let place = u64::from(id.epoch) * self.grid.positions + self.grid.range(id.block).start;
         let all = u64::from(self.epochs) * self.grid.positions;
         self.temperature.at(place as f64 / all.max(1) as f64)
@@ -84,6 +88,8 @@ pub(crate) struct Want {
     pub(crate) id: BlockId,
     pub(crate) floor: u64,
     pub(crate) exact: Option<u64>,
+    /// An operator's, instead of the job's.
+    pub(crate) temperature: Option<f64>,
     /// Until the trainer would wait for it.
     pub(crate) within: Duration,
 }

@@ -489,6 +489,7 @@ impl Replica {
                     id,
                     floor,
                     exact,
+                    temperature,
                     ahead,
                 } => {
                     let seconds = if self.rate > 0.0 {
@@ -501,6 +502,7 @@ impl Replica {
                         id,
                         floor,
                         exact,
+                        temperature,
                         within: Duration::from_secs_f64(seconds.min(MAX_WITHIN)),
                     });
                 }

@@ -20,6 +20,8 @@ pub enum Answer {
         positions: Range<u64>,
         /// Lockstep: the versions that teach them.
         exact: BTreeMap<String, u64>,
+        /// What softens their soft targets; `None`: the job's temperature at their place.
+        temperature: Option<f64>,
     },
     /// Nothing at present.
     Idle(Reason),

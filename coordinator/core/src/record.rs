@@ -68,7 +68,22 @@ pub struct Run {
     pub started: Option<Millis>,
     /// Workers that were asked to leave for good.
     pub drained: Vec<String>,
+    /// What an operator changed of the job.
+    #[serde(default)]
+    pub retuned: Retuned,
 }
+
+/// What holds instead of the job's schedules; `None`: they do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Retuned {
+    /// Share of the soft loss, before the gate, within 0..=1.
+    pub alpha: Option<f64>,
+    /// Temperature of soft targets, within [`TEMPERATURES`].
+    pub temperature: Option<f64>,
+}
+
+/// Temperatures that a run may have.
+pub const TEMPERATURES: std::ops::RangeInclusive<f64> = 1e-3..=1e4;
 
 /// A worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

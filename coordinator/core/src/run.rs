@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Millis, Role, Session};
 use crate::lease::{Answer, Reason};
 use crate::names::ByName;
-use crate::record::Key;
+use crate::record::{Key, Retuned};
 use crate::round::{Claim, ClosedRound, RoundPlan, Start};
 use crate::spec::{RunSpec, Source};
 use crate::teacher::Teacher;
@@ -259,6 +259,7 @@ pub struct Run {
     taken: BTreeMap<(Role, String), u32>,
     /// Workers that were asked to leave for good.
     drained: BTreeSet<String>,
+    retuned: Retuned,
     /// No session ends before this.
     quiet_until: Millis,
     /// When time was last looked at.
@@ -307,6 +308,7 @@ impl Run {
             teachers,
             taken: BTreeMap::new(),
             drained: BTreeSet::new(),
+            retuned: Retuned::default(),
             quiet_until: Millis(u64::MAX),
             compared: Millis(0),
             looked: now,

@@ -1,12 +1,12 @@
 use std::path::Path;
 
-use retort_coordinator_core::ids::{Millis, Refusal};
 use retort_coordinator_core::run::Run;
 use retort_proto::pb;
+use retort_tls::Caller;
 use tonic::{Request, Response, Status};
 
 use crate::brain::{Handle, Submission};
-use crate::services::refusal;
+use crate::orders::{Order, give};
 use crate::spec::{Data, run_spec};
 
 /// Hexadecimal digits of a data set digest.
@@ -74,45 +74,46 @@ impl pb::runs_server::Runs for RunsService {
     }
 
     async fn stop(&self, request: Request<pb::StopRequest>) -> Result<Response<pb::StopReply>, Status> {
-        let r = request.into_inner();
-        self.control(r.run, move |run, now| {
-            run.stop(&r.reason, now);
-            Ok(())
-        })
-        .await?;
+        let (by, r) = (asker(&request), request.into_inner());
+        let order = Order::Stop { reason: r.reason };
+        give(&self.brain, r.run, by, order).await?;
         Ok(Response::new(pb::StopReply {}))
     }
 
     async fn pause(&self, request: Request<pb::PauseRequest>) -> Result<Response<pb::PauseReply>, Status> {
-        self.control(request.into_inner().run, Run::pause).await?;
+        let (by, r) = (asker(&request), request.into_inner());
+        give(&self.brain, r.run, by, Order::Pause {}).await?;
         Ok(Response::new(pb::PauseReply {}))
     }
 
     async fn resume(&self, request: Request<pb::ResumeRequest>) -> Result<Response<pb::ResumeReply>, Status> {
-        self.control(request.into_inner().run, Run::resume).await?;
+        let (by, r) = (asker(&request), request.into_inner());
+        give(&self.brain, r.run, by, Order::Resume {}).await?;
         Ok(Response::new(pb::ResumeReply {}))
     }
 
     async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainReply>, Status> {
-        let r = request.into_inner();
-        self.control(r.run, move |run, now| run.drain(&r.worker, now))
-            .await?;
+        let (by, r) = (asker(&request), request.into_inner());
+        let order = Order::Drain { worker: r.worker };
+        give(&self.brain, r.run, by, order).await?;
         Ok(Response::new(pb::DrainReply {}))
+    }
+
+    async fn retune(&self, request: Request<pb::RetuneRequest>) -> Result<Response<pb::RetuneReply>, Status> {
+        let (by, r) = (asker(&request), request.into_inner());
+        let order = Order::Retune {
+            alpha: r.alpha,
+            temperature: r.temperature,
+        };
+        give(&self.brain, r.run, by, order).await?;
+        Ok(Response::new(pb::RetuneReply {}))
     }
 }
 
-impl RunsService {
-    /// Asks something of a run (empty: the newest).
-    async fn control(
-        &self,
-        run: String,
-        verb: impl FnOnce(&mut Run, Millis) -> Result<(), Refusal> + Send + 'static,
-    ) -> Result<(), Status> {
-        self.brain
-            .ask(move |brain| {
-                let now = brain.now();
-                verb(&mut brain.entry(&run)?.run, now).map_err(refusal)
-            })
-            .await?
+/// Who asks, for those who read what happened.
+fn asker<T>(request: &Request<T>) -> String {
+    match Caller::of(request) {
+        Some(caller) => format!("an {}", caller.role),
+        None => "somebody without credentials".to_owned(),
     }
 }

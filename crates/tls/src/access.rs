@@ -52,6 +52,7 @@ pub const TABLE: &[(&str, Who)] = &[
     ("/retort.v1.Runs/Pause", OPERATORS),
     ("/retort.v1.Runs/Resume", OPERATORS),
     ("/retort.v1.Runs/Drain", OPERATORS),
+    ("/retort.v1.Runs/Retune", OPERATORS),
     // A student asks how its run is, to leave when it has ended (--once).
     (
         "/retort.v1.Status/GetRun",

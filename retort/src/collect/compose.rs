@@ -63,6 +63,7 @@ pub(super) fn report(
             wall_s,
             command: std::env::args().collect::<Vec<_>>().join(" "),
             retort: env!("CARGO_PKG_VERSION").to_owned(),
+            retuned: finished.iter().filter_map(|f| retuned(&f.status)).collect(),
         },
         dataset: report::Dataset {
             name: dataset.name().to_owned(),
@@ -93,6 +94,15 @@ pub(super) fn report(
         teachers,
         students,
         baselines,
+    })
+}
+
+fn retuned(status: &pb::RunStatus) -> Option<report::Retuned> {
+    let tuned = status.alpha.is_some() || status.temperature.is_some();
+    tuned.then_some(report::Retuned {
+        seed: status.seed,
+        alpha: status.alpha,
+        temperature: status.temperature,
     })
 }
 

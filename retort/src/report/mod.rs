@@ -51,6 +51,17 @@ pub struct Run {
     pub command: String,
     /// Version of the program.
     pub retort: String,
+    /// Seeds whose run an operator tuned, so that the command alone does not repeat them.
+    #[serde(default)]
+    pub retuned: Vec<Retuned>,
+}
+
+/// What held at a run's end instead of the job's schedules; null: they did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retuned {
+    pub seed: u64,
+    pub alpha: Option<f64>,
+    pub temperature: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

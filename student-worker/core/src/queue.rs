@@ -28,6 +28,8 @@ pub struct Batch<F> {
     pub frames: Vec<(String, u64, F)>,
     /// Lockstep: the versions that must teach it.
     pub exact: BTreeMap<String, u64>,
+    /// What softens the soft targets of its block; `None`: the job's temperature at its place.
+    pub temperature: Option<f64>,
     /// First batch of its block: the frames' bytes count once.
     pub first_of_block: bool,
 }
@@ -40,6 +42,7 @@ pub(crate) struct Block<F> {
     batches: VecDeque<Range<u64>>,
     fresh: bool,
     pub(crate) exact: BTreeMap<String, u64>,
+    pub(crate) temperature: Option<f64>,
     pub(crate) wanted: BTreeMap<String, bool>,
     pub(crate) frames: BTreeMap<String, (u64, F)>,
 }
@@ -69,7 +72,12 @@ impl<F: Clone> Queue<F> {
     }
 
     /// Cuts a lease into blocks and batches on the grid.
-    pub(crate) fn push(&mut self, epoch: u32, positions: Range<u64>, exact: &BTreeMap<String, u64>) {
+    pub(crate) fn push(
+        &mut self,
+        epoch: u32,
+        positions: Range<u64>,
+        (exact, temperature): (&BTreeMap<String, u64>, Option<f64>),
+    ) {
         let mut at = positions.start;
         while at < positions.end {
             let block = self.grid.block_of(at);
@@ -84,7 +92,7 @@ impl<F: Clone> Queue<F> {
             }
             let id = BlockId { epoch, block };
             if let Some(known) = self.find(id) {
-                // Two parts of one block share its frames.
+                // Two parts of one block share its frames, and so its temperature.
                 known.batches.extend(batches);
                 continue;
             }
@@ -94,6 +102,7 @@ impl<F: Clone> Queue<F> {
                 batches,
                 fresh: true,
                 exact: exact.clone(),
+                temperature,
                 wanted: BTreeMap::new(),
                 frames: BTreeMap::new(),
             });
@@ -121,6 +130,7 @@ impl<F: Clone> Queue<F> {
             positions,
             frames,
             exact: block.exact.clone(),
+            temperature: block.temperature,
             first_of_block: std::mem::take(&mut block.fresh),
         };
         if block.batches.is_empty() {
@@ -185,6 +195,7 @@ impl<F: Clone> Queue<F> {
                 batches: VecDeque::new(),
                 fresh: false,
                 exact: batch.exact,
+                temperature: batch.temperature,
                 wanted: BTreeMap::new(),
                 frames: BTreeMap::new(),
             });

@@ -94,6 +94,8 @@ pub enum Command<F> {
         floor: u64,
         /// The very version that must answer.
         exact: Option<u64>,
+        /// What softens it; `None`: the job's temperature at its place.
+        temperature: Option<f64>,
         /// Samples to be trained before it.
         ahead: u64,
     },
@@ -347,9 +349,10 @@ impl<F: Clone> Worker<F> {
                 epoch,
                 positions,
                 exact,
+                temperature,
             } => {
                 self.received = sequence;
-                self.queue.push(epoch, positions, &exact);
+                self.queue.push(epoch, positions, (&exact, temperature));
                 self.refuse_poison();
             }
             Answer::Idle(reason) => {
@@ -595,6 +598,7 @@ impl<F: Clone> Worker<F> {
                     id: block.id,
                     floor: self.floors.get(teacher).copied().unwrap_or(0),
                     exact: block.exact.get(teacher).copied(),
+                    temperature: block.temperature,
                     ahead: before,
                 });
             }

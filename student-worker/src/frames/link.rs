@@ -160,7 +160,7 @@ impl Link {
                 want = inbox.recv() => {
                     let Some(want) = want else { return Ok(()) };
                     next_id += 1;
-                    let part = Some(pb::distill_request::Part::Want(request(next_id, &want, self.terms.temperature(want.id))));
+                    let part = Some(pb::distill_request::Part::Want(request(next_id, &want, self.terms.temperature(&want))));
                     outstanding.insert(next_id, asked(want));
                     requests.send(pb::DistillRequest { part }).await.map_err(|_| gone())?;
                 }
@@ -265,7 +265,7 @@ impl Link {
         };
         let samples = self.terms.samples(want.id) as usize;
         let rows = samples * self.terms.rows;
-        let temperature = self.terms.temperature(want.id) as f32;
+        let temperature = self.terms.temperature(&want) as f32;
         if frame.rows != rows || frame.classes != self.terms.classes || frame.temperature != temperature {
             let detail = format!(
                 "{} x {} at T = {} instead of {rows} x {} at T = {temperature}",

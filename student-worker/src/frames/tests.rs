@@ -42,6 +42,7 @@ fn want() -> Want {
         id: BlockId { epoch: 0, block: 1 },
         floor: 0,
         exact: None,
+        temperature: None,
         within: Duration::ZERO,
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::group::Group;
 use crate::ids::{Millis, Refusal, Role};
-use crate::record::Key;
+use crate::record::{Key, Retuned, TEMPERATURES};
 use crate::run::{Command, Message, Run, State};
 use crate::spec::Source;
 
@@ -69,6 +69,53 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Another share of the soft loss from each group's next round on, another temperature from the next lease on, in place
+    /// of the job's schedules.
+    pub fn retune(&mut self, retuned: Retuned, now: Millis) -> Result<(), Refusal> {
+        let Retuned { alpha, temperature } = retuned;
+        if self.state.ended() {
+            return Err(self.cannot("be tuned", self.state));
+        }
+        if self.groups.iter().all(|g| g.spec.teachers.is_empty()) {
+            let id = &self.spec.id;
+            return Err(Refusal::Invalid(format!(
+                "no group of run {id} learns from a teacher"
+            )));
+        }
+        if let Some(alpha) = alpha.filter(|a| !(0.0..=1.0).contains(a)) {
+            return Err(Refusal::Invalid(format!(
+                "alpha = {alpha}: a number within 0..=1"
+            )));
+        }
+        if let Some(t) = temperature.filter(|t| !TEMPERATURES.contains(t)) {
+            let (low, high) = (TEMPERATURES.start(), TEMPERATURES.end());
+            return Err(Refusal::Invalid(format!(
+                "temperature = {t}: a finite number, {low} <= T <= {high}"
+            )));
+        }
+        self.retuned = retuned;
+        self.dirty.insert(Key::Run);
+        let told = |value: Option<f64>| value.map_or("the job's".to_owned(), |v| v.to_string());
+        let (alpha, temperature) = (told(alpha), told(temperature));
+        self.event(
+            now,
+            format!(
+                "alpha is {alpha} from the next round on, temperature {temperature} from the next lease on"
+            ),
+        );
+        Ok(())
+    }
+
+    /// What holds instead of the job's schedules.
+    pub fn retuned(&self) -> Retuned {
+        self.retuned
+    }
+
+    /// Notes that somebody asked for something.
+    pub fn asked(&mut self, who: &str, what: &str, now: Millis) {
+        self.event(now, format!("{who} asks: {what}"));
     }
 
     fn cannot(&self, verb: &str, state: State) -> Refusal {

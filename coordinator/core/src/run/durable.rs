@@ -34,6 +34,7 @@ impl Run {
                     run.accepted = r.accepted;
                     run.started = r.started;
                     run.drained = r.drained.into_iter().collect();
+                    run.retuned = r.retuned;
                 }
                 Record::Member(m) => members.push(m),
                 Record::Teacher(t) => {
@@ -209,6 +210,7 @@ impl Run {
                 accepted: self.accepted,
                 started: self.started,
                 drained: self.drained.iter().cloned().collect(),
+                retuned: self.retuned,
             })),
             Key::Member(worker) => Some(Record::Member(record::Member {
                 worker: worker.clone(),

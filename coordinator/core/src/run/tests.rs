@@ -845,3 +845,74 @@ fn a_run_has_room_for_so_many_members_and_no_more() {
     r.leave(&last.unwrap().session, Millis(0)).unwrap();
     join(&mut r, Role::TeacherServer, "more", 0).unwrap();
 }
+
+#[test]
+fn an_operator_tunes_a_run_from_the_next_lease_and_round_on() {
+    let groups = vec![
+        group("t", GroupKind::Teacher, 1),
+        group("s", GroupKind::Student, 1),
+    ];
+    let mut r = run(groups);
+    r.spec.gate = false;
+    r.spec.pace = Pace::Free;
+    let t = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    let s = join(&mut r, Role::StudentWorker, "b", 0).unwrap();
+    assert_eq!((t.part.as_str(), s.part.as_str()), ("t", "s"));
+    let lease = |r: &mut Run| match r.lease(&s.session, (next(), u64::MAX), Millis(1)) {
+        Ok(Answer::Granted {
+            positions,
+            temperature,
+            ..
+        }) => (positions, temperature),
+        other => panic!("{other:?}"),
+    };
+    let (first, before) = lease(&mut r);
+    assert_eq!(before, None, "the job's own");
+    for (alpha, temperature, wrong) in [
+        (Some(1.5), None, "alpha = 1.5"),
+        (None, Some(0.0), "temperature = 0"),
+        (Some(f64::NAN), None, "NaN"),
+    ] {
+        let refused = r.retune(Retuned { alpha, temperature }, Millis(2)).unwrap_err();
+        assert!(refused.to_string().contains(wrong), "{refused}");
+    }
+    let tuned = Retuned {
+        alpha: Some(0.25),
+        temperature: Some(2.0),
+    };
+    let of_student = |r: &Run| {
+        r.groups()
+            .iter()
+            .find(|g| g.spec.name == "s")
+            .unwrap()
+            .plan()
+            .clone()
+    };
+    let under_way = of_student(&r);
+    r.retune(tuned, Millis(2)).unwrap();
+    assert_eq!(of_student(&r), under_way, "the round under way keeps its alpha");
+    let (second, after) = lease(&mut r);
+    assert_eq!(
+        (after, second.start),
+        (Some(2.0), first.end),
+        "what was leased before is as it was"
+    );
+    if under_way.publish {
+        publish(&mut r, &s.session, &under_way);
+    }
+    let done = work(&under_way, 0, first.start..second.end);
+    r.contribute(&s.session, done, Millis(3)).unwrap();
+    assert_eq!(of_student(&r).alpha, 0.25);
+
+    // It survives the coordinator.
+    let records = r
+        .take_writes()
+        .into_iter()
+        .filter_map(|(_, record)| record)
+        .collect();
+    let again = Run::restore(r.spec.clone(), (4, Millis(5)), records, &BTreeMap::new());
+    assert_eq!(again.retuned(), tuned);
+    let mut alone = run(vec![group("x", GroupKind::Baseline, 1)]);
+    let refused = alone.retune(tuned, Millis(0)).unwrap_err();
+    assert!(refused.to_string().contains("learns from a teacher"), "{refused}");
+}

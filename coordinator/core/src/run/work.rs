@@ -140,6 +140,7 @@ impl Run {
             return self.beyond_pace(worker, part, now);
         };
         let (block, exact) = (self.spec.block, window.exact);
+        let temperature = self.retuned.temperature;
         let group = self.group_mut(part).expect("a member's part exists");
         let replicas = group.replicas().len() as u64;
         let available = group.ledger.counts()[0];
@@ -151,6 +152,7 @@ impl Run {
             epoch: group.ledger.epoch(),
             positions,
             exact,
+            temperature,
         }
     }
 
@@ -302,10 +304,8 @@ impl Run {
 
     fn next_round(&self, group: &Group) -> NextRound {
         let progress = self.progress(group);
-        let base = group
-            .spec
-            .alpha
-            .at(group.positions as f64 / progress.total.max(1) as f64);
+        let place = group.positions as f64 / progress.total.max(1) as f64;
+        let base = self.retuned.alpha.unwrap_or_else(|| group.spec.alpha.at(place));
         let gated = self.spec.gate && group.kind_is(GroupKind::Student);
         let gate = gated.then(|| self.gate(group)).flatten();
         let alpha = match (group.spec.teachers.is_empty(), gated) {

@@ -1,7 +1,7 @@
 //! The tables of the page, and how numbers are written in them.
 
 use super::super::svg::{Unit, escape, in_points};
-use super::super::{BadRows, ClassRow, ExitRow, Metric, Report, Student};
+use super::super::{BadRows, ClassRow, ExitRow, Metric, Report, Retuned, Student};
 
 /// Every model on the test data.
 pub(super) fn results(report: &Report) -> String {
@@ -382,10 +382,22 @@ pub(super) fn origin(report: &Report) -> String {
         ("Retort", escape(&run.retort)),
     ];
     let bad = (data.bad_rows.count > 0).then(|| ("Rows left out", bad_rows(&data.bad_rows)));
-    pairs(
-        "Origin of this report",
-        facts.into_iter().chain(bad).map(|(k, v)| (k.to_owned(), v)),
-    )
+    let tuned = (!run.retuned.is_empty()).then(|| ("Tuned while it ran", retuned(&run.retuned)));
+    let facts = facts.into_iter().chain(bad).chain(tuned);
+    pairs("Origin of this report", facts.map(|(k, v)| (k.to_owned(), v)))
+}
+
+fn retuned(runs: &[Retuned]) -> String {
+    let told = |value: Option<f64>| value.map_or("the job's".to_owned(), |v| v.to_string());
+    let one = |r: &Retuned| {
+        let (alpha, temperature) = (told(r.alpha), told(r.temperature));
+        format!(
+            "seed {}: alpha {alpha}, temperature {temperature} at the end",
+            r.seed
+        )
+    };
+    let all: Vec<String> = runs.iter().map(one).collect();
+    format!("{}. The command alone does not repeat it.", all.join("; "))
 }
 
 /// How many, and the first of them.

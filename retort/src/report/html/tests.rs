@@ -177,6 +177,22 @@ fn a_student_stands_beside_itself_alone_in_gains_and_mistakes() {
 }
 
 #[test]
+fn a_run_that_was_tuned_says_so() {
+    let mut report = report(1);
+    assert!(!render(&report, &Curves::default(), &[]).contains("Tuned while it ran"));
+    report.run.retuned.push(crate::report::Retuned {
+        seed: 3,
+        alpha: Some(0.5),
+        temperature: None,
+    });
+    let page = render(&report, &Curves::default(), &[]);
+    assert!(
+        page.contains("seed 3: alpha 0.5, temperature the job&#39;s at the end")
+            || page.contains("seed 3: alpha 0.5, temperature the job's at the end")
+    );
+}
+
+#[test]
 fn one_seed_has_no_churn_and_no_seed_to_seed_dots() {
     let page = render(&report(1), &Curves::default(), &[]);
     assert!(!page.contains("Churn between seeds") && page.contains("small: gain by class"));

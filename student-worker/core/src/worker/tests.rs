@@ -93,6 +93,7 @@ fn granted(positions: Range<u64>) -> Answer {
         epoch: 0,
         positions,
         exact: BTreeMap::new(),
+        temperature: None,
     }
 }
 
@@ -228,6 +229,7 @@ fn exactly(version: u64, positions: Range<u64>) -> Answer {
         epoch: 0,
         positions,
         exact: BTreeMap::from([("t".to_owned(), version)]),
+        temperature: None,
     }
 }
 
@@ -262,6 +264,27 @@ fn a_block_for_a_version_below_the_floor_is_given_back() {
     assert!(released(&commands(&mut w), 4..8));
     w.frame("t", BlockId { epoch: 0, block: 1 }, 2, 1).unwrap();
     assert!(trained_positions(&commands(&mut w)).is_empty());
+}
+
+#[test]
+fn blocks_are_asked_for_at_the_temperature_of_their_lease() {
+    let mut w = worker(&["t"]);
+    let tuned = |positions, temperature| Answer::Granted {
+        epoch: 0,
+        positions,
+        exact: BTreeMap::new(),
+        temperature,
+    };
+    answer(&mut w, tuned(0..4, None));
+    answer(&mut w, tuned(4..8, Some(2.0)));
+    let asked: Vec<Option<f64>> = commands(&mut w)
+        .into_iter()
+        .filter_map(|c| match c {
+            Command::Want { temperature, .. } => Some(temperature),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(asked, [None, Some(2.0)]);
 }
 
 /// The version may have been lost while nobody answered: a new lease tells which one teaches now.
@@ -565,6 +588,7 @@ fn known_poison_is_rejected_when_leased() {
             epoch: 1,
             positions: block..block + 4,
             exact: BTreeMap::new(),
+            temperature: None,
         },
     );
     let c = commands(&mut w);

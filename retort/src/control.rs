@@ -1,0 +1,108 @@
+//! `retort control`: orders to a run that is under way.
+
+use clap::{Args as Arguments, Subcommand};
+use retort_proto::pb;
+use retort_tls::ClientFlags;
+
+use crate::coordinator::Coordinator;
+use crate::failure::{Failure, block_on};
+use crate::status::named_or_local;
+
+#[derive(Debug, Arguments)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    order: Order,
+}
+
+/// The run that is meant.
+#[derive(Debug, Clone, Arguments)]
+struct Whose {
+    /// The coordinator, http://host:port or, with --tls, https://host:port; the newest local run's unless given.
+    #[arg(long, env = retort_runtime::env::COORDINATOR)]
+    coordinator: Option<String>,
+    #[command(flatten)]
+    tls: ClientFlags,
+    /// Its id; the newest unless given.
+    #[arg(long, default_value = "")]
+    run: String,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Order {
+    /// No new work: replicas finish what they hold, and wait.
+    Pause {
+        #[command(flatten)]
+        of: Whose,
+    },
+    /// Go on after a pause or a stop, with everybody who was drained.
+    Resume {
+        #[command(flatten)]
+        of: Whose,
+    },
+    /// End the run in order, with a checkpoint; it can be resumed.
+    Stop {
+        /// Why, for the run's events.
+        #[arg(long, default_value = "asked for by retort control")]
+        reason: String,
+        #[command(flatten)]
+        of: Whose,
+    },
+    /// Ask a worker or a teacher server to hand over what it has and to leave.
+    Drain {
+        /// Its name, as retort status shows it.
+        worker: String,
+        #[command(flatten)]
+        of: Whose,
+    },
+    /// Another alpha from the next round on, another temperature from the next lease on, until the run ends. What is not
+    /// given is as the job says, also after an earlier order.
+    Retune {
+        /// Share of the soft loss, within 0..=1.
+        #[arg(long)]
+        alpha: Option<f64>,
+        /// Temperature of soft targets, 0.001 to 10000.
+        #[arg(long)]
+        temperature: Option<f64>,
+        #[command(flatten)]
+        of: Whose,
+    },
+}
+
+impl Order {
+    fn of(&self) -> &Whose {
+        match self {
+            Self::Pause { of }
+            | Self::Resume { of }
+            | Self::Stop { of, .. }
+            | Self::Drain { of, .. }
+            | Self::Retune { of, .. } => of,
+        }
+    }
+}
+
+pub(crate) fn command(Args { order }: Args) -> Result<(), Failure> {
+    let of = order.of().clone();
+    let coordinator = named_or_local(of.coordinator, &of.tls)?;
+    block_on(give(coordinator, of.run, order))
+}
+
+async fn give(coordinator: Coordinator, run: String, order: Order) -> Result<(), Failure> {
+    let mut runs = retort_client::runs(coordinator.reach().await?);
+    match order {
+        Order::Pause { .. } => runs.pause(pb::PauseRequest { run }).await.map(drop),
+        Order::Resume { .. } => runs.resume(pb::ResumeRequest { run }).await.map(drop),
+        Order::Stop { reason, .. } => runs.stop(pb::StopRequest { run, reason }).await.map(drop),
+        Order::Drain { worker, .. } => runs.drain(pb::DrainRequest { run, worker }).await.map(drop),
+        Order::Retune {
+            alpha, temperature, ..
+        } => {
+            let request = pb::RetuneRequest {
+                run,
+                alpha,
+                temperature,
+            };
+            runs.retune(request).await.map(drop)
+        }
+    }?;
+    Ok(())
+}
