@@ -2,7 +2,7 @@
 //!
 //! It only reads, by the snapshots that `Status.GetRun` takes. There is no authentication, hence no verb.
 
-mod feed;
+mod events;
 mod metrics;
 mod pages;
 
@@ -15,13 +15,13 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use retort_proto::{pb, run_status_json};
-use retort_runtime::TaskGroup;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::brain::Handle;
 use crate::status;
-use feed::Feed;
+use crate::watchers::Watchers;
 
 /// How long answers may take to end after a stop was asked for; a reader that does not read is left.
 const GRACE: Duration = Duration::from_secs(1);
@@ -43,13 +43,16 @@ const NO_PAGE: &str = "no such page: there are /, /metrics, /api/runs, /api/runs
 #[derive(Clone)]
 struct Shared {
     brain: Handle,
-    feed: Feed,
+    watchers: Watchers,
 }
 
-/// Serves until the group's token is cancelled.
-pub(crate) async fn serve(listener: TcpListener, brain: Handle, tasks: TaskGroup) -> anyhow::Result<()> {
-    let token = tasks.token().clone();
-    let feed = Feed::new(brain.clone(), tasks);
+/// Serves until `token` is cancelled.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    brain: Handle,
+    watchers: Watchers,
+    token: CancellationToken,
+) -> anyhow::Result<()> {
     let router = pages::router()
         .route("/metrics", get(metrics))
         .route("/api/runs", get(runs))
@@ -59,7 +62,7 @@ pub(crate) async fn serve(listener: TcpListener, brain: Handle, tasks: TaskGroup
         .layer(axum::middleware::map_response(|answer: Response| async {
             with_headers(answer)
         }))
-        .with_state(Shared { brain, feed });
+        .with_state(Shared { brain, watchers });
     let served = axum::serve(listener, router).with_graceful_shutdown(token.clone().cancelled_owned());
     tokio::select! {
         result = served.into_future() => result.context("serve HTTP"),
@@ -70,7 +73,7 @@ pub(crate) async fn serve(listener: TcpListener, brain: Handle, tasks: TaskGroup
 async fn metrics(State(shared): State<Shared>) -> Result<Response, Failed> {
     let facts = metrics::Facts {
         fleet: status::of_fleet(&shared.brain).await?,
-        watchers: shared.feed.watchers(),
+        watchers: shared.watchers.count(),
     };
     let text = off_the_runtime(move || metrics::exposition(&facts)).await?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
@@ -97,8 +100,9 @@ async fn events(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resu
     let run = pairs
         .find(|(key, _)| key == "run")
         .map(|(_, run)| run.into_owned());
-    let watcher = shared.feed.watch(run.unwrap_or_default()).await?;
-    let body = Body::from_stream(watcher.into_stream());
+    let run = run.unwrap_or_default();
+    let watcher = shared.watchers.watch(run, events::PAUSE, 0).await?;
+    let body = Body::from_stream(events::of(watcher));
     Ok(([(header::CONTENT_TYPE, "text/event-stream")], body).into_response())
 }
 

@@ -15,6 +15,7 @@ mod services;
 mod spec;
 mod status;
 mod store;
+mod watchers;
 
 pub use config::{Config, Versions};
 pub use server::{Listeners, bind, run};

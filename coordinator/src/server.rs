@@ -19,6 +19,7 @@ use crate::services::{
     FleetService, JoinService, ReduceService, RunsService, StatusService, VersionsService,
 };
 use crate::store::{FolderShelf, Store};
+use crate::watchers::Watchers;
 
 /// The ports of a coordinator.
 #[derive(Debug)]
@@ -81,7 +82,8 @@ pub async fn run(
     };
     let (handle, thinking) = brain::start(store, journal, token.clone())?;
     tasks.spawn("brain", OnError::Shutdown, thinking);
-    let pages = http::serve(listeners.http, handle.clone(), tasks.clone());
+    let watchers = Watchers::new(handle.clone(), token.clone());
+    let pages = http::serve(listeners.http, handle.clone(), watchers.clone(), token.clone());
     tasks.spawn("http", OnError::Shutdown, pages);
 
     let fleet = pb::fleet_server::FleetServer::new(FleetService {
@@ -99,7 +101,7 @@ pub async fn run(
     });
     let status = pb::status_server::StatusServer::new(StatusService {
         brain: handle,
-        tasks: tasks.clone(),
+        watchers,
     });
     let join = join(&security)?;
     let (health, health_service) = tonic_health::server::health_reporter();

@@ -64,7 +64,7 @@ def follow(status, run, pause=1.0):
     seen = 0
     while True:
         try:
-            for state in status.WatchRun(run=run, since_revision=seen, max_per_s=1.0):
+            for state in status.WatchRun(run=run, since_revision=seen, max_per_s=1.0, brief=True):
                 run, seen = state.run, state.revision
                 print(line(state), flush=True)
                 if state.state in ENDS:

@@ -58,6 +58,7 @@ async fn watch(
     loop {
         let request = || pb::WatchRunRequest {
             run: run.to_owned(),
+            brief: true,
             ..Default::default()
         };
         let mut states = patiently(|| async {
@@ -71,12 +72,28 @@ async fn watch(
         while let Ok(Some(status)) = states.message().await {
             each(&status);
             if matches!(status.state.as_str(), "done" | "failed" | "stopped") {
-                return Ok(status);
+                return whole(coordinator, run).await;
             }
         }
         // Whatever broke the stream, the next attempt says.
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+/// A run's state with its curves.
+async fn whole(coordinator: &Coordinator, run: &str) -> Result<pb::RunStatus, Failure> {
+    let request = || pb::GetRunRequest {
+        run: run.to_owned(),
+        without_curves: false,
+    };
+    patiently(|| async {
+        let channel = coordinator.reach().await?;
+        Ok(retort_client::status(channel)
+            .get_run(request())
+            .await?
+            .into_inner())
+    })
+    .await
 }
 
 enum Display {
@@ -199,8 +216,8 @@ fn describe(status: &pb::RunStatus, group: &pb::GroupStatus) -> String {
             parts.push(format!("alpha {alpha:.2}"));
         }
     }
-    if let Some(accuracy) = group.curve.iter().rev().find_map(|p| p.held_out_accuracy) {
-        parts.push(format!("held-out {:.1} %", accuracy * 100.0));
+    if let Some(held_out) = &group.held_out {
+        parts.push(format!("held-out {:.1} %", held_out.accuracy * 100.0));
     }
     if let Some(teacher) = status.teachers.iter().find(|t| t.name == group.name)
         && let Some(active) = teacher.active

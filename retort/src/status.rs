@@ -37,6 +37,7 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
             let request = pb::WatchRunRequest {
                 run: args.run.clone(),
                 max_per_s: 1.0,
+                brief: !args.json,
                 ..Default::default()
             };
             let mut states = client.watch_run(request).await?.into_inner();

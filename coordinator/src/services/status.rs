@@ -1,22 +1,22 @@
 use std::time::Duration;
 
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use retort_proto::pb;
-use retort_runtime::{OnError, TaskGroup};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::brain::Handle;
-use crate::status::{has_ended, of_all, of_run};
+use crate::status::{of_all, of_run};
+use crate::watchers::Watchers;
 
-/// States a watcher may lag behind; a slower one skips, since only the newest counts.
-const WATCH_QUEUE: usize = 2;
 const DEFAULT_PER_S: f64 = 5.0;
 const MAX_PER_S: f64 = 50.0;
+/// Who wants less than a state an hour gets one.
+const LONGEST_PAUSE_S: f64 = 3_600.0;
 
 pub(crate) struct StatusService {
     pub(crate) brain: Handle,
-    pub(crate) tasks: TaskGroup,
+    pub(crate) watchers: Watchers,
 }
 
 impl StatusService {
@@ -40,7 +40,7 @@ impl pb::status_server::Status for StatusService {
         Ok(Response::new(pb::ListRunsReply { runs }))
     }
 
-    type WatchRunStream = ReceiverStream<Result<pb::RunStatus, Status>>;
+    type WatchRunStream = BoxStream<'static, Result<pb::RunStatus, Status>>;
 
     async fn watch_run(
         &self,
@@ -57,31 +57,14 @@ impl pb::status_server::Status for StatusService {
                 "max_per_s = {per_s}: above 0, at most {MAX_PER_S}"
             )));
         }
-        // The newest run is settled once, so that a watcher stays with it.
-        let first = self.get(r.run, true).await?;
-        let (states, stream) = mpsc::channel(WATCH_QUEUE);
-        let (brain, run, mut seen) = (self.brain.clone(), first.run, r.since_revision);
-        let mut changes = brain.changes();
-        let token = self.tasks.token().clone();
-        self.tasks.spawn("watch", OnError::Log, async move {
-            loop {
-                let state = of_run(&brain, run.clone(), true).await?;
-                let ended = has_ended(&state);
-                if state.revision > seen || ended {
-                    seen = state.revision;
-                    if states.send(Ok(state)).await.is_err() || ended {
-                        return Ok(());
-                    }
-                }
-                tokio::time::sleep(Duration::from_secs_f64(1.0 / per_s)).await;
-                tokio::select! {
-                    changed = changes.changed() => if changed.is_err() { return Ok(()) },
-                    () = states.closed() => return Ok(()),
-                    () = token.cancelled() => return Ok(()),
-                }
-            }
+        let pause = Duration::from_secs_f64((1.0 / per_s).min(LONGEST_PAUSE_S));
+        let watcher = self.watchers.watch(r.run, pause, r.since_revision).await?;
+        // A copy is made when it is sent: a slow reader holds none.
+        let states = watcher.into_stream().map_ok(move |snapshot| match r.brief {
+            true => snapshot.brief.clone(),
+            false => snapshot.status.clone(),
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(states.boxed()))
     }
 
     async fn list_teachers(

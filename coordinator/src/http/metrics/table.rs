@@ -71,7 +71,7 @@ pub(super) const TABLE: &[Metric] = &[
     .by("state"),
     gauge(
         "retort_coordinator_watchers",
-        "Readers of live states on the HTTP port.",
+        "Readers of live states, over gRPC and HTTP.",
         Of::Coordinator(|f, out| out.count(f.watchers as u64)),
     ),
     gauge(

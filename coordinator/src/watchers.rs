@@ -1,0 +1,204 @@
+//! Live states of runs, for all who watch one over gRPC or HTTP. Those who ask in the same while share one snapshot; whoever
+//! reads slowly misses states, since only the newest counts.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream;
+use retort_proto::pb;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::brain::Handle;
+use crate::status;
+
+/// Who watches at the same time; one more is refused.
+const MAX_WATCHERS: usize = 1_000;
+
+/// Points of a curve, about.
+const POINTS: usize = 256;
+/// Events of a brief state.
+const EVENTS: usize = 16;
+
+/// A run at one time.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) status: pb::RunStatus,
+    /// Without curves and former events.
+    pub(crate) brief: pb::RunStatus,
+    /// As a server-sent event, once somebody reads it so.
+    pub(crate) event: OnceCell<Bytes>,
+    pub(crate) ended: bool,
+    taken: Instant,
+    /// Changes of the coordinator's state that it may lack.
+    change: u64,
+}
+
+impl Snapshot {
+    fn new(mut status: pb::RunStatus, change: u64) -> Self {
+        status.groups.iter_mut().for_each(|g| thin(&mut g.curve));
+        let mut brief = status.clone();
+        brief.groups.iter_mut().for_each(|g| g.curve.clear());
+        brief.events.drain(..brief.events.len().saturating_sub(EVENTS));
+        Self {
+            ended: status::has_ended(&status),
+            brief,
+            status,
+            event: OnceCell::new(),
+            taken: Instant::now(),
+            change,
+        }
+    }
+}
+
+/// Leaves about [`POINTS`] points: evenly spread ones, those with an evaluation, and the last.
+fn thin(curve: &mut Vec<pb::CurvePoint>) {
+    let stride = curve.len().div_ceil(POINTS).max(1);
+    let last = curve.len().saturating_sub(1);
+    let mut at = 0;
+    curve.retain(|point| {
+        let kept = at % stride == 0 || at == last || point.held_out_loss.is_some();
+        at += 1;
+        kept
+    });
+}
+
+/// The newest snapshot of a run. A lock over an await: one takes it, others wait for that one.
+type Newest = Arc<tokio::sync::Mutex<Option<Arc<Snapshot>>>>;
+
+/// Whoever watches, and what they share.
+#[derive(Clone)]
+pub(crate) struct Watchers {
+    brain: Handle,
+    token: CancellationToken,
+    // A lock: watchers come and go at any time; never across an await.
+    runs: Arc<Mutex<BTreeMap<String, Newest>>>,
+    places: Arc<Semaphore>,
+}
+
+impl Watchers {
+    /// Their streams end with `token`.
+    pub(crate) fn new(brain: Handle, token: CancellationToken) -> Self {
+        Self {
+            brain,
+            token,
+            runs: Arc::default(),
+            places: Arc::new(Semaphore::new(MAX_WATCHERS)),
+        }
+    }
+
+    /// How many watch.
+    pub(crate) fn count(&self) -> usize {
+        MAX_WATCHERS - self.places.available_permits()
+    }
+
+    /// Watches a run (empty: the newest, and stays with it) from the first state beyond the revision `seen`, with at least
+    /// `pause` between two states.
+    pub(crate) async fn watch(&self, run: String, pause: Duration, seen: u64) -> Result<Watcher, Status> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{MAX_WATCHERS} watch already: try again later"))
+        })?;
+        let run = status::of_run(&self.brain, run, false).await?.run;
+        Ok(Watcher {
+            newest: self.lock().entry(run.clone()).or_default().clone(),
+            changes: self.brain.changes(),
+            watchers: self.clone(),
+            run,
+            pause,
+            seen,
+            next: None,
+            ended: false,
+            _place: place,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Newest>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who watches a run.
+pub(crate) struct Watcher {
+    watchers: Watchers,
+    run: String,
+    newest: Newest,
+    changes: watch::Receiver<u64>,
+    pause: Duration,
+    /// Newest revision that it was told.
+    seen: u64,
+    /// Not before this, and not before this many changes: it has nothing new until then.
+    next: Option<(Instant, u64)>,
+    ended: bool,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watcher {
+    /// The newest state, as soon as there is one that was not told yet; `None`: there will be no more.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it loses no state.
+    pub(crate) async fn next(&mut self) -> Option<Result<Arc<Snapshot>, Status>> {
+        let token = self.watchers.token.clone();
+        while !self.ended {
+            if let Some((not_before, change)) = self.next {
+                let waited = async {
+                    tokio::time::sleep_until(not_before).await;
+                    self.changes.wait_for(|now| *now > change).await.is_ok()
+                };
+                tokio::select! {
+                    waited = waited => if !waited { return None },
+                    () = token.cancelled() => return None,
+                }
+            }
+            let snapshot = match self.newest().await {
+                Ok(snapshot) => snapshot,
+                Err(status) => {
+                    self.ended = true;
+                    return Some(Err(status));
+                }
+            };
+            self.next = Some((Instant::now() + self.pause, snapshot.change));
+            self.ended = snapshot.ended;
+            if snapshot.status.revision > self.seen || snapshot.ended {
+                self.seen = snapshot.status.revision;
+                return Some(Ok(snapshot));
+            }
+        }
+        None
+    }
+
+    /// What another took just now, or what is so at this moment.
+    async fn newest(&self) -> Result<Arc<Snapshot>, Status> {
+        let mut newest = self.newest.lock().await;
+        let change = *self.changes.borrow();
+        let fresh = |s: &&Arc<Snapshot>| s.change == change || s.ended || s.taken.elapsed() < self.pause;
+        if let Some(snapshot) = newest.as_ref().filter(fresh) {
+            return Ok(snapshot.clone());
+        }
+        let status = status::of_run(&self.watchers.brain, self.run.clone(), true).await?;
+        let snapshot = Arc::new(Snapshot::new(status, change));
+        *newest = Some(snapshot.clone());
+        if snapshot.ended {
+            // Who has it open already has all that will be.
+            self.watchers.lock().remove(&self.run);
+        }
+        Ok(snapshot)
+    }
+
+    /// All of them, to the end.
+    pub(crate) fn into_stream(self) -> impl Stream<Item = Result<Arc<Snapshot>, Status>> + Send {
+        stream::unfold(self, |mut watcher| async move {
+            let next = watcher.next().await?;
+            Some((next, watcher))
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
