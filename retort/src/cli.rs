@@ -103,15 +103,15 @@ struct AuditArgs {
 /// Parses the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let role = matches!(
-        cli.command,
-        Command::Coordinator(_) | Command::TeacherServer(_) | Command::StudentWorker(_)
-    );
+    let role = match cli.command {
+        Command::Coordinator(_) => Some("retort-coordinator"),
+        Command::TeacherServer(_) => Some("retort-teacher-server"),
+        Command::StudentWorker(_) => Some("retort-student-worker"),
+        _ => None,
+    };
     // A command says nothing of itself, but why it takes so long.
-    logging::init(
-        cli.log_format,
-        if role { "info" } else { "warn,retort_stores=info" },
-    );
+    let default = role.map_or("warn,retort_stores=info", |_| "info");
+    let _traces = logging::init(cli.log_format, default, role);
     match obey(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

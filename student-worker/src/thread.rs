@@ -8,9 +8,10 @@ use bytes::Bytes;
 use retort_codec::Features;
 use retort_coordinator_core::round::Evaluation;
 use retort_data::{HeldOut, MixedIn};
-use retort_runtime::failpoint;
+use retort_runtime::{block_span, failpoint};
 use retort_student_worker_core::{Batch as Positions, StepDone};
 use tokio::sync::mpsc;
+use tracing::Span;
 
 use crate::exchange::{Exchange, Outgoing};
 use crate::mixture::{self, Rule, Voice};
@@ -32,6 +33,8 @@ pub(crate) struct Frame {
     pub(crate) features: Option<Features>,
     /// Size on the wire.
     pub(crate) bytes: u64,
+    /// Of the block's way, which ends with its last batch.
+    pub(crate) span: Span,
 }
 
 pub(crate) enum TrainerCommand {
@@ -215,6 +218,9 @@ impl Owner {
     }
 
     fn train(&mut self, positions: &Positions<Arc<Frame>>, alpha: f64) -> Result<TrainerEvent, Error> {
+        let samples = positions.positions.end - positions.positions.start;
+        let train = |(_, _, frame): &(String, u64, Arc<Frame>)| block_span!(&frame.span, "train", samples);
+        let _train: Vec<Span> = positions.frames.iter().map(train).collect();
         let began = Instant::now();
         let read = self.batch(positions, alpha);
         let input = began.elapsed().as_secs_f64();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use retort_data::order::Order;
+use tracing::Span;
 
 use crate::cache::Key;
 
@@ -31,6 +32,8 @@ pub(crate) struct Entry {
     /// When its reader would stand idle.
     pub(crate) due: Instant,
     pub(crate) arrived: Instant,
+    /// The first answer that waits for it.
+    pub(crate) span: Span,
 }
 
 /// Due time and number of arrival: the order within a group.
@@ -137,6 +140,7 @@ mod tests {
             layer: None,
             due,
             arrived: due,
+            span: Span::none(),
         }
     }
 

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use retort_codec::Features;
+use retort_runtime::block_span;
 use tokio::sync::watch;
-use tracing::{debug, error, info, warn};
+use tracing::{Span, debug, error, info, warn};
 
 use crate::batcher::{Entry, Inputs};
 use crate::blocks::Blocks;
@@ -145,7 +146,7 @@ impl Thread {
                     self.wanted = self.wanted.max(Some((version, keep_from)));
                     self.switch();
                 }
-                Work::Score(batch) => self.score(&batch),
+                Work::Score(batch) => self.score(batch),
                 Work::End => break,
             }
         }
@@ -224,15 +225,22 @@ impl Thread {
         );
     }
 
-    fn score(&mut self, batch: &[Entry]) {
+    fn score(&mut self, mut batch: Vec<Entry>) {
         let Some(version) = batch.first().map(|e| e.key.version) else {
             return;
         };
+        // Taken out: they end before those of the answers.
+        let waits: Vec<Span> = batch
+            .iter_mut()
+            .map(|e| std::mem::replace(&mut e.span, Span::none()))
+            .collect();
         let samples: u64 = batch.iter().map(|e| e.samples).sum();
+        let forward = |wait: &Span| block_span!(wait, "forward", batch = samples);
+        let forward: Vec<Span> = waits.iter().map(forward).collect();
         let answers = match self.engines.get_mut(&version) {
             None => Err(ScoreError::Version(Some(version))),
             Some(engine) => {
-                let (inputs, unreadable) = gather(&self.blocks, batch, engine.input_len());
+                let (inputs, unreadable) = gather(&self.blocks, &batch, engine.input_len());
                 let began = Instant::now();
                 let layer = batch.first().and_then(|e| e.layer.as_deref());
                 let outputs = outputs(&mut **engine, version, &inputs, samples, layer);
@@ -242,6 +250,7 @@ impl Thread {
                 outputs.map(|outputs| ((engine.rows(), engine.classes()), outputs, unreadable))
             }
         };
+        drop((forward, waits));
         match answers {
             Ok(((rows, classes), Outputs { logits, features }, unreadable)) => {
                 if std::mem::take(&mut self.away) {
@@ -276,7 +285,7 @@ impl Thread {
                 if let ScoreError::Worthless(text) = &e {
                     self.tell(|v| v.unhealthy.clone_from(text));
                 }
-                for entry in batch {
+                for entry in &batch {
                     self.answer(entry, &Err(e.clone()));
                 }
             }

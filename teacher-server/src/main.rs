@@ -18,7 +18,7 @@ struct Args {
 
 fn main() -> ExitCode {
     let config = Args::parse().config;
-    logging::init(config.log_format, "info");
+    let _traces = logging::init(config.log_format, "info", Some("retort-teacher-server"));
     let security = match config.security() {
         Ok(security) => security,
         Err(e) => {

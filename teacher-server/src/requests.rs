@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use crate::batcher::{Batcher, Entry, Inputs};
 use crate::cache::{Cache, Key};
@@ -25,6 +26,8 @@ pub(crate) struct Ask {
     pub(crate) inputs: Inputs,
     pub(crate) layer: Option<Arc<str>>,
     pub(crate) within: Duration,
+    /// The answer's.
+    pub(crate) span: Span,
 }
 
 pub(crate) type Scored = Result<Arc<Targets>, ScoreError>;
@@ -150,10 +153,12 @@ impl Requests {
         let state = &mut *guard;
         if let Some(targets) = state.cache.read(&ask.key, &ask.group, now) {
             state.counters.hits += 1;
+            ask.span.record("met", "cache");
             return Asked::Here(targets);
         }
         if let Some(waiters) = state.flights.get_mut(&ask.key) {
             state.counters.coalesced += 1;
+            ask.span.record("met", "another's forward pass");
             let (answer, later) = oneshot::channel();
             waiters.push(Waiter {
                 reader: ask.reader,
@@ -170,6 +175,7 @@ impl Requests {
             return Asked::Overloaded(wait);
         }
         state.counters.misses += 1;
+        ask.span.record("met", "forward pass");
         let (answer, later) = oneshot::channel();
         let entry = Entry {
             key: ask.key,
@@ -178,6 +184,7 @@ impl Requests {
             layer: ask.layer,
             due: now + ask.within,
             arrived: now,
+            span: ask.span,
         };
         state.queue.push(&ask.group, entry);
         let waiter = Waiter {

@@ -9,10 +9,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use retort_data::order::Order;
 use retort_proto::pb;
-use retort_runtime::{OnError, TaskGroup};
+use retort_runtime::{OnError, TaskGroup, block_span, trace};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::debug;
+use tracing::{Span, debug};
 
 use crate::batcher::Inputs;
 use crate::blocks::name_key;
@@ -345,6 +345,22 @@ impl Stream {
         (soft + features) as u64
     }
 
+    /// Of an answer, as part of the reader's trace.
+    fn span(&self, want: &pb::Want, samples: u64) -> Span {
+        use tracing::field::Empty;
+        let (met, version) = (Empty, Empty);
+        let span = block_span!(
+            &Span::none(),
+            "answer",
+            teacher = self.serving.teacher,
+            samples,
+            met,
+            version
+        );
+        trace::set_parent(&span, &want.traceparent);
+        span
+    }
+
     async fn answer(&self, want: &pb::Want, samples: u64) -> pb::SoftTargets {
         let mut answer = pb::SoftTargets {
             id: want.id,
@@ -352,8 +368,10 @@ impl Stream {
             block: want.block,
             ..Default::default()
         };
-        match self.score(want, samples).await {
+        let span = self.span(want, samples);
+        match self.score(want, samples, &span).await {
             Ok((targets, frame)) => {
+                span.record("version", targets.version);
                 answer.version = targets.version;
                 answer.unreadable.clone_from(&targets.unreadable);
                 answer.frame = frame;
@@ -368,6 +386,7 @@ impl Stream {
         &self,
         want: &pb::Want,
         samples: u64,
+        span: &Span,
     ) -> Result<(Arc<Targets>, bytes::Bytes), pb::ItemError> {
         use pb::item_error::Code;
         let inputs = self.check(want, samples)?;
@@ -378,7 +397,8 @@ impl Stream {
                 && self.layer.is_none()
                 && let Some(targets) = self.replay(want, version, terms)
             {
-                return self.frame(targets, terms, None).await;
+                span.record("met", "store");
+                return self.frame(targets, terms, None, span).await;
             }
             let logits = {
                 let versions = self.serving.device.versions.borrow();
@@ -407,9 +427,10 @@ impl Stream {
                 },
                 layer: self.layer.clone(),
                 within: Duration::from_millis(want.within_ms.into()),
+                span: span.clone(),
             };
             let later = match self.serving.device.requests.ask(ask, Instant::now()) {
-                Asked::Here(targets) => return self.frame(targets, terms, Some(key)).await,
+                Asked::Here(targets) => return self.frame(targets, terms, Some(key), span).await,
                 Asked::Later(later) => later,
                 Asked::Overloaded(wait) => {
                     return Err(pb::ItemError {
@@ -420,7 +441,7 @@ impl Stream {
                 }
             };
             match later.await {
-                Ok(Ok(targets)) => return self.frame(targets, terms, Some(key)).await,
+                Ok(Ok(targets)) => return self.frame(targets, terms, Some(key), span).await,
                 // It was dropped while the want waited: the one that serves now answers.
                 Ok(Err(ScoreError::Version(_))) if want.exact.is_none() => {}
                 Ok(Err(e)) => {
@@ -542,7 +563,9 @@ impl Stream {
         targets: Arc<Targets>,
         terms: Terms,
         key: Option<Key>,
+        span: &Span,
     ) -> Result<(Arc<Targets>, bytes::Bytes), pb::ItemError> {
+        let encode = block_span!(span, "encode");
         let made = if targets.work(terms) <= INLINE_VALUES {
             targets.frame(terms)
         } else {
@@ -550,6 +573,7 @@ impl Stream {
             let made = tokio::task::spawn_blocking(move || shared.frame(terms)).await;
             made.unwrap_or_else(|e| Err(e.to_string()))
         };
+        drop(encode);
         let (frame, fresh) = made.map_err(|e| failed(pb::item_error::Code::Internal, e))?;
         if fresh && let Some(key) = key {
             self.serving.device.requests.grown(&key);

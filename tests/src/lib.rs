@@ -3,6 +3,8 @@
 //! Nothing depends on this crate. Waiting is for conditions, never for time.
 
 pub mod bench;
+#[cfg(feature = "otel")]
+pub mod collector;
 pub mod exposition;
 pub mod http;
 pub mod kserve;

@@ -7,6 +7,7 @@ pub mod failpoint;
 pub mod logging;
 mod shutdown;
 mod tasks;
+pub mod trace;
 
 pub use announce::{announce, listen, own_address};
 pub use shutdown::{Shutdown, default_name};

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use retort_client::{Backoff, Dialer};
 use retort_codec::{Features, FeaturesError};
 use retort_proto::pb;
-use retort_runtime::TaskGroup;
+use retort_runtime::{TaskGroup, block_span, trace};
 use retort_tls::Role;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tracing::{debug, warn};
+use tracing::{Span, debug, warn};
 
 use super::load::Load;
 use super::{RETRY, Terms, WANTS, Want, send_later};
@@ -37,6 +37,10 @@ struct Outstanding {
     asked: Instant,
     /// Another server was asked meanwhile; a late answer is as welcome.
     given_up: bool,
+    /// From here until the block is trained on.
+    block: Span,
+    /// Until the answer was checked.
+    ask: Span,
 }
 
 pub(super) struct Link {
@@ -91,7 +95,7 @@ impl Link {
             self.load.set_down(true, Instant::now());
             while let Ok(want) = inbox.try_recv() {
                 let key = u64::MAX - outstanding.len() as u64;
-                outstanding.insert(key, asked(want));
+                outstanding.insert(key, self.asked(want));
             }
             self.fail(std::mem::take(&mut outstanding)).await;
             tokio::select! {
@@ -160,14 +164,15 @@ impl Link {
                 want = inbox.recv() => {
                     let Some(want) = want else { return Ok(()) };
                     next_id += 1;
-                    let part = Some(pb::distill_request::Part::Want(request(next_id, &want, self.terms.temperature(&want))));
-                    outstanding.insert(next_id, asked(want));
+                    let asked = self.asked(want);
+                    let part = Some(pb::distill_request::Part::Want(self.request(next_id, &asked)));
+                    outstanding.insert(next_id, asked);
                     requests.send(pb::DistillRequest { part }).await.map_err(|_| gone())?;
                 }
                 frame = frames.message() => {
                     let frame = frame?.ok_or_else(gone)?;
                     heard = Instant::now();
-                    let Some(Outstanding { want, .. }) = outstanding.remove(&frame.id) else { continue };
+                    let Some(Outstanding { want, block, ask, .. }) = outstanding.remove(&frame.id) else { continue };
                     let samples = self.terms.samples(want.id);
                     let credit = pb::Credit {
                         samples,
@@ -180,7 +185,8 @@ impl Link {
                     } else {
                         self.load.answered(samples, heard);
                     }
-                    let event = self.receive(want, &frame);
+                    let event = self.receive(want, &frame, block);
+                    drop(ask);
                     let pause = frame.error.as_ref().map_or(Duration::ZERO, retry_after);
                     if !self.pass_on(event, pause).await {
                         return Ok(());
@@ -229,7 +235,7 @@ impl Link {
     }
 
     /// Checks a frame; one that can't be trusted is refused, counted and asked again.
-    pub(super) fn receive(&self, want: Want, answer: &pb::SoftTargets) -> Event {
+    pub(super) fn receive(&self, want: Want, answer: &pb::SoftTargets, block: Span) -> Event {
         let refuse = |want: Want, reason: &'static str, detail: String| {
             warn!(
                 teacher = want.teacher,
@@ -287,7 +293,42 @@ impl Link {
                 temperature,
                 features,
                 bytes: (answer.frame.len() + answer.features.len()) as u64,
+                span: block,
             }),
+        }
+    }
+
+    fn asked(&self, want: Want) -> Outstanding {
+        let block = block_span!(
+            &Span::none(),
+            "block",
+            run = self.terms.run,
+            group = self.terms.group,
+            worker = self.terms.reader,
+            teacher = self.teacher,
+            epoch = want.id.epoch,
+            block = want.id.block,
+        );
+        Outstanding {
+            want,
+            asked: Instant::now(),
+            given_up: false,
+            ask: block_span!(&block, "ask", address = self.address),
+            block,
+        }
+    }
+
+    fn request(&self, id: u64, Outstanding { want, ask, .. }: &Outstanding) -> pb::Want {
+        pb::Want {
+            id,
+            epoch: want.id.epoch,
+            block: want.id.block,
+            floor: want.floor,
+            exact: want.exact,
+            within_ms: u32::try_from(want.within.as_millis()).unwrap_or(u32::MAX),
+            inputs: None,
+            temperature: Some(self.terms.temperature(want)),
+            traceparent: trace::context(ask),
         }
     }
 
@@ -314,27 +355,6 @@ impl Link {
             );
             Err(("wrong shape", detail))
         }
-    }
-}
-
-fn asked(want: Want) -> Outstanding {
-    Outstanding {
-        want,
-        asked: Instant::now(),
-        given_up: false,
-    }
-}
-
-fn request(id: u64, want: &Want, temperature: f64) -> pb::Want {
-    pb::Want {
-        id,
-        epoch: want.id.epoch,
-        block: want.id.block,
-        floor: want.floor,
-        exact: want.exact,
-        within_ms: u32::try_from(want.within.as_millis()).unwrap_or(u32::MAX),
-        inputs: None,
-        temperature: Some(temperature),
     }
 }
 

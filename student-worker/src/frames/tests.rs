@@ -66,7 +66,7 @@ fn receive(bytes: Vec<u8>) -> Event {
         frame: bytes.into(),
         ..Default::default()
     };
-    link().receive(want(), &answer)
+    link().receive(want(), &answer, tracing::Span::none())
 }
 
 fn refused(bytes: Vec<u8>) -> &'static str {
@@ -103,7 +103,7 @@ fn a_language_models_frame_has_its_rows_for_each_sample() {
             frame: frame(rows, CLASSES, TEMPERATURE).into(),
             ..Default::default()
         };
-        link.receive(want(), &answer)
+        link.receive(want(), &answer, tracing::Span::none())
     };
     let Event::Frame { frame: taken, .. } = receive(3 * ROWS) else {
         panic!("the frame was refused");
@@ -151,7 +151,7 @@ fn features_come_with_a_frame_where_they_were_asked_for_and_fit() {
             features: features.into(),
             ..Default::default()
         };
-        (link.receive(want(), &answer), asked)
+        (link.receive(want(), &answer, tracing::Span::none()), asked)
     };
     let (taken, asked) = receive("t", encoded(ROWS, 2, 0.5));
     let Event::Frame { frame: taken, .. } = taken else {
@@ -214,7 +214,7 @@ fn an_unavailable_version_is_asked_again_and_not_counted() {
         ..Default::default()
     };
     assert!(matches!(
-        link().receive(want(), &answer),
+        link().receive(want(), &answer, tracing::Span::none()),
         Event::FrameFailed { .. }
     ));
     let answer = pb::SoftTargets {
@@ -226,7 +226,7 @@ fn an_unavailable_version_is_asked_again_and_not_counted() {
         ..Default::default()
     };
     assert!(matches!(
-        link().receive(want(), &answer),
+        link().receive(want(), &answer, tracing::Span::none()),
         Event::FrameRefused {
             reason: "not finite",
             ..

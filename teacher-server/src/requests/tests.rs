@@ -29,6 +29,7 @@ fn ask(block: u64, group: &str, reader: u64) -> Ask {
         samples: 32,
         inputs: Inputs::Sent([].into()),
         layer: None,
+        span: Span::none(),
         within: Duration::ZERO,
     }
 }
