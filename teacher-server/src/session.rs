@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,6 +15,7 @@ use retort_runtime::{OnError, TaskGroup, registration_number};
 use retort_tls::Role;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::{Instrument, info, info_span, warn};
 
@@ -23,13 +24,15 @@ use crate::config::Config;
 use crate::device::Device;
 use crate::engine::{BurnEngine, Replay, TeacherEngine};
 use crate::service::Serving;
-use crate::store::{Identity, Store};
+use crate::store::{Identity, Place, Store};
 use crate::targets::Terms;
 
 /// How long one question for a run is held open.
 const NEXT_RUN_WAIT_MS: u32 = 10_000;
 /// Heartbeats waiting to be sent; one is sent at a time.
 const HEARTBEATS: usize = 4;
+/// How often recorded soft targets are brought to a bucket.
+const BRING: Duration = Duration::from_secs(5);
 
 /// The process's place in the fleet, over all runs.
 pub(crate) struct Membership {
@@ -198,11 +201,12 @@ impl Membership {
         .await
     }
 
-    fn recorder(&self, job: &Job, stream: &str, folder: &Path) -> Recorder {
+    fn recorder(&self, job: &Job, stream: &str, path: &Path) -> Recorder {
         let groups = job.groups().into_iter();
         let learns = groups.filter(|g| g.teachers.iter().any(|m| m.name == stream));
         Recorder {
-            folder: self.config.base.join(folder),
+            path: path.to_owned(),
+            base: self.config.base.clone(),
             distillation: job.distillation.clone(),
             // Constant, or the job would have been refused.
             temperatures: learns.map(|g| g.temperature.at(0.0) as f32).collect(),
@@ -234,7 +238,9 @@ impl Membership {
 
 /// Where a fixed teacher's frames are recorded, and on which terms.
 struct Recorder {
-    folder: PathBuf,
+    /// As the job has it.
+    path: PathBuf,
+    base: PathBuf,
     distillation: Distillation,
     temperatures: Vec<f32>,
 }
@@ -258,7 +264,7 @@ impl Recorder {
         };
         let encoding = self.distillation.encoding(card.classes);
         let terms = self.temperatures.iter().map(|t| Terms::new(*t, encoding));
-        Store::open(&self.folder, &identity, terms)
+        Store::open(&Place::of(&self.path, &self.base)?, &identity, terms)
     }
 }
 
@@ -398,7 +404,10 @@ impl Served<'_> {
                 match load_version(&serving, recorder.clone(), data.clone(), version).await {
                     Ok(engine) => {
                         serving.device.stage(version, engine);
-                        return Ok(());
+                        return match serving.store.get().filter(|s| s.is_mirrored()).cloned() {
+                            Some(store) => bring(store, Arc::downgrade(&serving), token).await,
+                            None => Ok(()),
+                        };
                     }
                     Err(e) => {
                         if matches!(e.downcast_ref(), Some(FileError::Corrupt { .. })) {
@@ -418,6 +427,27 @@ impl Served<'_> {
             }
         });
     }
+}
+
+/// Brings recorded rows to their bucket for as long as this is served, and at the end.
+async fn bring(store: Arc<Store>, serving: Weak<Serving>, token: CancellationToken) -> anyhow::Result<()> {
+    let mut last = false;
+    while !last {
+        tokio::select! {
+            () = tokio::time::sleep(BRING) => {}
+            () = token.cancelled() => {}
+        }
+        last = token.is_cancelled() || serving.strong_count() == 0;
+        let bringing = store.clone();
+        let brought = tokio::task::spawn_blocking(move || bringing.bring()).await;
+        if let Err(e) = brought.context("bring soft targets")? {
+            warn!(
+                "recorded soft targets stay here{}: {e}",
+                if last { "" } else { " for now" }
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn load_version(
@@ -463,10 +493,10 @@ async fn load_version(
 fn is_recorded(serving: &Serving, recorder: &Recorder, card: &Card, weights: &[u8]) -> anyhow::Result<bool> {
     let store = recorder
         .open(serving, card, weights)
-        .with_context(|| format!("soft-target store {}", recorder.folder.display()))?;
+        .with_context(|| format!("soft-target store {}", recorder.path.display()))?;
     let (recorded, samples) = store.recorded();
     info!(
-        folder = %recorder.folder.display(),
+        store = %recorder.path.display(),
         "soft-target store: {recorded} of {samples} samples are recorded{}",
         if recorded == samples { ", the model is not loaded" } else { "" }
     );

@@ -97,7 +97,7 @@ mod with_the_feature {
     use std::fmt::Write;
     use std::time::{Duration, Instant};
 
-    use retort_tests::online::exactly_once;
+    use retort_tests::online::{ONLINE, exactly_once};
     use serde_json::Value;
 
     use super::s3::S3;
@@ -229,5 +229,50 @@ mod with_the_feature {
         drop(server);
         let after: Value = serde_json::from_str(&h.ok(&evaluate)).unwrap();
         assert_eq!(after["test_accuracy"], before["test_accuracy"]);
+    }
+
+    #[test]
+    fn soft_targets_recorded_on_one_machine_are_replayed_on_another() {
+        let Some(server) = S3::start().unwrap() else {
+            return;
+        };
+        server.make_bucket("shelf").unwrap();
+        let mut h = harness();
+        reach(&mut h, &server.address);
+        let teacher = ONLINE.split("[[students]]").next().unwrap();
+        h.job("teacher.toml", teacher);
+        h.ok(&["run", "teacher.toml", "--out", "teacher", "--json"]);
+        let offline = ONLINE.replace(
+            "model = { architecture = \"mlp\", hidden = [64] }\nsource = { kind = \"trained\", learning_rate = 0.005, publish_every = 10 }",
+            "source = { kind = \"checkpoint\", path = \"teacher/teachers/wide\", store = \"s3://shelf/soft\" }",
+        );
+        assert_ne!(offline, ONLINE);
+        h.job("offline.toml", &offline);
+        // Another machine has another cache.
+        let mut told = Vec::new();
+        for machine in ["one", "two"] {
+            let cache = h.path(machine);
+            h.set("RETORT_DATA__CACHE", text(&cache));
+            let report = h.ok(&[
+                "run",
+                "offline.toml",
+                "--out",
+                &format!("out-{machine}"),
+                "--json",
+            ]);
+            let report: Value = serde_json::from_str(&report).unwrap();
+            exactly_once(&h, &h.path(&format!("out-{machine}")), &report, 6 * 1297);
+            let logs = std::fs::read_dir(h.path(&format!("out-{machine}/logs"))).unwrap();
+            let all: String = logs
+                .map(|f| std::fs::read_to_string(f.unwrap().path()).unwrap())
+                .collect();
+            told.push(all);
+        }
+        assert!(told[0].contains("0 of 1297 samples are recorded"), "{}", told[0]);
+        assert!(
+            told[1].contains("1297 of 1297 samples are recorded, the model is not loaded"),
+            "{}",
+            told[1]
+        );
     }
 }

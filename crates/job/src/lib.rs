@@ -119,8 +119,9 @@ pub enum Source {
     /// distillation).
     Checkpoint {
         path: PathBuf,
-        /// Folder of recorded soft targets, relative to the servers' data folder: what is scored once is
-        /// replayed in any order by later epochs and runs, without the teacher in memory.
+        /// Folder of recorded soft targets, relative to the servers' data folder, or `s3://BUCKET/PREFIX`, which servers of several
+        /// machines share: what is scored once is replayed in any order by later epochs and runs, without the teacher in
+        /// memory.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         store: Option<PathBuf>,
     },

@@ -179,6 +179,13 @@ impl Job {
         else {
             return;
         };
+        if let Err(expected) = folder.to_string_lossy().parse::<retort_data::Location>() {
+            out.push(Problem::new(
+                format!("teachers.{i}.source.store"),
+                format!("{:?}", folder.display().to_string()),
+                expected,
+            ));
+        }
         let learns = self
             .groups()
             .into_iter()

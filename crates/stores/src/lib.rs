@@ -65,6 +65,17 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
     all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
+/// The folder of this machine in which what lies in stores is kept.
+///
+/// # Errors
+/// The environment says neither where it is nor who the user is.
+#[cfg(feature = "object-store")]
+pub fn cache(
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<std::path::PathBuf, FetchError> {
+    settings::Settings::new(environment).cache()
+}
+
 /// The configuration with paths of this machine only, as soon as what they name is here. The variables of an `environment` say
 /// where stores and cache are, and who asks.
 #[cfg(feature = "object-store")]

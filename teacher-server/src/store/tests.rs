@@ -1,4 +1,5 @@
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use retort_codec::Encoding;
 use retort_data::DatasetConfig;
@@ -35,6 +36,11 @@ fn identity(blocks: &Blocks) -> Identity {
         classes: CLASSES,
         rows: None,
     }
+}
+
+/// A folder of this machine.
+fn here(folder: &Path) -> Place {
+    Place::of(folder, Path::new("elsewhere")).unwrap()
 }
 
 fn terms() -> Terms {
@@ -81,7 +87,7 @@ fn record_epoch(store: &Store, blocks: &Blocks, epoch: u32) {
 fn one_epoch_is_replayed_in_any_order_bit_for_bit() {
     let folder = tempfile::tempdir().unwrap();
     let recorded = blocks(1);
-    let store = Store::open(folder.path(), &identity(&recorded), [terms()]).unwrap();
+    let store = Store::open(&here(folder.path()), &identity(&recorded), [terms()]).unwrap();
     assert_eq!(store.recorded().0, 0);
     assert_eq!(store.gather(terms(), samples(&recorded, 0, 0)), None);
     record_epoch(&store, &recorded, 0);
@@ -92,7 +98,7 @@ fn one_epoch_is_replayed_in_any_order_bit_for_bit() {
     drop(store);
     // Another run with another seed, from the files.
     let other = blocks(2);
-    let store = Store::open(folder.path(), &identity(&other), [terms()]).unwrap();
+    let store = Store::open(&here(folder.path()), &identity(&other), [terms()]).unwrap();
     for (epoch, block) in [(0, 0), (5, 3), (9, other.grid.blocks() - 1)] {
         let replayed = store
             .gather(terms(), samples(&other, epoch, block))
@@ -106,7 +112,7 @@ fn rows_of_another_identity_or_on_other_terms_are_not_there() {
     let folder = tempfile::tempdir().unwrap();
     let blocks = blocks(1);
     let ours = identity(&blocks);
-    let store = Store::open(folder.path(), &ours, [terms()]).unwrap();
+    let store = Store::open(&here(folder.path()), &ours, [terms()]).unwrap();
     record_epoch(&store, &blocks, 0);
     let others = [
         Identity {
@@ -131,7 +137,7 @@ fn rows_of_another_identity_or_on_other_terms_are_not_there() {
         },
     ];
     for other in others {
-        let store = Store::open(folder.path(), &other, [terms()]).unwrap();
+        let store = Store::open(&here(folder.path()), &other, [terms()]).unwrap();
         assert_eq!(store.recorded().0, 0, "{other:?}");
     }
     for other in [Terms::new(2.5, Encoding::F16), Terms::new(2.0, Encoding::Bf16)] {
@@ -140,7 +146,7 @@ fn rows_of_another_identity_or_on_other_terms_are_not_there() {
             None,
             "not among its terms"
         );
-        let store = Store::open(folder.path(), &ours, [other]).unwrap();
+        let store = Store::open(&here(folder.path()), &ours, [other]).unwrap();
         assert_eq!(store.recorded().0, 0);
     }
 }
@@ -153,7 +159,7 @@ fn all_rows_of_a_sample_are_replayed_in_another_epochs_order() {
         rows: Some(3),
         ..identity(&blocks)
     };
-    let store = Store::open(folder.path(), &ours, [terms()]).unwrap();
+    let store = Store::open(&here(folder.path()), &ours, [terms()]).unwrap();
     for block in 0..blocks.grid.blocks() {
         let frame = frame_of(3, samples(&blocks, 0, block));
         store.record(terms(), &frame, samples(&blocks, 0, block).map(Some));
@@ -168,7 +174,7 @@ fn all_rows_of_a_sample_are_replayed_in_another_epochs_order() {
 fn a_damaged_or_torn_row_counts_as_absent() {
     let folder = tempfile::tempdir().unwrap();
     let blocks = blocks(1);
-    let store = Store::open(folder.path(), &identity(&blocks), [terms()]).unwrap();
+    let store = Store::open(&here(folder.path()), &identity(&blocks), [terms()]).unwrap();
     record_epoch(&store, &blocks, 0);
     let all = blocks.dataset.train_len();
     let rows = &store.files[&terms()];
@@ -198,10 +204,121 @@ fn a_damaged_or_torn_row_counts_as_absent() {
 fn samples_that_could_not_be_read_are_not_recorded() {
     let folder = tempfile::tempdir().unwrap();
     let blocks = blocks(1);
-    let store = Store::open(folder.path(), &identity(&blocks), [terms()]).unwrap();
+    let store = Store::open(&here(folder.path()), &identity(&blocks), [terms()]).unwrap();
     let readable = samples(&blocks, 0, 0)
         .enumerate()
         .map(|(i, sample)| (i != 17).then_some(sample));
     store.record(terms(), &frame(&blocks, 0, 0), readable);
     assert_eq!(store.recorded().0, 99);
+}
+
+/// A bucket in memory that can be away.
+#[derive(Debug, Default)]
+struct Memory {
+    values: Mutex<BTreeMap<String, Bytes>>,
+    away: AtomicBool,
+    puts: AtomicUsize,
+}
+
+impl Memory {
+    fn values(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.values.lock().unwrap()
+    }
+}
+
+impl Shelf for Memory {
+    fn get(&self, name: &str) -> io::Result<Option<Bytes>> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(io::Error::other("away"));
+        }
+        Ok(self.values().get(name).cloned())
+    }
+
+    fn put(&self, name: &str, value: Bytes) -> io::Result<()> {
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        self.values().insert(name.to_owned(), value);
+        Ok(())
+    }
+}
+
+/// The store of a machine that shares the bucket.
+fn machine(folder: &Path, shelf: &Arc<Memory>, blocks: &Blocks) -> Store {
+    let place = Place {
+        folder: folder.to_owned(),
+        shelf: Some(shelf.clone()),
+    };
+    Store::open(&place, &identity(blocks), [terms()]).unwrap()
+}
+
+fn record_block(store: &Store, blocks: &Blocks, block: u64) {
+    let frame = frame(blocks, 0, block);
+    store.record(terms(), &frame, samples(blocks, 0, block).map(Some));
+}
+
+#[test]
+fn machines_that_share_no_disk_share_rows_through_a_bucket() {
+    let blocks = blocks(1);
+    let shelf = Arc::new(Memory::default());
+    let [a, b, c] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let (first, second) = (
+        machine(a.path(), &shelf, &blocks),
+        machine(b.path(), &shelf, &blocks),
+    );
+    assert!(first.is_mirrored());
+    record_block(&first, &blocks, 0);
+    record_block(&second, &blocks, 1);
+    first.bring().unwrap();
+    second.bring().unwrap();
+    assert_eq!(second.recorded().0, 200, "the second has the first's rows too");
+    let third = machine(c.path(), &shelf, &blocks);
+    for block in [0, 1] {
+        let replayed = third.gather(terms(), samples(&blocks, 0, block));
+        assert_eq!(replayed.unwrap(), frame(&blocks, 0, block));
+    }
+    assert_eq!(third.recorded().0, 200);
+
+    let puts = shelf.puts.load(Ordering::SeqCst);
+    third.bring().unwrap();
+    second.bring().unwrap();
+    assert_eq!(
+        shelf.puts.load(Ordering::SeqCst),
+        puts,
+        "nothing new goes nowhere"
+    );
+}
+
+#[test]
+fn rows_wait_for_a_bucket_that_is_away() {
+    let blocks = blocks(1);
+    let shelf = Arc::new(Memory::default());
+    let [a, b] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let store = machine(a.path(), &shelf, &blocks);
+    record_block(&store, &blocks, 0);
+    shelf.away.store(true, Ordering::SeqCst);
+    assert!(store.bring().is_err());
+    shelf.away.store(false, Ordering::SeqCst);
+    store.bring().unwrap();
+    assert_eq!(machine(b.path(), &shelf, &blocks).recorded().0, 100);
+}
+
+#[test]
+fn a_damaged_segment_costs_its_rows_only() {
+    let blocks = blocks(1);
+    let shelf = Arc::new(Memory::default());
+    let [a, b] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let store = machine(a.path(), &shelf, &blocks);
+    record_epoch(&store, &blocks, 0);
+    store.bring().unwrap();
+    for value in shelf.values().values_mut() {
+        let mut bytes = value.to_vec();
+        bytes[0] ^= 1;
+        bytes.truncate(bytes.len() - 1);
+        *value = bytes.into();
+    }
+    let (recorded, all) = machine(b.path(), &shelf, &blocks).recorded();
+    assert_eq!(recorded, all - 2, "one was changed, and the last one cut off");
+    // Whoever has them mends it.
+    record_block(&store, &blocks, 0);
+    store.bring().unwrap();
+    assert_eq!(machine(b.path(), &shelf, &blocks).recorded(), (all, all));
 }
