@@ -1,8 +1,10 @@
 //! Everything that can be known to be wrong before a process starts.
 
+mod advice;
+
 use std::path::{Path, PathBuf};
 
-use retort_data::{Dataset, Shape, Tokens};
+use retort_data::{Dataset, Location, Shape, Tokens};
 use retort_job::{Architecture, Job, Loss, Problem, Source};
 use retort_models::{Choice, Export, Spec, SpecError};
 use retort_teacher_server::{classifier, engine, kserve};
@@ -51,6 +53,9 @@ pub(crate) fn command(args: &JobArgs) -> Result<(), Failure> {
             println!("  ...");
         }
     }
+    for advice in advice::of(&checked) {
+        println!("worth a look: {advice}");
+    }
     Ok(())
 }
 
@@ -93,9 +98,10 @@ pub(crate) fn job_before(
     let mut problems = models(&checked);
     problems.extend(devices(&checked.job));
     for (i, teacher) in checked.job.teachers.iter().enumerate() {
-        let Source::Checkpoint { path, .. } = &teacher.source else {
+        let Source::Checkpoint { path, store } = &teacher.source else {
             continue;
         };
+        problems.extend(store.as_deref().and_then(|store| bucket(i, store)));
         if promised.iter().any(|folder| path.starts_with(folder)) {
             continue;
         }
@@ -286,6 +292,25 @@ fn devices(job: &Job) -> Vec<Problem> {
             Some(Problem::new(key, format!("{:?}", device.0), e.to_string()))
         })
         .collect()
+}
+
+/// Recorded soft targets in a bucket need a program and an environment that know buckets.
+fn bucket(i: usize, store: &Path) -> Option<Problem> {
+    let url = store.to_string_lossy();
+    let Ok(Location::S3 { .. }) = url.parse() else {
+        return None;
+    };
+    #[cfg(feature = "object-store")]
+    let why = retort_stores::Bucket::new(&url, retort_stores::variables())
+        .err()?
+        .to_string();
+    #[cfg(not(feature = "object-store"))]
+    let why = "a folder; or build with the cargo feature object-store".to_owned();
+    Some(Problem::new(
+        format!("teachers.{i}.source.store"),
+        format!("{url:?}"),
+        why,
+    ))
 }
 
 /// An ONNX model runs nowhere else, and one on a server is none of this machine's devices' business.

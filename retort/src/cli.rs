@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::{
-    certs, check, control, devices, evaluate, experiment, export, health, import, init, predict, report, run,
-    status, submit,
+    certs, check, compare, control, devices, evaluate, experiment, export, health, import, init, predict,
+    report, run, status, submit,
 };
 
 /// Retort distils knowledge from teacher models into small students, as a service.
@@ -53,6 +53,8 @@ enum Command {
     Top,
     /// Recompute from the manifests which samples a run's final states contain.
     Audit(AuditArgs),
+    /// The reports of ended runs side by side, as a table in Markdown.
+    Compare(compare::Args),
     /// Accuracy, calibration and cost of an exported model on its test data (temperature 1).
     Evaluate(evaluate::Args),
     /// Classify files with an exported model (temperature 1).
@@ -136,6 +138,7 @@ fn obey(command: Command) -> Result<(), Failure> {
             "retort top is not in this build: cargo build --release --features top; or retort status --watch",
         )),
         Command::Audit(args) => audit(&args),
+        Command::Compare(args) => compare::command(&args),
         Command::Evaluate(args) => evaluate::command(&args),
         Command::Predict(args) => predict::command(&args),
         Command::Export(args) => export::export(&args),

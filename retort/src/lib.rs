@@ -7,6 +7,7 @@ mod certs;
 mod check;
 mod cli;
 mod collect;
+mod compare;
 mod control;
 mod coordinator;
 mod cost;

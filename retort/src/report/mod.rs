@@ -6,6 +6,7 @@
 //! cannot have, such as the agreement of a student without teachers, is null.
 
 pub mod audit;
+pub mod compare;
 pub mod curves;
 pub mod html;
 pub mod metrics;

@@ -1,0 +1,247 @@
+//! What a job allows and hardly anybody means: said by `retort check`, refused by nobody.
+
+use retort_data::Part;
+use retort_job::{Group, GroupKind, Job, Loss};
+use retort_teacher_server::classifier;
+
+use super::Checked;
+use crate::cost;
+use crate::report::metrics::Logits;
+
+/// Validation samples that a fixed teacher is measured on.
+const SAMPLES: u32 = 256;
+/// Below this share the soft loss is an ornament.
+const LITTLE: f64 = 0.05;
+/// A distribution whose largest probability is beyond this in the mean says hardly more than its class.
+const SATURATED: f64 = 0.98;
+/// One that is so near to `1 / classes` (times this) says hardly anything.
+const FLAT: f64 = 1.1;
+/// A teacher should be right so many times as often as a guess.
+const BETTER_THAN_GUESSING: f64 = 1.5;
+
+/// A fixed teacher on validation samples.
+#[derive(Debug, Clone, PartialEq)]
+struct Measured {
+    name: String,
+    accuracy: f64,
+    /// By temperature of the students that it teaches: mean over samples of the largest probability.
+    largest: Vec<(f64, f64)>,
+}
+
+/// One sentence for each thing that is worth a second look.
+pub(super) fn of(checked: &Checked) -> Vec<String> {
+    let measured: Vec<Measured> = checked
+        .fixed
+        .iter()
+        .filter_map(|(name, _)| measure(checked, name))
+        .collect();
+    advice(&checked.job, checked.dataset.classes(), &measured)
+}
+
+fn students(job: &Job) -> impl Iterator<Item = Group> {
+    let groups = job.groups().into_iter();
+    groups.filter(|g| g.kind == GroupKind::Student && !g.teachers.is_empty())
+}
+
+fn advice(job: &Job, classes: usize, measured: &[Measured]) -> Vec<String> {
+    let mut told = Vec::new();
+    for group in students(job) {
+        let name = &group.name;
+        let (_, alpha) = group.alpha.bounds();
+        if alpha < LITTLE {
+            told.push(format!(
+                "distillation.alpha is at most {alpha}: {name} learns from its labels, and its teachers hardly matter"
+            ));
+        }
+        let (low, high) = group.temperature.bounds();
+        if low < 1.0 && matches!(job.distillation.loss, Loss::Kd | Loss::ReverseKl) {
+            told.push(format!(
+                "{name} is taught at a temperature of {low}, below 1: targets are sharper than the teacher is; 2 to 8 is usual"
+            ));
+        }
+        for teacher in measured
+            .iter()
+            .filter(|m| group.teachers.iter().any(|t| t.name == m.name))
+        {
+            let at = |t: f64| {
+                teacher
+                    .largest
+                    .iter()
+                    .find(|(of, _)| *of == t)
+                    .map(|(_, largest)| *largest)
+            };
+            if let Some(largest) = at(high).filter(|largest| *largest > SATURATED) {
+                told.push(format!(
+                    "{}'s soft targets for {name} are nearly labels: its largest probability is {largest:.3} in the mean even at \
+                     T = {high}; a higher distillation.temperature would show what else it sees",
+                    teacher.name
+                ));
+            }
+            if let Some(largest) = at(low).filter(|largest| *largest < FLAT / classes as f64) {
+                told.push(format!(
+                    "{}'s soft targets for {name} are nearly the same for all {classes} classes even at T = {low} (largest \
+                     probability {largest:.3}): a lower distillation.temperature would show what it knows",
+                    teacher.name
+                ));
+            }
+        }
+    }
+    for Measured { name, accuracy, .. } in measured {
+        if *accuracy < BETTER_THAN_GUESSING / classes as f64 {
+            told.push(format!(
+                "teacher {name} is right on {:.1} % of the validation samples, little more than a guess among {classes} classes: \
+                 are its classes in the data set's order, and its inputs prepared as it wants them?",
+                100.0 * accuracy
+            ));
+        }
+    }
+    for teacher in &job.teachers {
+        let Some(model) = &teacher.model else { continue };
+        let same = |g: &Group| g.model == *model && g.teachers.iter().any(|t| t.name == teacher.name);
+        if let Some(student) = students(job).find(same) {
+            told.push(format!(
+                "{} and its student {} are the same model: nothing gets smaller",
+                teacher.name, student.name
+            ));
+        }
+    }
+    told
+}
+
+/// `None`: there is nothing to measure it on, or it is on a server of somebody else's.
+fn measure(checked: &Checked, name: &str) -> Option<Measured> {
+    let (_, export) = checked.fixed.iter().find(|(n, _)| n == name)?;
+    let samples = checked.dataset.split(Part::Validation).held_out(SAMPLES);
+    if samples.labels.is_empty() || export.card.model.architecture == retort_job::Architecture::Kserve {
+        return None;
+    }
+    let device = cost::DEVICE.open().ok()?;
+    let mut model = classifier(&export.card.spec(), &export.weights, &device).ok()?;
+    // What it cannot answer, `check` has refused.
+    let logits = model.counted(&samples).ok()?;
+    let classes = checked.dataset.classes();
+    let accuracy = Logits::new(&logits, classes)
+        .and_then(|l| l.evaluate(&samples.labels))
+        .ok()?
+        .accuracy;
+    let taught = students(&checked.job).filter(|g| g.teachers.iter().any(|t| t.name == name));
+    let temperatures = taught.flat_map(|g| <[f64; 2]>::from(g.temperature.bounds()));
+    let largest = temperatures.map(|t| (t, largest(&logits, classes, t)));
+    Some(Measured {
+        name: name.to_owned(),
+        accuracy,
+        largest: largest.collect(),
+    })
+}
+
+/// Mean over rows of the largest probability.
+fn largest(logits: &[f32], classes: usize, temperature: f64) -> f64 {
+    let mut soft = vec![0.0; logits.len()];
+    retort_codec::soften(logits, classes, temperature as f32, &mut soft);
+    let rows = soft.chunks_exact(classes);
+    let count = rows.len().max(1) as f64;
+    let most = |row: &[f32]| f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max)).exp();
+    rows.map(most).sum::<f64>() / count
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const JOB: &str = r#"
+[run]
+name = "j"
+epochs = 1
+batch_size = 32
+
+[dataset]
+name = "digits"
+
+[[teachers]]
+name = "t"
+source = { kind = "checkpoint", path = "somewhere" }
+
+[[students]]
+name = "s"
+model = { architecture = "mlp", hidden = [8] }
+learning_rate = 0.01
+teachers = [{ name = "t" }]
+
+[distillation]
+temperature = 4.0
+alpha = 0.9
+"#;
+
+    fn told(settings: &[&str], accuracy: f64, largest: f64) -> Vec<String> {
+        let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+        let job = retort_job::parse(JOB, Path::new("job.toml"), &settings).unwrap();
+        let temperature = students(&job).next().unwrap().temperature.bounds().1;
+        let measured = Measured {
+            name: "t".into(),
+            accuracy,
+            largest: vec![(temperature, largest)],
+        };
+        advice(&job, 10, &[measured])
+    }
+
+    #[test]
+    fn an_ordinary_job_is_not_lectured() {
+        assert_eq!(told(&[], 0.9, 0.5), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_makes_a_teacher_useless_is_said() {
+        for (settings, accuracy, largest, expected) in [
+            (
+                &["distillation.alpha=0.01"][..],
+                0.9,
+                0.5,
+                "its teachers hardly matter",
+            ),
+            (
+                &["distillation.temperature=0.5"],
+                0.9,
+                0.5,
+                "sharper than the teacher is",
+            ),
+            (
+                &[],
+                0.9,
+                0.995,
+                "nearly labels: its largest probability is 0.995 in the mean even at T = 4",
+            ),
+            (&[], 0.9, 0.105, "nearly the same for all 10 classes"),
+            (&[], 0.11, 0.5, "right on 11.0 % of the validation samples"),
+        ] {
+            let told = told(settings, accuracy, largest);
+            assert!(
+                told.len() == 1 && told[0].contains(expected),
+                "{expected}: {told:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_student_that_is_its_teacher_is_pointed_out() {
+        let job = JOB.replace(
+            "source = { kind = \"checkpoint\", path = \"somewhere\" }",
+            "model = { architecture = \"mlp\", hidden = [8] }\nsource = { kind = \"trained\", learning_rate = 0.01 }",
+        );
+        let job = retort_job::parse(&job, Path::new("job.toml"), &[]).unwrap();
+        let told = advice(&job, 10, &[]);
+        assert!(
+            told.len() == 1 && told[0].contains("t and its student s are the same model"),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn the_largest_probability_is_a_mean_over_rows() {
+        let even = largest(&[0.0, 0.0, 0.0, 0.0], 2, 4.0);
+        assert!((even - 0.5).abs() < 1e-6, "{even}");
+        let mixed = largest(&[100.0, 0.0, 0.0, 0.0], 2, 1.0);
+        assert!((mixed - 0.75).abs() < 1e-6, "{mixed}");
+    }
+}
