@@ -2,10 +2,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::{Context, bail};
 use retort_client::Dialer;
 use retort_runtime::logging::Format;
 use retort_runtime::{default_name, env};
-use retort_tls::{Role, Security, ServerFlags, Unprotected};
+use retort_tls::{Role, Security, ServerFlags};
 
 use crate::journal::etcd::Place;
 
@@ -29,10 +30,19 @@ pub struct Config {
     /// environment (needs the cargo feature `object-store`).
     #[arg(long, env = "RETORT_COORDINATOR__VERSIONS", value_parser = versions, value_name = "URL")]
     pub versions: Option<Versions>,
-    /// Members of an etcd cluster, http://host:port, separated by commas: records lie there instead of in the data folder, and
-    /// a coordinator waits, listening on no port, while another one leads.
-    #[arg(long, env = "RETORT_COORDINATOR__ETCD", value_delimiter = ',', value_parser = etcd_address)]
+    /// Members of an etcd cluster, http://host:port or, with --etcd-tls, https://host:port, separated by commas: records lie there
+    /// instead of in the data folder, and a coordinator waits, listening on no port, while another one leads.
+    #[arg(long, env = "RETORT_COORDINATOR__ETCD", value_delimiter = ',')]
     pub etcd: Vec<String>,
+    /// Folder with ca.pem, which vouches for the members by their hosts, and with cert.pem and key.pem where etcd asks for a
+    /// client's certificate. Read again when it changes.
+    #[arg(
+        long,
+        env = "RETORT_COORDINATOR__ETCD_TLS",
+        value_name = "DIR",
+        requires = "etcd"
+    )]
+    pub etcd_tls: Option<PathBuf>,
     /// What the keys in etcd begin with. Coordinators of one fleet share it.
     #[arg(long, env = "RETORT_COORDINATOR__ETCD_PREFIX", default_value = "retort")]
     pub etcd_prefix: String,
@@ -68,16 +78,6 @@ fn versions(_: &str) -> Result<Versions, &'static str> {
     Err("this build keeps versions in the data folder only: build with --features object-store")
 }
 
-fn etcd_address(address: &str) -> Result<String, String> {
-    if address.starts_with("https://") {
-        return Err(
-            "etcd is spoken to without encryption only: http://host:port on a network you trust".into(),
-        );
-    }
-    let checked = Dialer::plaintext().check(address);
-    checked.map(|()| address.to_owned()).map_err(|e| e.to_string())
-}
-
 /// From the gRPC port to the HTTP port beside it.
 const HTTP_OFFSET: u16 = 80;
 
@@ -86,9 +86,10 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// If it would not, or its credentials can't be used.
-    pub fn security(&self) -> Result<Security, Unprotected> {
-        self.protection.open(self.listen, Role::Coordinator)
+    /// If it would not, or its credentials, or those for etcd, can't be used.
+    pub fn security(&self) -> anyhow::Result<Security> {
+        self.place()?;
+        Ok(self.protection.open(self.listen, Role::Coordinator)?)
     }
 
     /// Where the HTTP port is. Port 0, beside port 0 or beyond the last: the system chooses.
@@ -106,12 +107,32 @@ impl Config {
     }
 
     /// Where this coordinator leads before it serves, if its records lie in etcd.
-    pub(crate) fn place(&self) -> Option<Place> {
-        (!self.etcd.is_empty()).then(|| Place {
+    pub(crate) fn place(&self) -> anyhow::Result<Option<Place>> {
+        if self.etcd.is_empty() {
+            return Ok(None);
+        }
+        let dialer = match &self.etcd_tls {
+            Some(dir) => Dialer::foreign(dir).context("--etcd-tls")?,
+            None => Dialer::plaintext(),
+        };
+        for member in &self.etcd {
+            let encrypted = member.starts_with("https://");
+            match &self.etcd_tls {
+                None if encrypted => {
+                    bail!("--etcd {member}: --etcd-tls DIR names the folder with the CA of etcd in ca.pem")
+                }
+                Some(_) if !encrypted => {
+                    bail!("--etcd {member}: expected https://, since --etcd-tls asks for encryption")
+                }
+                _ => dialer.check(member).context("--etcd")?,
+            }
+        }
+        Ok(Some(Place {
             endpoints: self.etcd.clone(),
+            dialer,
             prefix: self.etcd_prefix.clone(),
             name: default_name("coordinator"),
-        })
+        }))
     }
 
     pub(crate) fn shutdown_grace(&self) -> Duration {
@@ -151,19 +172,38 @@ mod tests {
 
     #[test]
     fn an_address_of_etcd_that_is_none_is_refused_by_its_flag() {
-        let refused = Args::try_parse_from(["c", "--etcd", "http://a:2379,b:2379"]).unwrap_err();
-        assert!(
-            refused.to_string().contains("--etcd") && refused.to_string().contains("b:2379"),
-            "{refused}"
-        );
-        let config = Args::try_parse_from(["c", "--etcd", "http://a:2379,http://b:2379"])
+        let place = |args: &[&str]| {
+            let args = ["c"].iter().chain(args);
+            Args::try_parse_from(args).unwrap().config.place()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().to_str().unwrap();
+        for (args, parts) in [
+            (&["--etcd", "http://a:2379,b:2379"][..], ["--etcd", "b:2379"]),
+            (
+                &["--etcd", "https://a:2379"],
+                ["--etcd https://a:2379", "--etcd-tls DIR"],
+            ),
+            (
+                &["--etcd", "http://a:2379", "--etcd-tls", empty],
+                ["--etcd-tls", "ca.pem"],
+            ),
+        ] {
+            let refused = format!("{:#}", place(args).unwrap_err());
+            assert!(
+                parts.iter().all(|part| refused.contains(part)),
+                "{args:?}: {refused}"
+            );
+        }
+        let found = place(&["--etcd", "http://a:2379,http://b:2379"])
             .unwrap()
-            .config;
-        assert_eq!(
-            config.place().unwrap().endpoints,
-            ["http://a:2379", "http://b:2379"]
+            .unwrap();
+        assert_eq!(found.endpoints, ["http://a:2379", "http://b:2379"]);
+        assert!(place(&[]).unwrap().is_none());
+        assert!(
+            Args::try_parse_from(["c", "--etcd-tls", "d"]).is_err(),
+            "of which etcd?"
         );
-        assert!(Args::try_parse_from(["c"]).unwrap().config.place().is_none());
     }
 
     #[test]

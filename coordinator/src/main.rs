@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let security = match config.security() {
         Ok(security) => security,
         Err(e) => {
-            tracing::error!("{e}");
+            tracing::error!("{e:#}");
             return ExitCode::from(2);
         }
     };

@@ -37,7 +37,7 @@ pub async fn bind(
     security: &Security,
     token: &CancellationToken,
 ) -> anyhow::Result<Option<Listeners>> {
-    let leadership = match config.place() {
+    let leadership = match config.place()? {
         Some(place) => match Leadership::win(&place, token).await.context("--etcd")? {
             Some(leadership) => Some(leadership),
             None => return Ok(None),

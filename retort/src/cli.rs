@@ -154,7 +154,7 @@ fn obey(command: Command) -> Result<(), Failure> {
             Ok(page.render(&mut std::io::stdout()).map_err(anyhow::Error::from)?)
         }
         Command::Coordinator(config) => {
-            let security = config.security().map_err(Failure::input)?;
+            let security = config.security().map_err(unfit)?;
             role(async {
                 let tasks = tasks(config.exit_with_parent)?;
                 match retort_coordinator::bind(&config, &security, tasks.token()).await? {

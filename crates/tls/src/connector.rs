@@ -30,6 +30,8 @@ pub enum Expected {
     Role(Role),
     /// Whoever the fleet's CA vouches for: it is asked for its health.
     Anyone,
+    /// A server of somebody else's: the CA vouches for the name or address that it is called by.
+    Host,
 }
 
 impl From<Role> for Expected {
@@ -129,7 +131,10 @@ impl Connector {
         let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
         stream.set_nodelay(true)?;
         let loaded = self.credentials.current();
-        let name = ServerName::try_from(FLEET)?;
+        let name = match self.expected {
+            Expected::Role(_) | Expected::Anyone => ServerName::try_from(FLEET)?,
+            Expected::Host => ServerName::try_from(host.trim_matches(['[', ']']).to_owned())?,
+        };
         let shaken = TlsConnector::from(loaded.client.clone())
             .connect(name, stream)
             .await;
@@ -138,6 +143,10 @@ impl Connector {
         // A server verifies the client's certificate last. It begins to speak when it is content, and with an alert when
         // it is not.
         let mut stream = BufReader::with_capacity(FIRST, stream);
+        if self.expected == Expected::Host {
+            // Others may wait for the client to speak first.
+            return Ok(stream);
+        }
         let first = stream.fill_buf().await;
         let first = first.map_err(|e| self.judge(e, &address, &loaded))?;
         if first.is_empty() {

@@ -67,8 +67,18 @@ pub struct Credentials(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
+    whose: Whose,
     // A lock: any connection may be the first to find that the files changed. Never held across an await.
     state: Mutex<State>,
+}
+
+/// Whose rules the certificates follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// One's own has a role, and the CA has signed it.
+    Fleet,
+    /// Somebody else's: what one's own says is for the server to judge.
+    Foreign,
 }
 
 #[derive(Debug)]
@@ -119,11 +129,25 @@ impl Credentials {
     ///
     /// As [`Credentials::of`], but for the role.
     pub fn read(dir: &Path) -> Result<Self, Error> {
+        Self::open(dir, Whose::Fleet)
+    }
+
+    /// Those for servers of another system, whose certificates have no role: for [`Expected::Host`](crate::Expected::Host)
+    /// only.
+    ///
+    /// # Errors
+    ///
+    /// If a file is missing or can't be used.
+    pub fn foreign(dir: &Path) -> Result<Self, Error> {
+        Self::open(dir, Whose::Foreign)
+    }
+
+    fn open(dir: &Path, whose: Whose) -> Result<Self, Error> {
         let stamps = stamps(dir);
-        let loaded = Arc::new(load(dir)?);
+        let loaded = Arc::new(load(dir, whose)?);
         let state = Mutex::new(State { stamps, loaded });
         let dir = dir.to_owned();
-        Ok(Self(Arc::new(Shared { dir, state })))
+        Ok(Self(Arc::new(Shared { dir, whose, state })))
     }
 
     /// The folder they are read from.
@@ -144,7 +168,7 @@ impl Credentials {
         if stamps != state.stamps {
             state.stamps = stamps;
             let dir = self.0.dir.display();
-            match load(&self.0.dir) {
+            match load(&self.0.dir, self.0.whose) {
                 Ok(loaded) if loaded.role == state.loaded.role => {
                     info!("{dir}: the certificates were read again");
                     state.loaded = Arc::new(loaded);
@@ -175,7 +199,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn load(dir: &Path) -> Result<Loaded, Error> {
+fn load(dir: &Path, whose: Whose) -> Result<Loaded, Error> {
     let path = |name: &str| dir.join(name);
     let roots = Arc::new(roots(&path(CA))?);
     let own = own(dir)?;
@@ -183,7 +207,7 @@ fn load(dir: &Path) -> Result<Loaded, Error> {
         .allow_unauthenticated()
         .build()?;
     let mut role = None;
-    if let Some((chain, _)) = &own {
+    if let Some((chain, _)) = own.as_ref().filter(|_| whose == Whose::Fleet) {
         let (path, certificate) = (path(CERTIFICATE), &chain[0]);
         // Whoever is not accepted by its own rule would be refused by everybody.
         clients

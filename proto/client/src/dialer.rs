@@ -68,6 +68,11 @@ impl Dialer {
         }
     }
 
+    /// Over TLS to servers of another system, with the certificates in a folder: for [`Expected::Host`].
+    pub fn foreign(dir: &std::path::Path) -> Result<Self, retort_tls::Error> {
+        Ok(Self::new(Credentials::foreign(dir)?))
+    }
+
     /// As a process protects itself.
     pub fn of(security: &Security) -> Self {
         security

@@ -5,8 +5,9 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use retort_client::{BadAddress, Channel, MAX_MESSAGE};
+use retort_client::{BadAddress, Channel, Dialer, MAX_MESSAGE};
 use retort_proto::etcd as pb;
+use retort_tls::Expected;
 use tonic::{Response, Status};
 use tracing::debug;
 
@@ -27,11 +28,11 @@ pub(crate) struct Client {
 
 impl Client {
     /// Connections are made when they are needed.
-    pub(crate) fn new(addresses: &[String]) -> Result<Self, BadAddress> {
+    pub(crate) fn new(addresses: &[String], dialer: &Dialer) -> Result<Self, BadAddress> {
         Ok(Self {
             members: addresses
                 .iter()
-                .map(|a| retort_client::connect(a))
+                .map(|a| dialer.connect(a, Expected::Host))
                 .collect::<Result<_, _>>()?,
             at: 0,
             addresses: addresses.join(","),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use retort_client::Dialer;
 use retort_proto::etcd as pb;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Where to lead.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    /// Members of the cluster, `http://host:port`.
+    /// Members of the cluster, `http://host:port`; `https://` where the dialer encrypts.
     pub(crate) endpoints: Vec<String>,
+    pub(crate) dialer: Dialer,
     /// All keys begin with this and a slash.
     pub(crate) prefix: String,
     /// Names this coordinator to the others.
@@ -48,7 +50,7 @@ impl Leadership {
     /// # Errors
     /// No member of the cluster answered for [`PATIENCE`].
     pub(crate) async fn win(place: &Place, token: &CancellationToken) -> anyhow::Result<Option<Self>> {
-        let mut client = Client::new(&place.endpoints)?;
+        let mut client = Client::new(&place.endpoints, &place.dialer)?;
         let prefix = format!("{}/", place.prefix.trim_end_matches('/'));
         let (mut answered, mut lease, mut leader) = (Instant::now(), None, String::new());
         loop {

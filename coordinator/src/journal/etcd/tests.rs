@@ -1,5 +1,10 @@
 mod server;
 
+use std::path::Path;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use retort_client::Dialer;
 use tokio_util::sync::CancellationToken;
 
 use self::server::Server;
@@ -8,6 +13,7 @@ use super::*;
 fn place(server: &Server, name: &str) -> Place {
     Place {
         endpoints: vec!["http://127.0.0.1:1".into(), server.address()],
+        dialer: Dialer::plaintext(),
         prefix: "test/fleet".into(),
         name: name.into(),
     }
@@ -134,4 +140,68 @@ async fn one_that_stands_by_stops_when_it_is_told_to() {
     token.cancel();
     let won = Leadership::win(&place(&server, "b"), &token).await.unwrap();
     assert!(won.is_none());
+}
+
+/// A CA of etcd's own, a member's certificate for 127.0.0.1 (or another name), and a client's.
+fn certificates(dir: &Path, member: &str) {
+    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).unwrap();
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    write("ca.pem", ca.self_signed(&ca_key).unwrap().pem());
+    let issuer = Issuer::new(ca, ca_key);
+    let uses = [
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    for (certificate, key_file, names) in [
+        ("server.pem", "server.key", vec![member.to_owned()]),
+        ("cert.pem", "key.pem", Vec::new()),
+    ] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.extended_key_usages = uses.to_vec();
+        write(certificate, params.signed_by(&key, &issuer).unwrap().pem());
+        write(key_file, key.serialize_pem());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_that_encrypts_is_spoken_to_by_its_own_cas_certificates() {
+    let [good, other] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    certificates(good.path(), "127.0.0.1");
+    certificates(other.path(), "127.0.0.1");
+    let Some(server) = Server::with(Some(good.path().to_owned())) else {
+        return;
+    };
+    let place = |dir: &Path| Place {
+        endpoints: vec![server.address()],
+        dialer: Dialer::foreign(dir).unwrap(),
+        prefix: "test".into(),
+        name: "a".into(),
+    };
+    let token = CancellationToken::new();
+    let leads = Leadership::win(&place(good.path()), &token).await.unwrap();
+    let leads = leads.expect("nobody cancels it");
+    let mut journal = EtcdJournal::new(&leads);
+    journal.write(&batch([("a", Some("1"))])).unwrap();
+    assert_eq!(journal.load().unwrap().len(), 1);
+    // Neither side trusts another CA's certificates; no leadership comes of it, however long one waits.
+    let distrusted = place(other.path());
+    let stranger = Leadership::win(&distrusted, &token);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(2), stranger)
+            .await
+            .is_err()
+    );
+    // A client without a certificate is refused by the server.
+    std::fs::remove_file(good.path().join("cert.pem")).unwrap();
+    std::fs::remove_file(good.path().join("key.pem")).unwrap();
+    let nameless = place(good.path());
+    let nobody = Leadership::win(&nameless, &token);
+    assert!(
+        tokio::time::timeout(Duration::from_secs(2), nobody)
+            .await
+            .is_err()
+    );
 }

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,17 +13,24 @@ pub(crate) struct Server {
     child: Option<Child>,
     folder: tempfile::TempDir,
     ports: [u16; 2],
+    /// Folder with ca.pem, server.pem and server.key; clients must show a certificate.
+    tls: Option<PathBuf>,
 }
 
 impl Server {
     /// `None`, said loudly, where etcd is not installed.
     pub(crate) fn start() -> Option<Self> {
+        Self::with(None)
+    }
+
+    pub(crate) fn with(tls: Option<PathBuf>) -> Option<Self> {
         let free = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
         let ports = [(); 2].map(|()| free().expect("a free port").port());
         let mut server = Self {
             child: None,
             folder: tempfile::tempdir().expect("a folder"),
             ports,
+            tls,
         };
         server.up().then_some(server)
     }
@@ -30,8 +38,18 @@ impl Server {
     /// Starts it, with what it knew before.
     #[must_use]
     pub(crate) fn up(&mut self) -> bool {
-        let [client, peer] = self.ports.map(|port| format!("http://127.0.0.1:{port}"));
+        let (client, peer) = (self.address(), format!("http://127.0.0.1:{}", self.ports[1]));
+        let tls = self.tls.iter().flat_map(|dir| {
+            let files = [
+                ("--cert-file", "server.pem"),
+                ("--key-file", "server.key"),
+                ("--trusted-ca-file", "ca.pem"),
+            ];
+            let files = files.map(|(flag, file)| format!("{flag}={}", dir.join(file).display()));
+            files.into_iter().chain(["--client-cert-auth".to_owned()])
+        });
         let child = Command::new("etcd")
+            .args(tls)
             .env(
                 "ETCD_UNSUPPORTED_ARCH",
                 std::env::consts::ARCH.replace("aarch64", "arm64"),
@@ -80,7 +98,8 @@ impl Server {
     }
 
     pub(crate) fn address(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports[0])
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.ports[0])
     }
 }
 
