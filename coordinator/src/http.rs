@@ -1,9 +1,11 @@
 //! The HTTP port: a dashboard for people, metrics for Prometheus, the status as JSON for the rest.
 //!
-//! It only reads, by the snapshots that `Status.GetRun` takes. There is no authentication, hence no verb.
+//! It reads, by the snapshots that `Status.GetRun` takes. There is no authentication; so it takes orders only where nothing else
+//! asks for any, on this machine ([`orders`]).
 
 mod events;
 mod metrics;
+mod orders;
 mod pages;
 
 use std::time::Duration;
@@ -13,7 +15,7 @@ use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use retort_proto::{pb, run_status_json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -39,30 +41,41 @@ const HEADERS: [(HeaderName, &str); 4] = [
 ];
 
 const NO_PAGE: &str = "no such page: there are /, /metrics, /api/runs, /api/runs/ID and /events?run=ID\n";
+/// Bytes of an order.
+const MAX_ORDER: usize = 4 << 10;
 
 #[derive(Clone)]
 struct Shared {
     brain: Handle,
     watchers: Watchers,
+    takes_orders: bool,
 }
 
 /// Serves until `token` is cancelled.
 pub(crate) async fn serve(
     listener: TcpListener,
-    brain: Handle,
-    watchers: Watchers,
+    (brain, watchers): (Handle, Watchers),
+    takes_orders: bool,
     token: CancellationToken,
 ) -> anyhow::Result<()> {
+    let shared = Shared {
+        brain,
+        watchers,
+        takes_orders,
+    };
     let router = pages::router()
         .route("/metrics", get(metrics))
         .route("/api/runs", get(runs))
         .route("/api/runs/{run}", get(run))
+        .route("/api/runs/{run}/orders", post(orders::order))
+        .route("/api/orders", get(orders::allowed))
         .route("/events", get(events))
         .fallback(|| async { (StatusCode::NOT_FOUND, NO_PAGE) })
         .layer(axum::middleware::map_response(|answer: Response| async {
             with_headers(answer)
         }))
-        .with_state(Shared { brain, watchers });
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_ORDER))
+        .with_state(shared);
     let served = axum::serve(listener, router).with_graceful_shutdown(token.clone().cancelled_owned());
     tokio::select! {
         result = served.into_future() => result.context("serve HTTP"),
@@ -138,6 +151,9 @@ impl IntoResponse for Failed {
     fn into_response(self) -> Response {
         let code = match self.0.code() {
             Code::NotFound => StatusCode::NOT_FOUND,
+            Code::InvalidArgument => StatusCode::BAD_REQUEST,
+            Code::PermissionDenied => StatusCode::FORBIDDEN,
+            Code::FailedPrecondition => StatusCode::CONFLICT,
             Code::Unavailable | Code::ResourceExhausted => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -83,7 +83,11 @@ pub async fn run(
     let (handle, thinking) = brain::start(store, journal, token.clone())?;
     tasks.spawn("brain", OnError::Shutdown, thinking);
     let watchers = Watchers::new(handle.clone(), token.clone());
-    let pages = http::serve(listeners.http, handle.clone(), watchers.clone(), token.clone());
+    // Whoever reaches one port of such a coordinator reaches the other.
+    let takes_orders =
+        security.credentials().is_none() && address.ip().is_loopback() && http_address.ip().is_loopback();
+    let shared = (handle.clone(), watchers.clone());
+    let pages = http::serve(listeners.http, shared, takes_orders, token.clone());
     tasks.spawn("http", OnError::Shutdown, pages);
 
     let fleet = pb::fleet_server::FleetServer::new(FleetService {

@@ -39,6 +39,26 @@ pub fn ask(address: &str, method: &str, path: &str) -> anyhow::Result<Answer> {
     })
 }
 
+/// Sends JSON to `path` of `http://HOST:PORT` as a page of `origin` does; empty: as no page.
+pub fn post(address: &str, path: &str, (origin, body): (&str, &str)) -> anyhow::Result<Answer> {
+    let origin = match origin {
+        "" => String::new(),
+        origin => format!("Origin: {origin}\r\n"),
+    };
+    let more = format!(
+        "{origin}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (status, headers, mut reader) = send(address, "POST", (path, &more))?;
+    let mut body = String::new();
+    reader.read_to_string(&mut body).context("body")?;
+    Ok(Answer {
+        status,
+        headers,
+        body,
+    })
+}
+
 /// Reads states of a run as server-sent events until `enough`; gives them all.
 pub fn events(
     address: &str,
@@ -71,10 +91,15 @@ pub fn dashboard(out: &Path) -> Option<String> {
 type Opened = (u16, Vec<(String, String)>, BufReader<TcpStream>);
 
 fn open(address: &str, method: &str, path: &str) -> anyhow::Result<Opened> {
+    send(address, method, (path, "\r\n"))
+}
+
+/// `more`: the other headers, an empty line, the body.
+fn send(address: &str, method: &str, (path, more): (&str, &str)) -> anyhow::Result<Opened> {
     let host = address.strip_prefix("http://").context("an http address")?;
     let mut stream = TcpStream::connect(host)?;
     stream.set_read_timeout(Some(SILENCE))?;
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {host}\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {host}\r\n{more}")?;
     let mut reader = BufReader::new(stream);
     let mut first = String::new();
     reader.read_line(&mut first)?;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use retort_tests::exposition::Exposition;
-use retort_tests::http::{ask, dashboard, events};
+use retort_tests::http::{ask, dashboard, events, post};
 use retort_tests::online::{LIMIT, ONLINE, text};
 use retort_tests::{Harness, eventually, processes, signal};
 use rustix::process::Signal;
@@ -76,6 +76,75 @@ fn a_run_can_be_watched_while_it_trains() {
     // Both seeds together; each goes through the same samples.
     assert_eq!(report["ledger"]["committed"], 2.0 * committed);
     assert_eq!(report["soft_targets"]["samples"], 2.0 * taught);
+}
+
+#[test]
+fn the_dashboards_own_page_gives_orders_and_no_other() {
+    let h = harness();
+    let job = ONLINE.replace("epochs = 6", "epochs = 60");
+    let (job, out) = (h.job("job.toml", &job), h.path("out"));
+    let running = h.start(&["run", text(&job), "--out", text(&out), "--json"]);
+    let address = eventually("the HTTP port", LIMIT, || dashboard(&out)).unwrap();
+    let status = || -> Option<Value> {
+        let answer = ask(&address, "GET", "/api/runs/online-3").ok()?;
+        serde_json::from_str(&answer.body).ok()
+    };
+    let is = |state: &str| eventually(state, LIMIT, || (status()?["state"] == state).then_some(())).unwrap();
+    is("running");
+    assert_eq!(
+        ask(&address, "GET", "/api/orders").unwrap().body,
+        r#"{"allowed":true}"#
+    );
+    let order =
+        |origin: &str, body: &str| post(&address, "/api/runs/online-3/orders", (origin, body)).unwrap();
+    for origin in ["", "https://example.com"] {
+        let refused = order(origin, r#"{"order":"pause"}"#);
+        assert_eq!(refused.status, 403, "{}", refused.body);
+    }
+    for (body, status, part) in [
+        (r#"{"order":"burn"}"#, 400, "burn"),
+        (
+            r#"{"order":"retune","alpha":7,"temperature":null}"#,
+            400,
+            "alpha = 7",
+        ),
+        (r#"{"order":"drain","worker":"nobody"}"#, 400, "nobody"),
+    ] {
+        let refused = order(&address, body);
+        assert_eq!(refused.status, status, "{body}: {}", refused.body);
+        assert!(refused.body.contains(part), "{body}: {}", refused.body);
+    }
+    assert_eq!(
+        status().unwrap()["state"],
+        "running",
+        "what is refused changes nothing"
+    );
+    let done = |body: &str| {
+        let answer = order(&address, body);
+        assert_eq!(answer.status, 204, "{body}: {}", answer.body);
+    };
+    done(r#"{"order":"pause"}"#);
+    is("paused");
+    done(r#"{"order":"retune","alpha":0.5,"temperature":2}"#);
+    done(r#"{"order":"resume"}"#);
+    is("running");
+    let now = status().unwrap();
+    assert_eq!((&now["alpha"], &now["temperature"]), (&0.5.into(), &2.0.into()));
+    let events = now["events"].to_string();
+    for asked in ["pause", "retune", "resume"] {
+        let event = format!("somebody at the dashboard asks: {asked}");
+        assert!(events.contains(&event), "{event}: {events}");
+    }
+    let (code, stdout) = running.end(LIMIT).unwrap();
+    assert_eq!(code, 0, "{stdout}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    let tuned = serde_json::json!([{ "seed": 3, "alpha": 0.5, "temperature": 2.0 }]);
+    assert_eq!(report["run"]["retuned"], tuned);
+    assert_eq!(
+        report["soft_targets"]["rejected"], 0,
+        "frames came at the temperature of their lease"
+    );
+    retort_tests::online::exactly_once(&h, &out, &report, 1297 * 60);
 }
 
 /// What there is, and what there is not.

@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 /// Path, content type, content.
-const FILES: [(&str, &str, &str); 5] = [
+const FILES: [(&str, &str, &str); 6] = [
     ("/", "text/html; charset=utf-8", include_str!("assets/index.html")),
     (
         "/assets/dashboard.css",
@@ -22,6 +22,11 @@ const FILES: [(&str, &str, &str); 5] = [
         "/assets/view.js",
         "text/javascript; charset=utf-8",
         include_str!("assets/view.js"),
+    ),
+    (
+        "/assets/orders.js",
+        "text/javascript; charset=utf-8",
+        include_str!("assets/orders.js"),
     ),
     (
         "/assets/charts.js",

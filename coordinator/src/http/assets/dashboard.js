@@ -1,5 +1,6 @@
 // Chooses a run and follows it: server-sent events while it runs, its last state once it has ended.
 
+import { prepareOrders, showOrders } from "/assets/orders.js";
 import { prepare, show } from "/assets/view.js";
 
 const $ = (id) => document.getElementById(id);
@@ -50,7 +51,9 @@ async function look() {
     list(runs);
     $("empty").hidden = runs.length > 0;
     const wanted = chosen || current(runs);
-    if (wanted && wanted !== followed) follow(wanted);
+    // A run that had been stopped may go on.
+    const open = runs.some((run) => run.run === wanted && !ENDED.includes(run.state));
+    if (wanted && (wanted !== followed || (!events && open))) follow(wanted);
     else if (!wanted) link("", "no run yet");
   } catch {
     link("lost", "connection lost");
@@ -71,6 +74,7 @@ function follow(run) {
     const status = JSON.parse(data);
     $("shown").hidden = false;
     show(status);
+    showOrders(status);
     if (ENDED.includes(status.state)) {
       unfollow();
       link("", "ended");
@@ -91,6 +95,7 @@ function follow(run) {
 }
 
 prepare();
+prepareOrders();
 $("runs").addEventListener("change", () => {
   chosen = $("runs").value;
   history.replaceState(null, "", chosen ? `?run=${encodeURIComponent(chosen)}` : location.pathname);
