@@ -232,3 +232,6 @@ fn audit(args: &AuditArgs) -> Result<(), Failure> {
         Err(Failure::Run(anyhow::anyhow!("the audit of {dir} found faults")))
     }
 }
+
+#[cfg(test)]
+mod tests;
