@@ -112,7 +112,7 @@ fn groups_table(state: &pb::RunStatus) -> Table<'_> {
         let ledger = g.ledger.unwrap_or_default();
         let all = u64::from(g.epochs) * state.positions_per_epoch;
         let done = ledger.total_committed + ledger.total_quarantined + ledger.acked;
-        let rate: f64 = g.workers.iter().map(|w| w.samples_per_s).sum();
+        let rate = g.workers.iter().fold(0.0, |sum, w| sum + w.samples_per_s);
         let last = g.last.unwrap_or_default();
         let accuracy = g.held_out.map(|e| e.accuracy);
         Row::new([
@@ -141,8 +141,8 @@ fn groups_table(state: &pb::RunStatus) -> Table<'_> {
             "bad",
         ],
         [
+            widest(state.groups.iter().map(|g| g.name.as_str())),
             Constraint::Fill(1),
-            Constraint::Length(15),
             Constraint::Length(7),
             Constraint::Length(9),
             Constraint::Length(6),
@@ -156,7 +156,9 @@ fn groups_table(state: &pb::RunStatus) -> Table<'_> {
 }
 
 fn draw_members(frame: &mut Frame<'_>, area: Rect, board: &Board) {
-    let rows = board.members().into_iter().map(|m| {
+    let members = board.members();
+    let names = widest(members.iter().map(|m| m.name.as_str()));
+    let rows = members.into_iter().map(|m| {
         let silent = Cell::from(format!("{:.1} s", m.silent_ms as f64 / 1e3));
         let silent = match m.silent_ms > SILENT_MS {
             true => silent.style(Style::new().fg(Color::Red).bold()),
@@ -176,18 +178,24 @@ fn draw_members(frame: &mut Frame<'_>, area: Rect, board: &Board) {
         "fleet",
         ["member", "part", "device", "samples/s", "holds", "silent", ""],
         [
+            names,
             Constraint::Fill(2),
-            Constraint::Fill(2),
-            Constraint::Length(10),
+            Constraint::Length(8),
             Constraint::Length(9),
             Constraint::Length(6),
             Constraint::Length(7),
-            Constraint::Fill(3),
+            Constraint::Fill(2),
         ],
         rows.collect(),
     );
     let mut chosen = TableState::default().with_selected(board.chosen);
     frame.render_stateful_widget(table, area, &mut chosen);
+}
+
+/// A column as wide as its longest name, within reason; at least as wide as its head.
+fn widest<'a>(names: impl Iterator<Item = &'a str>) -> Constraint {
+    let longest = names.map(|name| name.chars().count()).max().unwrap_or(0);
+    Constraint::Length(longest.clamp(7, 24) as u16)
 }
 
 fn teachers_table(state: &pb::RunStatus) -> Table<'_> {
@@ -211,8 +219,8 @@ fn teachers_table(state: &pb::RunStatus) -> Table<'_> {
         "teachers",
         ["teacher", "source", "version", "serving", "queue", "held out"],
         [
+            widest(state.teachers.iter().map(|t| t.name.as_str())),
             Constraint::Fill(1),
-            Constraint::Length(10),
             Constraint::Length(10),
             Constraint::Length(8),
             Constraint::Length(6),
