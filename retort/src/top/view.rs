@@ -137,19 +137,19 @@ fn groups_table(state: &pb::RunStatus) -> Table<'_> {
             "hard",
             "KL",
             "alpha",
-            "held out %",
+            "held out",
             "bad",
         ],
         [
-            widest(state.groups.iter().map(|g| g.name.as_str())),
             Constraint::Fill(1),
+            Constraint::Length(14),
             Constraint::Length(7),
             Constraint::Length(9),
-            Constraint::Length(6),
-            Constraint::Length(6),
             Constraint::Length(5),
-            Constraint::Length(10),
-            Constraint::Length(4),
+            Constraint::Length(5),
+            Constraint::Length(5),
+            Constraint::Length(8),
+            Constraint::Length(3),
         ],
         rows.collect(),
     )
@@ -217,14 +217,14 @@ fn teachers_table(state: &pb::RunStatus) -> Table<'_> {
     });
     table(
         "teachers",
-        ["teacher", "source", "version", "serving", "queue", "held out"],
+        ["teacher", "source", "version", "serving", "queue", "loss"],
         [
             widest(state.teachers.iter().map(|t| t.name.as_str())),
             Constraint::Fill(1),
             Constraint::Length(10),
-            Constraint::Length(8),
+            Constraint::Length(7),
+            Constraint::Length(5),
             Constraint::Length(6),
-            Constraint::Length(8),
         ],
         rows.collect(),
     )
