@@ -1,6 +1,5 @@
 //! The way of a block, as a collector of spans is told it.
 #![cfg(feature = "otel")]
-#![expect(clippy::print_stdout, reason = "the trace that docs/tracing.md shows")]
 
 use std::net::TcpListener;
 

@@ -42,6 +42,7 @@ impl Drop for Export {
 }
 
 /// Where the spans of a process go, and what sends the last ones.
+#[expect(clippy::print_stderr, reason = "logging has not begun yet")]
 pub(crate) fn collector<S>(service: Option<&str>) -> (Option<impl Layer<S> + use<S>>, Export)
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
@@ -65,7 +66,7 @@ where
             (Some(spans), Export { provider })
         }
         Err(e) => {
-            // Logging has not begun, and a fleet does not stand still for want of its traces.
+            // A fleet does not stand still for want of its traces.
             eprintln!("{}: no traces: {e:#}", ENDPOINTS[1]);
             (None, Export::default())
         }
