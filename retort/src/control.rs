@@ -1,10 +1,10 @@
 //! `retort control`: orders to a run that is under way.
 
 use clap::{Args as Arguments, Subcommand};
+use retort_client::Channel;
 use retort_proto::pb;
 use retort_tls::ClientFlags;
 
-use crate::coordinator::Coordinator;
 use crate::failure::{Failure, block_on};
 use crate::status::named_or_local;
 
@@ -15,7 +15,7 @@ pub(crate) struct Args {
 }
 
 /// The run that is meant.
-#[derive(Debug, Clone, Arguments)]
+#[derive(Debug, Arguments)]
 struct Whose {
     /// The coordinator, http://host:port or, with --tls, https://host:port; the newest local run's unless given.
     #[arg(long, env = retort_runtime::env::COORDINATOR)]
@@ -27,7 +27,7 @@ struct Whose {
     run: String,
 }
 
-#[derive(Debug, Clone, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Order {
     /// No new work: replicas finish what they hold, and wait.
     Pause {
@@ -68,34 +68,52 @@ enum Order {
     },
 }
 
+/// What is asked of a run.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Pause,
+    Resume,
+    /// Why.
+    Stop(String),
+    /// Name of a worker or a teacher server.
+    Drain(String),
+    Retune {
+        alpha: Option<f64>,
+        temperature: Option<f64>,
+    },
+}
+
 impl Order {
-    fn of(&self) -> &Whose {
+    fn split(self) -> (Whose, Asked) {
         match self {
-            Self::Pause { of }
-            | Self::Resume { of }
-            | Self::Stop { of, .. }
-            | Self::Drain { of, .. }
-            | Self::Retune { of, .. } => of,
+            Self::Pause { of } => (of, Asked::Pause),
+            Self::Resume { of } => (of, Asked::Resume),
+            Self::Stop { reason, of } => (of, Asked::Stop(reason)),
+            Self::Drain { worker, of } => (of, Asked::Drain(worker)),
+            Self::Retune {
+                alpha,
+                temperature,
+                of,
+            } => (of, Asked::Retune { alpha, temperature }),
         }
     }
 }
 
 pub(crate) fn command(Args { order }: Args) -> Result<(), Failure> {
-    let of = order.of().clone();
+    let (of, asked) = order.split();
     let coordinator = named_or_local(of.coordinator, &of.tls)?;
-    block_on(give(coordinator, of.run, order))
+    block_on(async move { Ok(give(coordinator.reach().await?, of.run, asked).await?) })
 }
 
-async fn give(coordinator: Coordinator, run: String, order: Order) -> Result<(), Failure> {
-    let mut runs = retort_client::runs(coordinator.reach().await?);
-    match order {
-        Order::Pause { .. } => runs.pause(pb::PauseRequest { run }).await.map(drop),
-        Order::Resume { .. } => runs.resume(pb::ResumeRequest { run }).await.map(drop),
-        Order::Stop { reason, .. } => runs.stop(pb::StopRequest { run, reason }).await.map(drop),
-        Order::Drain { worker, .. } => runs.drain(pb::DrainRequest { run, worker }).await.map(drop),
-        Order::Retune {
-            alpha, temperature, ..
-        } => {
+/// Gives an order to a run; empty: the newest.
+pub(crate) async fn give(channel: Channel, run: String, asked: Asked) -> Result<(), tonic::Status> {
+    let mut runs = retort_client::runs(channel);
+    match asked {
+        Asked::Pause => runs.pause(pb::PauseRequest { run }).await.map(drop),
+        Asked::Resume => runs.resume(pb::ResumeRequest { run }).await.map(drop),
+        Asked::Stop(reason) => runs.stop(pb::StopRequest { run, reason }).await.map(drop),
+        Asked::Drain(worker) => runs.drain(pb::DrainRequest { run, worker }).await.map(drop),
+        Asked::Retune { alpha, temperature } => {
             let request = pb::RetuneRequest {
                 run,
                 alpha,
@@ -103,6 +121,5 @@ async fn give(coordinator: Coordinator, run: String, order: Order) -> Result<(),
             };
             runs.retune(request).await.map(drop)
         }
-    }?;
-    Ok(())
+    }
 }

@@ -19,6 +19,7 @@ use retort_tls::ClientFlags;
 use tokio::sync::mpsc;
 
 use self::board::{Board, Verb};
+use crate::control::{self, Asked};
 use crate::coordinator::Coordinator;
 use crate::failure::{Failure, block_on};
 use crate::status;
@@ -173,17 +174,15 @@ async fn order(coordinator: &Coordinator, run: String, verb: Verb) -> String {
 }
 
 async fn give(coordinator: &Coordinator, run: String, verb: Verb) -> anyhow::Result<()> {
-    let mut runs = retort_client::runs(coordinator.reach().await?);
-    match verb {
-        Verb::Pause => runs.pause(pb::PauseRequest { run }).await.map(|_| ()),
-        Verb::Resume => runs.resume(pb::ResumeRequest { run }).await.map(|_| ()),
-        Verb::Stop => {
-            let reason = "asked for in retort top".to_owned();
-            runs.stop(pb::StopRequest { run, reason }).await.map(|_| ())
-        }
-        Verb::Drain(worker) => runs.drain(pb::DrainRequest { run, worker }).await.map(|_| ()),
-    }
-    .map_err(plain)
+    let asked = match verb {
+        Verb::Pause => Asked::Pause,
+        Verb::Resume => Asked::Resume,
+        Verb::Stop => Asked::Stop("asked for in retort top".to_owned()),
+        Verb::Drain(worker) => Asked::Drain(worker),
+    };
+    control::give(coordinator.reach().await?, run, asked)
+        .await
+        .map_err(plain)
 }
 
 fn plain(status: tonic::Status) -> anyhow::Error {

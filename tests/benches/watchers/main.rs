@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use retort::report::stats::interval_95;
 use retort_client::Dialer;
 use retort_proto::pb;
 use retort_tests::bench::{Table, quick};
@@ -248,17 +249,10 @@ impl Bench {
     }
 }
 
-/// Mean and half of its 95 % interval, by Student's t.
+/// Mean and half of its 95 % interval.
 fn interval(values: &[f64]) -> (f64, f64) {
-    let t = match values.len() {
-        3 => 4.303,
-        9 => 2.306,
-        n => unreachable!("{n} pairs"),
-    };
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    (mean, t * (variance / n).sqrt())
+    let [low, high] = interval_95(values).expect("several pairs");
+    ((low + high) / 2.0, (high - low) / 2.0)
 }
 
 /// User and system time of a process, in seconds (proc(5): fields 14 and 15, after the name in brackets).
