@@ -319,6 +319,14 @@ impl Brain {
         self.runs.push(Entry::new(run, submission));
     }
 
+    /// The store has a run's report.
+    pub(crate) fn reported(&mut self, run: &str) -> Result<(), Status> {
+        self.entry(run)?.reported = true;
+        let key = restore::report_key(run);
+        self.unwritten.insert(key, Some(restore::to_bytes(&true)));
+        Ok(())
+    }
+
     /// Makes an uploaded state of a group durable: manifest, rename, then the ledger moves.
     pub(crate) fn commit_round(
         &mut self,

@@ -21,14 +21,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use crate::brain::Handle;
+use crate::brain::{Brain, Handle};
 use crate::status;
 use crate::watchers::Watchers;
 
 /// How long answers may take to end after a stop was asked for; a reader that does not read is left.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// In every answer: nothing is kept (what is shown is live), and a page loads nothing from elsewhere.
+/// In every answer that does not say otherwise: nothing is kept (what is shown is live), and a page loads nothing from elsewhere.
 const HEADERS: [(HeaderName, &str); 4] = [
     (header::CACHE_CONTROL, "no-store"),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -40,7 +40,15 @@ const HEADERS: [(HeaderName, &str); 4] = [
     ),
 ];
 
-const NO_PAGE: &str = "no such page: there are /, /metrics, /api/runs, /api/runs/ID and /events?run=ID\n";
+/// Of a page that somebody brought: it may look as it likes, and do nothing.
+const SHOWN_ONLY: (HeaderName, &str) = (
+    header::CONTENT_SECURITY_POLICY,
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'",
+);
+
+const NO_PAGE: &str =
+    "no such page: there are /, /metrics, /api/runs, /api/runs/ID, /events?run=ID and /reports/ID\n";
 /// Bytes of an order.
 const MAX_ORDER: usize = 4 << 10;
 
@@ -70,6 +78,7 @@ pub(crate) async fn serve(
         .route("/api/runs/{run}/orders", post(orders::order))
         .route("/api/orders", get(orders::allowed))
         .route("/events", get(events))
+        .route("/reports/{run}", get(report))
         .fallback(|| async { (StatusCode::NOT_FOUND, NO_PAGE) })
         .layer(axum::middleware::map_response(|answer: Response| async {
             with_headers(answer)
@@ -106,6 +115,29 @@ async fn run(State(shared): State<Shared>, Path(run): Path<String>) -> Result<Re
     Ok(json(off_the_runtime(move || run_status_json(&status)).await?))
 }
 
+/// As its submitter left it.
+async fn report(State(shared): State<Shared>, Path(run): Path<String>) -> Result<Response, Failed> {
+    let known = move |brain: &mut Brain| {
+        let store = brain.store.clone();
+        brain.entry(&run).map(|e| (e.submission.id.clone(), store))
+    };
+    let (run, store) = shared.brain.peek(known).await??;
+    let id = run.clone();
+    let page = off_the_runtime(move || store.report(&id)).await?;
+    let page = page.map_err(|e| Status::internal(e.to_string()))?;
+    let none = || {
+        Status::not_found(format!(
+            "run {run} has no report here: retort submit --out FOLDER makes one"
+        ))
+    };
+    let page = page.ok_or_else(none)?;
+    Ok((
+        [(header::CONTENT_TYPE, "text/html; charset=utf-8"), SHOWN_ONLY],
+        page,
+    )
+        .into_response())
+}
+
 /// `?run=ID`; the newest unless given.
 async fn events(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Result<Response, Failed> {
     let query = query.unwrap_or_default();
@@ -121,9 +153,8 @@ async fn events(State(shared): State<Shared>, RawQuery(query): RawQuery) -> Resu
 
 fn with_headers(mut response: Response) -> Response {
     for (name, value) in HEADERS {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+        let header = response.headers_mut().entry(name);
+        header.or_insert(HeaderValue::from_static(value));
     }
     response
 }

@@ -112,6 +112,7 @@ fn run_status(entry: &Entry, curves: bool, now: Millis, term: u64) -> pb::RunSta
         started_s: started.map_or(0.0, seconds),
         alpha: run.retuned().alpha,
         temperature: run.retuned().temperature,
+        reported: entry.reported,
     }
 }
 

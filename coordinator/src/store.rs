@@ -1,5 +1,5 @@
-//! Published versions, each visible only under its manifest, which is written last (P8): in a folder, or in a bucket that
-//! coordinators on several hosts share.
+//! Published versions, each visible only under its manifest, which is written last (P8), and the reports of ended runs: in a
+//! folder, or in a bucket that coordinators on several hosts share.
 
 #[cfg(feature = "object-store")]
 mod bucket;
@@ -91,7 +91,7 @@ impl Error {
 /// A group of a run.
 type Group<'a> = (&'a str, &'a str);
 
-/// Where versions lie. All of it blocks.
+/// Where versions and reports lie. All of it blocks.
 pub(crate) trait Shelf: Debug + Send + Sync {
     /// Makes files durable that nobody sees yet; `id` is unique among uploads of this process.
     fn stage(&self, run: &str, id: u64, files: &[(String, Bytes)]) -> Result<Box<dyn Upload>, Error>;
@@ -105,6 +105,10 @@ pub(crate) trait Shelf: Debug + Send + Sync {
     fn put_aside(&self, group: Group<'_>, version: u64, why: &str) -> Result<(), Error>;
     /// Drops the files of a group's versions below `keep_from`; their manifests stay for the audit.
     fn prune(&self, group: Group<'_>, keep_from: u64);
+    /// Makes the report of a run durable, instead of an earlier one.
+    fn keep_report(&self, run: &str, page: Bytes) -> Result<(), Error>;
+    /// `None`: there is none.
+    fn report(&self, run: &str) -> Result<Option<Bytes>, Error>;
 }
 
 /// Files that are durable and that nobody sees. Dropped, they are removed, unless they were published.
@@ -261,6 +265,16 @@ impl Store {
     /// Drops the files of versions below `keep_from`; their manifests stay for the audit.
     pub(crate) fn prune(&self, run: &str, group: &str, keep_from: u64) {
         self.shelf.prune((run, group), keep_from);
+    }
+
+    /// Makes the report of a run durable, instead of an earlier one.
+    pub(crate) fn keep_report(&self, run: &str, page: Bytes) -> Result<(), Error> {
+        self.shelf.keep_report(run, page)
+    }
+
+    /// The report of a run; `None`: there is none.
+    pub(crate) fn report(&self, run: &str) -> Result<Option<Bytes>, Error> {
+        self.shelf.report(run)
     }
 }
 

@@ -215,6 +215,8 @@ pub(crate) fn finish(
     sound(checked, &report, &audit)
 }
 
+/// The report for people.
+pub(crate) const REPORT_PAGE: &str = "report.html";
 /// What was measured while a run trained, for programs: [`report::Curves`].
 pub(crate) const CURVES: &str = "curves.json";
 /// The class that each model names for each target of the test data, seed by seed.
@@ -239,7 +241,7 @@ pub(crate) fn write_reports(
         write(&out.join(name), value.to_string().as_bytes())?;
     }
     let page = html::render(&report, &curves, &compose::reliability(finished));
-    write(&out.join("report.html"), page.as_bytes())?;
+    write(&out.join(REPORT_PAGE), page.as_bytes())?;
     Ok((report, audit))
 }
 
@@ -288,7 +290,7 @@ fn say(report: &Report, out: &Path, json: Option<&str>) {
         "audit: {} samples, {} committed, {} quarantined, {} duplicates, {} lost",
         l.samples, l.committed, l.quarantined, l.duplicates, l.lost
     );
-    eprintln!("report: {}", out.join("report.html").display());
+    eprintln!("report: {}", out.join(REPORT_PAGE).display());
 }
 
 /// A run whose teachers' signal is missing fails loudly (P10).

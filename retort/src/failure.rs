@@ -1,5 +1,6 @@
 //! How a command ends when it does not end well.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -55,19 +56,22 @@ impl Failure {
         reason = "the last word of a command goes to its user, not to the log"
     )]
     pub(crate) fn report(&self) -> ExitCode {
+        let (before, code) = match self {
+            Self::Input(_) => ("error: ", 2),
+            Self::Run(_) | Self::Away(_) => ("error: ", 1),
+            Self::Interrupted => ("", 130),
+        };
+        eprintln!("{before}{self}");
+        ExitCode::from(code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Input(message) => {
-                eprintln!("error: {message}");
-                ExitCode::from(2)
-            }
-            Self::Run(error) | Self::Away(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::from(1)
-            }
-            Self::Interrupted => {
-                eprintln!("stopped: the state is checkpointed");
-                ExitCode::from(130)
-            }
+            Self::Input(message) => f.write_str(message),
+            Self::Run(error) | Self::Away(error) => write!(f, "{error:#}"),
+            Self::Interrupted => f.write_str("stopped: the state is checkpointed"),
         }
     }
 }

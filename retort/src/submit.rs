@@ -16,7 +16,7 @@ use tonic::Code;
 
 use crate::check::{self, Checked};
 use crate::cli::JobArgs;
-use crate::collect;
+use crate::collect::{self, REPORT_PAGE};
 use crate::coordinator::Coordinator;
 use crate::failure::{Failure, block_on};
 use crate::follow;
@@ -70,9 +70,22 @@ pub(crate) fn submit(args: Args) -> Result<(), Failure> {
         let finished = collect::gather(&coordinator, &checked, ended).await;
         let finished = finished.map_err(Failure::after_start)?;
         let wall_s = began.elapsed().as_secs_f64();
-        collect::finish(&checked, vec![finished], (out, wall_s), args.json)
+        let told = collect::finish(&checked, vec![finished], (out, wall_s), args.json);
+        if let Err(failure) = keep_report(&coordinator, run, out).await {
+            tracing::warn!("the dashboard has no report of this run: {failure}");
+        }
+        told
     };
     block_on(work)
+}
+
+/// For those who look at the fleet's dashboard.
+async fn keep_report(coordinator: &Coordinator, run: String, out: &Path) -> Result<(), Failure> {
+    let page = out.join(REPORT_PAGE);
+    let html = std::fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
+    let mut runs = retort_client::runs(coordinator.reach().await?);
+    runs.keep_report(pb::KeepReportRequest { run, html }).await?;
+    Ok(())
 }
 
 /// The job as its processes get it: with absolute paths.

@@ -10,6 +10,7 @@ use prost_reflect::prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, SerializeOptions};
 use retort_client::Channel;
 use retort_proto::{PROTOCOL, pb};
+use retort_tests::http::ask;
 use retort_tests::{Harness, Running, eventually};
 use serde_json::Value;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -257,6 +258,68 @@ fn a_submitted_job_runs_and_any_client_reads_its_status() {
     // One fleet serves several runs in turn.
     let (code, _) = fleet.h.start(&args[..4]).end(LIMIT).expect("it ends");
     assert_eq!(code, 0);
+}
+
+#[test]
+fn the_report_of_an_ended_run_is_on_the_dashboard() {
+    let h = Harness::new(env!("CARGO_BIN_EXE_retort-harness"));
+    let (data, http, out) = (h.path("data"), h.path("http"), h.path("out"));
+    let coordinator = |name: &str| {
+        let _ = std::fs::remove_file(&http);
+        let to = [
+            "--data-dir",
+            data.to_str().unwrap(),
+            "--announce-http",
+            http.to_str().unwrap(),
+        ];
+        let (process, url) = start(&h, "coordinator", name, &to);
+        (process, url, announced(&http))
+    };
+    let (first, url, pages) = coordinator("c1");
+    let to = ["--coordinator", url.as_str()];
+    let (_server, _) = start(&h, "teacher-server", "t", &to);
+    let (_w0, _) = start(&h, "student-worker", "w0", &to);
+    let (_w1, _) = start(&h, "student-worker", "w1", &to);
+    let file = h.job("job.toml", JOB);
+    let submit = ["submit", file.to_str().unwrap(), to[0], to[1]];
+    h.ok(&[&submit[..], &["--out", out.to_str().unwrap()]].concat());
+    let page = std::fs::read_to_string(out.join("report.html")).unwrap();
+
+    let shown = ask(&pages, "GET", "/reports/standing-1").unwrap();
+    assert_eq!((shown.status, shown.body.as_str()), (200, page.as_str()));
+    let policy = shown.header("content-security-policy");
+    assert!(
+        policy.starts_with("sandbox;") && !policy.contains("script"),
+        "{policy}"
+    );
+    // Nobody fetched the second run's models, so nobody measured them; the third waits for its turn.
+    h.ok(&submit);
+    let held = h.ok(&["submit", file.to_str().unwrap(), to[0], to[1], "--detach"]);
+    for run in ["standing-2", "nobody"] {
+        let none = ask(&pages, "GET", &format!("/reports/{run}")).unwrap();
+        assert_eq!(none.status, 404, "{}", none.body);
+        assert!(none.body.contains(run), "{}", none.body);
+    }
+    let early = block_on(async {
+        let mut runs = retort_client::runs(retort_client::connect(&url).expect("address"));
+        let run = held.trim().to_owned();
+        let pause = pb::PauseRequest { run: run.clone() };
+        runs.pause(pause).await.unwrap();
+        let html = "too early".to_owned();
+        runs.keep_report(pb::KeepReportRequest { run, html })
+            .await
+            .unwrap_err()
+    });
+    assert_eq!(early.code(), Code::FailedPrecondition, "{early}");
+
+    drop(first);
+    let (_second, _, pages) = coordinator("c2");
+    let runs: Value = serde_json::from_str(&ask(&pages, "GET", "/api/runs").unwrap().body).unwrap();
+    let reported: Vec<bool> = (0..3)
+        .map(|i| runs["runs"][i]["reported"].as_bool().unwrap())
+        .collect();
+    assert_eq!(reported, [true, false, false]);
+    assert_eq!(ask(&pages, "GET", "/reports/standing-1").unwrap().body, page);
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub(crate) struct Brought {
 pub(crate) struct Entry {
     pub(crate) run: Run,
     pub(crate) submission: Submission,
+    /// The store has its report.
+    pub(crate) reported: bool,
     /// Newest manifest's hash by group.
     pub(super) parents: BTreeMap<String, String>,
     /// Contributions that wait for their round to close.
@@ -113,6 +115,7 @@ impl Entry {
         Self {
             run,
             submission,
+            reported: false,
             parents: BTreeMap::new(),
             parked: BTreeMap::new(),
             leases: BTreeMap::new(),

@@ -22,6 +22,10 @@ pub(super) fn submission_key(run: &str) -> String {
     format!("submission/{run}")
 }
 
+pub(super) fn report_key(run: &str) -> String {
+    format!("report/{run}")
+}
+
 pub(super) fn record_key(run: &str, key: &Key) -> String {
     format!("run/{run}/{}", key.path())
 }
@@ -55,7 +59,8 @@ impl Brain {
             for (key, bytes) in all.iter().filter(|(key, _)| key.starts_with(&prefix)) {
                 records.push(from_bytes(key, bytes)?);
             }
-            let entry = self.restore_run(submission, records)?;
+            let mut entry = self.restore_run(submission, records)?;
+            entry.reported = all.contains_key(&report_key(&entry.submission.id));
             self.runs.push(entry);
         }
         if !self.runs.is_empty() {

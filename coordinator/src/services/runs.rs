@@ -5,7 +5,8 @@ use retort_proto::pb;
 use retort_tls::Caller;
 use tonic::{Request, Response, Status};
 
-use crate::brain::{Handle, Submission};
+use super::store_error;
+use crate::brain::{Brain, Handle, Submission};
 use crate::orders::{Order, give};
 use crate::spec::{Data, run_spec};
 
@@ -107,6 +108,32 @@ impl pb::runs_server::Runs for RunsService {
         };
         give(&self.brain, r.run, by, order).await?;
         Ok(Response::new(pb::RetuneReply {}))
+    }
+
+    async fn keep_report(
+        &self,
+        request: Request<pb::KeepReportRequest>,
+    ) -> Result<Response<pb::KeepReportReply>, Status> {
+        let pb::KeepReportRequest { run, html } = request.into_inner();
+        let ended = move |brain: &mut Brain| {
+            let store = brain.store.clone();
+            let run = &brain.entry(&run)?.run;
+            match run.state().0 {
+                state if state.ended() => Ok((run.spec.id.clone(), store)),
+                state => Err(Status::failed_precondition(format!(
+                    "run {} is {}: a report is of one that has ended",
+                    run.spec.id,
+                    state.name()
+                ))),
+            }
+        };
+        let (run, store) = self.brain.peek(ended).await??;
+        let id = run.clone();
+        let kept = tokio::task::spawn_blocking(move || store.keep_report(&id, html.into())).await;
+        kept.map_err(|e| Status::internal(e.to_string()))?
+            .map_err(store_error)?;
+        self.brain.ask(move |brain| brain.reported(&run)).await??;
+        Ok(Response::new(pb::KeepReportReply {}))
     }
 }
 

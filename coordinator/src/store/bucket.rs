@@ -64,6 +64,10 @@ fn manifest_name((run, group): Group<'_>, version: u64) -> String {
     format!("{run}/{group}/{version:08}.json")
 }
 
+fn report_name(run: &str) -> String {
+    format!("{run}/report.html")
+}
+
 impl Shelf for BucketShelf {
     fn stage(&self, run: &str, id: u64, files: &[(String, Bytes)]) -> Result<Box<dyn Upload>, Error> {
         // Coordinators that follow one another count from 1 each.
@@ -129,6 +133,14 @@ impl Shelf for BucketShelf {
         };
         self.bucket
             .remove_named_by(manifests, move |bytes| files(bytes).unwrap_or_default());
+    }
+
+    fn keep_report(&self, run: &str, page: Bytes) -> Result<(), Error> {
+        Ok(self.bucket.put(&report_name(run), page)?)
+    }
+
+    fn report(&self, run: &str) -> Result<Option<Bytes>, Error> {
+        Ok(self.bucket.get(&report_name(run))?)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Versions on disk: `checkpoints/<run>/<group>/<version>/`. One becomes visible by renaming its folder, after every file in it
-//! was synced.
+//! was synced. Reports: `reports/<run>.html`.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -10,6 +10,9 @@ use retort_coordinator_core::manifest::{FILE_NAME, Manifest};
 use retort_runtime::failpoint;
 
 use super::{Error, FILES, Group, Shelf, Upload};
+
+/// Reports of ended runs, below a data folder.
+const REPORTS: &str = "reports";
 
 /// Folder of one version below a data folder.
 pub fn checkpoint_dir(data_dir: &Path, run: &str, group: &str, version: u64) -> PathBuf {
@@ -109,6 +112,19 @@ impl Shelf for FolderShelf {
             }
         }
     }
+
+    fn keep_report(&self, run: &str, page: Bytes) -> Result<(), Error> {
+        let folder = self.data_dir.join(REPORTS);
+        fs::create_dir_all(&folder).map_err(io("create", &folder))?;
+        let (target, unseen) = (report_path(&self.data_dir, run), folder.join(format!(".{run}")));
+        write_synced(&unseen, &page)?;
+        fs::rename(&unseen, &target).map_err(io("rename to", &target))?;
+        sync(&folder)
+    }
+
+    fn report(&self, run: &str) -> Result<Option<Bytes>, Error> {
+        read(&report_path(&self.data_dir, run))
+    }
 }
 
 impl Upload for Incoming {
@@ -124,9 +140,18 @@ impl Upload for Incoming {
         fs::create_dir_all(&group).map_err(io("create", &group))?;
         let target = checkpoint_dir(&self.data_dir, &manifest.run, &manifest.group, manifest.version);
         fs::rename(&self.folder, &target).map_err(io("rename to", &target))?;
-        let synced = File::open(&group).and_then(|d| d.sync_all());
-        synced.map_err(io("sync", &group))
+        sync(&group)
     }
+}
+
+fn report_path(data_dir: &Path, run: &str) -> PathBuf {
+    data_dir.join(REPORTS).join(format!("{run}.html"))
+}
+
+/// Makes the names in a folder durable.
+fn sync(folder: &Path) -> Result<(), Error> {
+    let synced = File::open(folder).and_then(|d| d.sync_all());
+    synced.map_err(io("sync", folder))
 }
 
 fn read(path: &Path) -> Result<Option<Bytes>, Error> {

@@ -39,3 +39,16 @@ fn of_two_coordinators_with_one_version_the_later_terms_counts() {
     let (version, weights, _) = store.read(("r", "g"), None, WEIGHTS).unwrap();
     assert_eq!((version, &weights[..]), (3, &b"of its successor"[..]));
 }
+
+#[test]
+fn the_later_of_two_reports_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(FolderShelf::open(dir.path()).unwrap());
+    assert_eq!(store.report("r").unwrap(), None);
+    for page in ["first", "second"] {
+        store.keep_report("r", page.into()).unwrap();
+    }
+    let again = Store::new(FolderShelf::open(dir.path()).unwrap());
+    assert_eq!(again.report("r").unwrap().unwrap(), "second");
+    assert_eq!(again.report("other").unwrap(), None);
+}

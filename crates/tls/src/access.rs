@@ -53,6 +53,7 @@ pub const TABLE: &[(&str, Who)] = &[
     ("/retort.v1.Runs/Resume", OPERATORS),
     ("/retort.v1.Runs/Drain", OPERATORS),
     ("/retort.v1.Runs/Retune", OPERATORS),
+    ("/retort.v1.Runs/KeepReport", OPERATORS),
     // A student asks how its run is, to leave when it has ended (--once).
     (
         "/retort.v1.Status/GetRun",

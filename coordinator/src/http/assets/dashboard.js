@@ -43,6 +43,11 @@ function list(runs) {
   $("runs").value = chosen;
 }
 
+function showReport(run) {
+  $("reported").hidden = !run?.reported;
+  if (run?.reported) $("report").setAttribute("href", `/reports/${encodeURIComponent(run.run)}`);
+}
+
 async function look() {
   clearTimeout(timer);
   try {
@@ -51,6 +56,8 @@ async function look() {
     list(runs);
     $("empty").hidden = runs.length > 0;
     const wanted = chosen || current(runs);
+    // It comes a little after the end.
+    showReport(runs.find((run) => run.run === wanted));
     // A run that had been stopped may go on.
     const open = runs.some((run) => run.run === wanted && !ENDED.includes(run.state));
     if (wanted && (wanted !== followed || (!events && open))) follow(wanted);

@@ -172,3 +172,16 @@ fn a_bucket_that_is_away_damages_nothing() {
     let away = store.newest_intact("r", "g").unwrap_err();
     assert!(away.is_of_storage(), "{away}");
 }
+
+#[test]
+fn the_later_of_two_reports_is_kept() {
+    let Some((_server, _, store)) = store() else {
+        return;
+    };
+    assert_eq!(store.report("r").unwrap(), None);
+    for page in ["first", "second"] {
+        store.keep_report("r", page.into()).unwrap();
+    }
+    assert_eq!(store.report("r").unwrap().unwrap(), "second");
+    assert_eq!(store.versions("r", "g").unwrap(), [0; 0]);
+}
