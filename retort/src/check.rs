@@ -2,12 +2,16 @@
 
 mod advice;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+use clap::Args as ClapArgs;
 use retort_data::{Dataset, Location, Shape, Tokens};
 use retort_job::{Architecture, Job, Loss, Problem, Source};
 use retort_models::{Choice, Export, Spec, SpecError};
 use retort_teacher_server::{classifier, engine, kserve};
+use serde::Serialize;
 
 use crate::cli::JobArgs;
 use crate::failure::Failure;
@@ -26,37 +30,94 @@ pub(crate) struct Checked {
     pub(crate) fixed: Vec<(String, Export)>,
 }
 
+#[derive(Debug, Clone, ClapArgs)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is said of a job that can start.
+#[derive(Debug, Serialize)]
+struct Answer {
+    job: String,
+    name: String,
+    dataset: String,
+    samples: u32,
+    shape: String,
+    classes: usize,
+    labelled: usize,
+    /// Of the samples, those whose source has no label for them.
+    unlabelled: u32,
+    teachers: usize,
+    students: usize,
+    bad_rows: u64,
+    /// The first of them.
+    left_out: Vec<String>,
+    worth_a_look: Vec<String>,
+}
+
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-pub(crate) fn command(args: &JobArgs) -> Result<(), Failure> {
-    let checked = file(args)?;
-    let job = &checked.job;
-    println!(
-        "{}: fine ({} on {}: {} samples of {}, {} labelled{}; {} teachers, {} students)",
-        args.job.display(),
-        job.run.name,
-        checked.dataset.name(),
-        checked.dataset.train_len(),
-        checked.dataset.shape(),
-        checked.dataset.labelled().len(),
-        match checked.dataset.unlabelled() {
-            0 => String::new(),
-            some => format!(", {some} without a label"),
-        },
-        job.teachers.len(),
-        job.students.len(),
-    );
-    let bad = checked.dataset.bad_rows();
-    if bad.count() > 0 {
-        println!("left out, since they cannot be used: {}", bad.count());
-        bad.first().iter().for_each(|row| println!("  {row}"));
-        if bad.count() > bad.first().len() as u64 {
-            println!("  ...");
-        }
-    }
-    for advice in advice::of(&checked) {
-        println!("worth a look: {advice}");
+pub(crate) fn command(args: &Args) -> Result<(), Failure> {
+    let checked = file(&args.job)?;
+    let answer = Answer::new(&args.job.job, &checked);
+    if args.json {
+        println!("{:#}", serde_json::to_value(&answer).context("write JSON")?);
+    } else {
+        println!("{answer}");
     }
     Ok(())
+}
+
+impl Answer {
+    fn new(file: &Path, checked: &Checked) -> Self {
+        let (job, data) = (&checked.job, &checked.dataset);
+        Self {
+            job: file.display().to_string(),
+            name: job.run.name.clone(),
+            dataset: data.name().to_owned(),
+            samples: data.train_len(),
+            shape: data.shape().to_string(),
+            classes: data.classes(),
+            labelled: data.labelled().len(),
+            unlabelled: data.unlabelled(),
+            teachers: job.teachers.len(),
+            students: job.students.len(),
+            bad_rows: data.bad_rows().count(),
+            left_out: data.bad_rows().first().iter().map(ToString::to_string).collect(),
+            worth_a_look: advice::of(checked),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            job, name, dataset, ..
+        } = self;
+        write!(
+            f,
+            "{job}: fine ({name} on {dataset}: {} samples of {}, ",
+            self.samples, self.shape
+        )?;
+        write!(f, "{} labelled", self.labelled)?;
+        if self.unlabelled > 0 {
+            write!(f, ", {} without a label", self.unlabelled)?;
+        }
+        write!(f, "; {} teachers, {} students)", self.teachers, self.students)?;
+        if self.bad_rows > 0 {
+            write!(f, "\nleft out, since they cannot be used: {}", self.bad_rows)?;
+            self.left_out.iter().try_for_each(|row| write!(f, "\n  {row}"))?;
+            if self.bad_rows > self.left_out.len() as u64 {
+                f.write_str("\n  ...")?;
+            }
+        }
+        self.worth_a_look
+            .iter()
+            .try_for_each(|advice| write!(f, "\nworth a look: {advice}"))
+    }
 }
 
 /// Says before a run what it goes without.

@@ -38,7 +38,7 @@ enum Command {
     /// Give a job to a standing fleet and follow it.
     Submit(submit::Args),
     /// Say everything that is wrong with a job, and start nothing.
-    Check(JobArgs),
+    Check(check::Args),
     /// What this build can compute on here: a quick measurement of each device, and how it agrees with flex.
     Devices(devices::Args),
     /// What the status API says of a run.

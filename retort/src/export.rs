@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Folder to write to; must be empty or absent.
     #[arg(long, visible_alias = "out")]
     to: PathBuf,
+    /// Print the model's card as JSON: model.json of the folder.
+    #[arg(long)]
+    json: bool,
 }
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
@@ -53,6 +56,13 @@ pub(crate) fn export(args: &Args) -> Result<(), Failure> {
     export
         .save(&args.to)
         .map_err(|e| Failure::input(format!("--to: {e}")))?;
+    if args.json {
+        println!(
+            "{:#}",
+            serde_json::to_value(&export.card).map_err(anyhow::Error::from)?
+        );
+        return Ok(());
+    }
     let end = args
         .exit
         .map_or(String::new(), |exit| format!(" up to exit {exit}"));
@@ -166,6 +176,7 @@ mod tests {
             checkpoints: None,
             exit,
             to: at(to),
+            json: false,
         };
         export(&args("model", None, Some(2), "a")).unwrap();
         export(&args("run", Some("small"), Some(2), "b")).unwrap();

@@ -44,6 +44,9 @@ pub(crate) struct Args {
     /// Folder to write to; must be empty or absent.
     #[arg(long)]
     out: PathBuf,
+    /// Print the model's card as JSON: model.json of the folder.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What a model does not say.
@@ -336,6 +339,10 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
     export
         .save(&args.out)
         .map_err(|e| Failure::input(format!("--out: {e}")))?;
+    if args.json {
+        println!("{:#}", serde_json::to_value(card).map_err(anyhow::Error::from)?);
+        return Ok(());
+    }
     let size = match &card.model.kserve {
         Some(kserve) if !kserve.version.is_empty() => format!("version {}", kserve.version),
         Some(_) => "no version".to_owned(),
