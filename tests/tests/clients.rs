@@ -1,29 +1,55 @@
-//! Clients that are not ours: the example in Python over a real run.
+//! Clients that are not ours, over a real run: the examples in Python, and what the page says of grpcurl.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use retort_tests::online::{LIMIT, ONLINE, text, under_way};
-use retort_tests::{Harness, processes};
+use retort_tests::{Harness, Running, processes};
+use serde_json::Value;
 
 /// A Python that has `examples/clients/requirements.txt`.
-fn python(root: &Path) -> Option<PathBuf> {
-    let named = std::env::var_os("RETORT_PYTHON").map(PathBuf::from);
-    let made = root.join("retort-runs/clients/bin/python");
-    named.or_else(|| made.is_file().then_some(made))
+struct Python {
+    program: PathBuf,
+    root: PathBuf,
 }
 
-#[test]
-fn the_python_example_follows_a_run_to_its_end() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let Some(python) = python(&root) else {
-        println!("SKIPPED: no Python with examples/clients/requirements.txt (RETORT_PYTHON)");
-        return;
-    };
-    let h = Harness::new(env!("CARGO_BIN_EXE_retort-harness"));
-    let job = h.job("job.toml", &ONLINE.replace("epochs = 6", "epochs = 20"));
+impl Python {
+    #[expect(clippy::print_stdout, reason = "a skipped test says so")]
+    fn find() -> Option<Self> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let named = std::env::var_os("RETORT_PYTHON").map(PathBuf::from);
+        let made = root.join("retort-runs/clients/bin/python");
+        let program = named.or_else(|| made.is_file().then_some(made));
+        if program.is_none() {
+            println!("SKIPPED: no Python with examples/clients/requirements.txt (RETORT_PYTHON)");
+        }
+        Some(Self {
+            program: program?,
+            root,
+        })
+    }
+
+    /// In the root of the repository, as the page says.
+    fn run(&self, path: &Path, args: &[&str]) -> Output {
+        let mut command = Command::new(&self.program);
+        command.current_dir(&self.root).env("PYTHONPATH", path).args(args);
+        command.output().expect("start Python")
+    }
+}
+
+fn said(output: &Output) -> String {
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{out}\n{err}");
+    out.into_owned()
+}
+
+/// A run of two seeds, so that the coordinator outlives the first and its end can be told; and the coordinator's address.
+fn under_way_somewhere(h: &Harness, epochs: &str) -> (Running, String) {
+    let job = h.job("job.toml", &ONLINE.replace("epochs = 6", epochs));
     let folder = h.path("out");
-    // The coordinator outlives the first of two runs, so that its end can be told.
     let run = h.start(&[
         "run",
         text(&job),
@@ -33,27 +59,26 @@ fn the_python_example_follows_a_run_to_its_end() {
         "2",
         "--json",
     ]);
-    under_way(&h, &folder);
+    under_way(h, &folder);
     let (_, _, address) = processes(&folder, "coordinator").remove(0);
     let address = address
         .strip_prefix("http://")
         .expect("a local run speaks in plain text");
+    (run, address.to_owned())
+}
+
+#[test]
+fn the_python_example_follows_a_run_to_its_end() {
+    let Some(python) = Python::find() else { return };
+    let h = Harness::new(env!("CARGO_BIN_EXE_retort-harness"));
+    let (run, address) = under_way_somewhere(&h, "epochs = 20");
     let watch = |more: &[&str]| {
-        let mut command = Command::new(&python);
-        command
-            .arg(root.join("examples/clients/watch.py"))
-            .arg(address)
-            .args(more);
-        command.output().expect("start Python")
+        let args = ["examples/clients/watch.py", address.as_str()];
+        python.run(Path::new(""), &[&args[..], more].concat())
     };
-    let output = watch(&[]);
-    let (said, complained) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(output.status.success(), "{said}\n{complained}");
-    let lines: Vec<&str> = said.lines().collect();
-    assert!(lines.len() >= 2 && lines[0].contains(" running"), "{said}");
+    let output = said(&watch(&[]));
+    let lines: Vec<&str> = output.lines().collect();
+    assert!(lines.len() >= 2 && lines[0].contains(" running"), "{output}");
     let last = lines[lines.len() - 1];
     assert!(last.contains(" done"), "{last}");
     assert!(
@@ -68,4 +93,70 @@ fn the_python_example_follows_a_run_to_its_end() {
         "{complained}"
     );
     run.end(LIMIT).expect("the run ends");
+}
+
+#[test]
+fn stubs_and_reflection_do_what_the_page_says() {
+    let Some(python) = Python::find() else { return };
+    let h = Harness::new(env!("CARGO_BIN_EXE_retort-harness"));
+    let (run, address) = under_way_somewhere(&h, "epochs = 60");
+
+    let stubs = h.path("stubs");
+    std::fs::create_dir(&stubs).expect("a folder");
+    let folder = "proto/proto/retort/v1";
+    let protocol: Vec<String> = std::fs::read_dir(python.root.join(folder))
+        .expect("the protocol")
+        .map(|entry| entry.expect("an entry").file_name())
+        .map(|name| format!("{folder}/{}", name.to_str().expect("a plain name")))
+        .collect();
+    let outputs = ["--python_out", "--grpc_python_out"].map(|flag| format!("{flag}={}", text(&stubs)));
+    let mut args = vec!["-m", "grpc_tools.protoc", "-I", "proto/proto"];
+    args.extend(outputs.iter().map(String::as_str));
+    args.extend(protocol.iter().map(String::as_str));
+    said(&python.run(Path::new(""), &args));
+    let listed = said(&python.run(&stubs, &["examples/clients/stubs.py", &address]));
+    assert!(listed.starts_with("online-3 running, "), "{listed}");
+
+    let lines = said(&python.run(
+        Path::new(""),
+        &[
+            "tests/tests/clients/page.py",
+            "docs/clients.md",
+            &address,
+            "online-3",
+        ],
+    ));
+    let answers: Vec<(String, Value)> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let answer = |asked: &str| &answers.iter().find(|(last, _)| last == asked).expect(asked).1;
+    let services = answer("list").as_array().expect("names");
+    assert!(services.contains(&"retort.v1.Status".into()), "{lines}");
+    let fields = answer("retort.v1.RunStatus").as_array().expect("names");
+    assert!(fields.contains(&"positions_per_epoch".into()), "{lines}");
+    assert_eq!(answer("retort.v1.Status/GetRun")["run"], "online-3");
+    let states = answer("retort.v1.Status/WatchRun").as_array().expect("states");
+    let revision = |i: usize| -> u64 {
+        let text = states[i]["revision"].as_str().expect("64 bits are text in JSON");
+        text.parse().expect("a number")
+    };
+    assert!(revision(0) < revision(1), "{lines}");
+    assert_eq!(answer("grpc.health.v1.Health/Check")["status"], "SERVING");
+    // One of the lines pauses the run, another one lets it go on.
+    assert_eq!(
+        *answer("retort.v1.Runs/Pause"),
+        Value::Object(serde_json::Map::new())
+    );
+    let watch = python.run(
+        Path::new(""),
+        &["examples/clients/watch.py", &address, "online-3"],
+    );
+    let watched = said(&watch);
+    assert!(
+        watched.lines().last().expect("a line").contains("online-3 done"),
+        "{watched}"
+    );
+    let (code, _) = run.end(LIMIT).expect("the run ends");
+    assert_eq!(code, 0);
 }
