@@ -83,8 +83,6 @@ pub(crate) struct Fleet {
 
 struct Shared {
     plan: Plan,
-    /// Of LibTorch, for each process.
-    threads: usize,
     // A lock: written by each child's task, never across an await.
     processes: Mutex<Vec<Process>>,
 }
@@ -96,12 +94,7 @@ impl Fleet {
             let folder = plan.out.join(folder);
             std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         }
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let computing = plan.teacher_servers + plan.student_workers;
         let shared = Arc::new(Shared {
-            // Threads of LibTorch wait for each other without sleeping, so that processes which all use every core
-            // only get in each other's way. Those of flex sleep: whoever has work uses the cores of who has none.
-            threads: (cores / computing.max(1)).max(1),
             plan,
             processes: Mutex::default(),
         });
@@ -144,6 +137,17 @@ impl Fleet {
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         self.tasks.end(LEAVE_GRACE * 2).await
     }
+}
+
+/// How LibTorch's threads share the cores with other processes: each process may use all of them, as on flex, and a thread that
+/// waits for another one sleeps after a thousand looks instead of 300,000 (GNU OpenMP's default), so that whoever has work finds a
+/// core.
+fn threads() -> [(&'static str, String); 2] {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    [
+        ("OMP_NUM_THREADS", cores.to_string()),
+        ("GOMP_SPINCOUNT", "1000".to_owned()),
+    ]
 }
 
 impl Shared {
@@ -229,7 +233,12 @@ impl Supervised {
             }
             Role::TeacherServer | Role::StudentWorker => {
                 command.args(["--coordinator", coordinator, "--name", &self.name]);
-                command.env("OMP_NUM_THREADS", self.shared.threads.to_string());
+                for (name, value) in threads() {
+                    // Whoever starts the fleet may know better.
+                    if std::env::var_os(name).is_none() {
+                        command.env(name, value);
+                    }
+                }
             }
         }
         if plan.log_format == Format::Json {
