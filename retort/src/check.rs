@@ -474,7 +474,7 @@ pub(crate) fn mismatch(key: &str, export: &Export, dataset: &Dataset) -> Vec<Pro
     }
     problems.extend(other_rows(key, card.rows, dataset.rows()));
     let mut names = card.class_names.iter().zip(dataset.class_names()).enumerate();
-    let imported = card.model.architecture.is_foreign() || card.model.architecture == Architecture::Bert;
+    let imported = card.dataset.digest.is_empty() || card.model.architecture == Architecture::Bert;
     if imported
         && card.classes == dataset.classes()
         && let Some((class, (theirs, ours))) = names.find(|(_, (theirs, ours))| theirs != ours)

@@ -1,8 +1,9 @@
-//! `retort import`: a teacher's folder of an ONNX file, of an encoder's folder, or of a model on a server.
+//! `retort import`: a teacher's folder of an ONNX file, of PyTorch's weights, of an encoder's folder, or of a model on a server.
 
 mod bert;
+mod pytorch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
@@ -28,10 +29,10 @@ const MOST_BATCH: u32 = 4_096;
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
-    /// An ONNX file; a folder of Hugging Face's with a BERT (config.json, model.safetensors, tokenizer.json); or
+    /// An ONNX file; a safetensors file with a PyTorch model's weights; a folder of Hugging Face's with a BERT (config.json, model.safetensors, tokenizer.json); or
     /// http://HOST:PORT/NAME, a model on a server of the Open Inference Protocol (KServe v2, gRPC).
     model: String,
-    /// TOML file with what an ONNX file or a server does not say; MODEL (of a server: NAME) with the extension .toml unless
+    /// TOML file with what a file or a server does not say; MODEL (of a server: NAME) with the extension .toml unless
     /// given.
     #[arg(long)]
     card: Option<PathBuf>,
@@ -82,6 +83,11 @@ struct Config {
     max_batch: Option<u32>,
     /// Of a server: numbers that the weights are, for reports; 0 unless given.
     parameters: Option<usize>,
+    /// Of a safetensors file: the network of ours that its weights are those of.
+    model: Option<Model>,
+    /// Of a safetensors file: beginnings of our weights' names, and what stands in their place there.
+    #[serde(default)]
+    names: BTreeMap<String, String>,
 }
 
 /// Names of the classes, in the order of the output.
@@ -100,12 +106,12 @@ impl Config {
         1.0
     }
 
-    fn read(file: &Path, served: bool) -> Result<Self, Failure> {
+    fn read(file: &Path, place: &Place) -> Result<Self, Failure> {
         let text =
             std::fs::read_to_string(file).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
         let config: Self =
             toml::from_str(&text).map_err(|e| Failure::input(format!("{}: {e}", file.display())))?;
-        let problems = config.problems(served);
+        let problems = config.problems(place);
         if problems.is_empty() {
             Ok(config)
         } else {
@@ -114,8 +120,9 @@ impl Config {
         }
     }
 
-    fn problems(&self, served: bool) -> Vec<Problem> {
-        let mut problems = self.check_server(served);
+    fn problems(&self, place: &Place) -> Vec<Problem> {
+        let mut problems = self.check_server(matches!(place, Place::Server { .. }));
+        self.check_weights(place.weights().is_some(), &mut problems);
         let [channels, height, width] = self.shape;
         if channels * height * width == 0 {
             let value = format!("{:?}", self.shape);
@@ -165,6 +172,41 @@ impl Config {
         problems
     }
 
+    /// Of a network of ours we know what it takes and gives, and of another one nothing but that.
+    fn check_weights(&self, ours: bool, problems: &mut Vec<Problem>) {
+        let text = |value: &Option<String>| value.clone();
+        if !ours {
+            let expected = "absent: only of weights for a network of ours, a file that ends in .safetensors";
+            let given = [
+                ("model", self.model.as_ref().map(|m| m.architecture.to_string())),
+                ("names", self.names.keys().next().cloned()),
+            ];
+            let given = given.into_iter().filter_map(|(key, value)| Some((key, value?)));
+            problems.extend(given.map(|(key, value)| Problem::new(key, value, expected)));
+            return;
+        }
+        if self.model.is_none() {
+            let expected = "the network of ours that these are the weights of, as a job has it";
+            problems.push(Problem::new("model", "(absent)", expected));
+        }
+        if self.gives == Gives::Probabilities {
+            let expected = "\"logits\", which is what a network of ours gives";
+            problems.push(Problem::new("gives", "\"probabilities\"", expected));
+        }
+        let expected = "absent: known of a network of ours";
+        let given = [
+            (
+                "layout",
+                (self.layout != Layout::Nchw).then(|| format!("{:?}", self.layout).to_lowercase()),
+            ),
+            ("input", text(&self.input)),
+            ("output", text(&self.output)),
+            ("tokens", self.tokens.as_ref().map(|tokens| format!("{tokens:?}"))),
+        ];
+        let given = given.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        problems.extend(given.map(|(key, value)| Problem::new(key, value, expected)));
+    }
+
     fn check_tokens(&self, problems: &mut Vec<Problem>) {
         let Some(tokens) = &self.tokens else {
             if let Some(padding) = self.padding {
@@ -205,6 +247,24 @@ impl Config {
         }
     }
 
+    /// Of one row of logits a sample.
+    fn spec(&self, model: Model, classes: usize) -> Spec {
+        let [channels, height, width] = self.shape;
+        Spec {
+            model,
+            input: Shape {
+                channels,
+                height,
+                width,
+            },
+            classes,
+            preprocessing: self.preprocessing(),
+            tokens: self.tokens.clone(),
+            rows: 1,
+            projection: None,
+        }
+    }
+
     fn class_names(&self, file: &Path) -> Result<Vec<String>, Failure> {
         let names: Vec<String> = match &self.classes {
             Classes::Names(names) => names.clone(),
@@ -235,12 +295,10 @@ impl Config {
 
 /// Where a model is.
 enum Place {
+    /// ONNX, or the [weights](Place::weights) of a network of ours.
     File(PathBuf),
     /// `http://host:port`, and its name there.
-    Server {
-        endpoint: String,
-        name: String,
-    },
+    Server { endpoint: String, name: String },
 }
 
 impl Place {
@@ -262,6 +320,14 @@ impl Place {
             _ => Err(refused(
                 "http://HOST:PORT/NAME, NAME being the model's on that server",
             )),
+        }
+    }
+
+    /// The file, if it holds weights alone.
+    fn weights(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) if file.extension().is_some_and(|e| e == "safetensors") => Some(file),
+            Self::File(_) | Self::Server { .. } => None,
         }
     }
 
@@ -362,7 +428,7 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
 fn import(args: &Args) -> Result<(Export, String), Failure> {
     if let Some(job) = &args.job {
         return Err(Failure::input(format!(
-            "--job {}: expected no job, an ONNX file or a model on a server is a classifier already",
+            "--job {}: expected no job, a file or a model on a server is a classifier already",
             job.display()
         )));
     }
@@ -373,8 +439,12 @@ fn import(args: &Args) -> Result<(Export, String), Failure> {
         std::fs::metadata(file).map_err(|e| refused(&e))?;
     }
     let file = args.card.clone().unwrap_or_else(|| place.card());
-    let config = Config::read(&file, matches!(place, Place::Server { .. }))?;
+    let config = Config::read(&file, &place)?;
     let class_names = config.class_names(&file)?;
+    if let Some(weights) = place.weights() {
+        let name = config.name.clone().unwrap_or_else(|| place.name());
+        return pytorch::import(weights, &config, (name, class_names));
+    }
     let (ports, bytes, version) = place.look(&config).map_err(|e| refused(&e))?;
     let only = |key: &str, named: &Option<String>, ports: &[Port]| match (named, ports) {
         (Some(name), _) => Ok(name.clone()),
@@ -392,20 +462,7 @@ fn import(args: &Args) -> Result<(Export, String), Failure> {
         gives: config.gives,
         padding: config.padding,
     };
-    let [channels, height, width] = config.shape;
-    let spec = Spec {
-        model: place.model(ports, &config, version),
-        input: Shape {
-            channels,
-            height,
-            width,
-        },
-        classes: class_names.len(),
-        preprocessing: config.preprocessing(),
-        tokens: config.tokens.clone(),
-        rows: 1,
-        projection: None,
-    };
+    let spec = config.spec(place.model(ports, &config, version), class_names.len());
     let mut classifier = classifier(&spec, &bytes, &Device::flex()).map_err(|e| refused(&e))?;
     probe(&mut classifier).map_err(|e| refused(&e))?;
     let parameters = config.parameters.unwrap_or_else(|| classifier.parameters());

@@ -6,7 +6,7 @@
 //!   their names.
 //! * [`Export`] is a folder with `model.safetensors` (or what stands for weights of a model from elsewhere) and its
 //!   [`Card`]; [`Classifier`] evaluates one with plain data.
-//! * [`bert`] brings in an encoder of Hugging Face's, [`probe`] fits a classifier to what one puts out.
+//! * [`Net::with_pytorch`] takes weights that PyTorch trained, [`bert`] brings in an encoder of Hugging Face's, [`probe`] fits a classifier to what one puts out.
 //!
 //! This crate knows burn and must never depend on a runtime or a wire format.
 
@@ -19,6 +19,7 @@ pub mod host;
 mod net;
 pub mod onnx;
 pub mod probe;
+mod pytorch;
 mod timing;
 mod weights;
 
@@ -27,6 +28,7 @@ pub use classifier::{Classifier, Error as ClassifierError, Evaluation};
 pub use device::Choice;
 pub use net::custom;
 pub use net::{Layer, Net, Outputs, Pass, PassError, Preprocessing, Projection, Spec, SpecError};
+pub use pytorch::Error as PytorchError;
 pub use timing::Effort;
 pub use weights::Error as WeightsError;
 

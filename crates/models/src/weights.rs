@@ -1,6 +1,6 @@
 //! Weights in and out of a network: named tensors, safetensors, one flat vector. The order is that of the names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData, Transaction};
@@ -43,6 +43,13 @@ impl Net {
         let mut layout = collect.layout;
         layout.sort();
         layout
+    }
+
+    /// Names of the weights of its linear layers, which are `[inputs, outputs]`.
+    pub(crate) fn linear_weights(&self) -> BTreeSet<String> {
+        let mut collect = Collect::default();
+        self.visit(&mut collect);
+        collect.linear
     }
 
     /// All weights in one vector.
@@ -269,6 +276,10 @@ impl Path {
 #[derive(Default)]
 struct Collect {
     path: Path,
+    /// Kinds of the modules that it is in.
+    containers: Vec<String>,
+    /// Weights of linear layers, by name.
+    linear: BTreeSet<String>,
     layout: Vec<(String, Vec<usize>)>,
     read: Transaction,
 }
@@ -276,14 +287,19 @@ struct Collect {
 impl ModuleVisitor for Collect {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.path.enter(name, container);
+        self.containers.push(container.to_owned());
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
         self.path.exit();
+        self.containers.pop();
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let value = param.val().without_autodiff();
+        if D == 2 && self.containers.last().is_some_and(|kind| kind == "Struct:Linear") {
+            self.linear.insert(self.path.name());
+        }
         self.layout.push((self.path.name(), value.dims().to_vec()));
         self.read = std::mem::take(&mut self.read).register(value);
     }
