@@ -1,6 +1,7 @@
 //! How a command ends when it does not end well.
 
 use std::fmt;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -56,10 +57,20 @@ impl Failure {
         reason = "the last word of a command goes to its user, not to the log"
     )]
     pub(crate) fn report(&self) -> ExitCode {
-        let (before, code) = match self {
-            Self::Input(_) => ("error: ", 2),
-            Self::Run(_) | Self::Away(_) => ("error: ", 1),
-            Self::Interrupted => ("", 130),
+        let code = match self {
+            Self::Input(_) => 2,
+            Self::Run(_) | Self::Away(_) => 1,
+            Self::Interrupted => 130,
+        };
+        let before = match self {
+            Self::Interrupted => "",
+            // As clap colours what it finds itself (https://no-color.org).
+            _ if std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) =>
+            {
+                "\x1b[1;31merror:\x1b[0m "
+            }
+            _ => "error: ",
         };
         eprintln!("{before}{self}");
         ExitCode::from(code)
