@@ -174,7 +174,6 @@ impl Config {
 
     /// Of a network of ours we know what it takes and gives, and of another one nothing but that.
     fn check_weights(&self, ours: bool, problems: &mut Vec<Problem>) {
-        let text = |value: &Option<String>| value.clone();
         if !ours {
             let expected = "absent: only of weights for a network of ours, a file that ends in .safetensors";
             let given = [
@@ -199,8 +198,8 @@ impl Config {
                 "layout",
                 (self.layout != Layout::Nchw).then(|| format!("{:?}", self.layout).to_lowercase()),
             ),
-            ("input", text(&self.input)),
-            ("output", text(&self.output)),
+            ("input", self.input.clone()),
+            ("output", self.output.clone()),
             ("tokens", self.tokens.as_ref().map(|tokens| format!("{tokens:?}"))),
         ];
         let given = given.into_iter().filter_map(|(key, value)| Some((key, value?)));
