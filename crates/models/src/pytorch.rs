@@ -55,10 +55,11 @@ impl Net {
             let candidates = theirs(name, names);
             let there = candidates.iter().find(|name| file.tensor(name).is_ok());
             let Some(there) = there else {
+                let sought = layout.iter().flat_map(|(name, _)| theirs(name, names)).collect();
                 return Err(Error::Missing {
                     ours: name.clone(),
                     theirs: candidates[0].clone(),
-                    left: left(&file, &layout, names),
+                    left: beside(&file, &sought).unwrap_or_else(|| "nothing".to_owned()),
                 });
             };
             let transposed = linear.contains(name);
@@ -75,15 +76,9 @@ impl Net {
             used.insert(there.clone());
             values.insert(name.clone(), weight);
         }
-        let unused: Vec<&str> = file
-            .names()
-            .into_iter()
-            .filter(|name| !used.contains(*name))
-            .collect();
-        if unused.is_empty() {
-            Ok(self.assign(values))
-        } else {
-            Err(Error::Unexpected { left: list(&unused) })
+        match beside(&file, &used) {
+            Some(left) => Err(Error::Unexpected { left }),
+            None => Ok(self.assign(values)),
         }
     }
 }
@@ -108,19 +103,11 @@ fn theirs(name: &str, names: &BTreeMap<String, String>) -> Vec<String> {
     other.into_iter().chain([name]).collect()
 }
 
-/// Names of the file by which no weight of ours is looked for.
-fn left(file: &SafeTensors<'_>, layout: &[(String, Vec<usize>)], names: &BTreeMap<String, String>) -> String {
-    let sought: BTreeSet<String> = layout.iter().flat_map(|(name, _)| theirs(name, names)).collect();
-    let left: Vec<&str> = file
-        .names()
-        .into_iter()
-        .filter(|name| !sought.contains(*name))
-        .collect();
-    if left.is_empty() {
-        "nothing".to_owned()
-    } else {
-        list(&left)
-    }
+/// What a file has beside these names.
+fn beside(file: &SafeTensors<'_>, known: &BTreeSet<String>) -> Option<String> {
+    let names = file.names().into_iter();
+    let others: Vec<&str> = names.filter(|name| !known.contains(*name)).collect();
+    (!others.is_empty()).then(|| list(&others))
 }
 
 /// The first names in their order.
