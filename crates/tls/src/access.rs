@@ -10,6 +10,7 @@ use tonic::codegen::Service;
 use tonic::codegen::http::{self, Request, Response};
 use tonic::{Code, Status};
 use tower_layer::Layer;
+use tracing::warn;
 
 use crate::token::{self, Purpose, Token};
 use crate::{Credentials, Peer, Role};
@@ -266,7 +267,12 @@ where
                 }
                 Either::Right(self.inner.call(request))
             }
-            Err(status) => Either::Left(ready(Ok(status.into_http()))),
+            Err(status) => {
+                let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
+                let from = peer.map_or("somebody".to_owned(), |address| address.to_string());
+                warn!(from, "denied: {}", status.message());
+                Either::Left(ready(Ok(status.into_http())))
+            }
         }
     }
 }

@@ -3,21 +3,29 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::Stream;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{Connection, Credentials, Role, Security};
 
 /// Handshakes under way at a time, each some kilobytes and half a millisecond of a core. A whole fleet that returns after
 /// a restart fits; beyond it connections wait in the kernel's queue.
 const HANDSHAKES: usize = 256;
+/// Connections without a certificate that stand at a time: those of people with a token, of joining machines, and of anybody
+/// else. They leave room for the fleet.
+const NAMELESS: usize = 1_024;
+/// Pause after a connection could not be accepted, for want of file descriptors say.
+const AGAIN: Duration = Duration::from_millis(100);
 /// A handshake takes two round trips. Whoever is slower gives its place to others.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -40,7 +48,10 @@ pub struct Incoming {
     listener: TcpListener,
     security: Security,
     handshakes: JoinSet<Option<Connection>>,
+    nameless: Arc<Semaphore>,
     limit: Duration,
+    /// Nothing is accepted before it is over.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
@@ -49,7 +60,9 @@ impl Incoming {
             listener,
             security,
             handshakes: JoinSet::new(),
+            nameless: Arc::new(Semaphore::new(NAMELESS)),
             limit: HANDSHAKE_LIMIT,
+            pause: None,
         }
     }
 }
@@ -61,21 +74,31 @@ impl Stream for Incoming {
         let this = self.get_mut();
         loop {
             while this.handshakes.len() < HANDSHAKES {
+                if let Some(pause) = &mut this.pause {
+                    if pause.as_mut().poll(cx).is_pending() {
+                        break;
+                    }
+                    this.pause = None;
+                }
                 let Poll::Ready(accepted) = this.listener.poll_accept(cx) else {
                     break;
                 };
                 let (stream, address) = match accepted {
                     Ok(accepted) => accepted,
-                    // The server tells those that pass from those that do not.
-                    Err(e) => return Poll::Ready(Some(Err(e))),
+                    // The server would ask again at once, for as long as it takes.
+                    Err(e) => {
+                        warn!("a connection could not be accepted: {e}");
+                        this.pause = Some(Box::pin(tokio::time::sleep(AGAIN)));
+                        continue;
+                    }
                 };
                 // Frames are written whole; waiting for more to send only delays them.
                 let _ = stream.set_nodelay(true);
                 match &this.security {
                     Security::Plaintext => return Poll::Ready(Some(Ok(Connection::Plaintext(stream)))),
                     Security::Tls(credentials) => {
-                        let shaken = shake(credentials.clone(), stream, address, this.limit);
-                        this.handshakes.spawn(shaken);
+                        let shaken = accept(credentials.clone(), stream, this.nameless.clone());
+                        this.handshakes.spawn(in_time(shaken, address, this.limit));
                     }
                 }
             }
@@ -89,13 +112,12 @@ impl Stream for Incoming {
     }
 }
 
-async fn shake(
-    credentials: Credentials,
-    stream: TcpStream,
+async fn in_time(
+    shaken: impl Future<Output = Result<Connection, String>>,
     address: SocketAddr,
     limit: Duration,
 ) -> Option<Connection> {
-    let refused = match tokio::time::timeout(limit, accept(&credentials, stream)).await {
+    let refused = match tokio::time::timeout(limit, shaken).await {
         Ok(Ok(connection)) => return Some(connection),
         Ok(Err(reason)) => reason,
         Err(_) => format!("no handshake within {limit:?}"),
@@ -104,7 +126,11 @@ async fn shake(
     None
 }
 
-async fn accept(credentials: &Credentials, mut stream: TcpStream) -> Result<Connection, String> {
+async fn accept(
+    credentials: Credentials,
+    mut stream: TcpStream,
+    nameless: Arc<Semaphore>,
+) -> Result<Connection, String> {
     let mut first = [0];
     let peeked = stream.peek(&mut first).await.map_err(|e| e.to_string())?;
     if peeked == 1 && first[0] != TLS_HANDSHAKE {
@@ -118,11 +144,20 @@ async fn accept(credentials: &Credentials, mut stream: TcpStream) -> Result<Conn
         .await
         .map_err(|e| e.to_string())?;
     let certificates = stream.get_ref().1.peer_certificates();
-    let role = match certificates.and_then(|chain| chain.first()) {
-        Some(certificate) => Some(Role::of(certificate).map_err(|e| format!("its certificate has {e}"))?),
-        None => None,
+    let (role, place) = match certificates.and_then(|chain| chain.first()) {
+        Some(certificate) => {
+            let role = Role::of(certificate).map_err(|e| format!("its certificate has {e}"))?;
+            (Some(role), None)
+        }
+        None => {
+            let place = nameless
+                .try_acquire_owned()
+                .map_err(|_| format!("{NAMELESS} without a certificate are connected already"))?;
+            (None, Some(place))
+        }
     };
-    Ok(Connection::Tls(Box::new(stream), role))
+    let stream = Box::new(stream);
+    Ok(Connection::Tls { stream, role, place })
 }
 
 /// Tells a client that speaks HTTP/2 in plain text so, by an error that it can name. Its first request is waited for: an

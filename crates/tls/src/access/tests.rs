@@ -39,6 +39,42 @@ fn every_method_of_every_service_is_in_the_table_once() {
     assert_eq!(methods, distinct);
 }
 
+/// Said a second time, by role: whoever opens a method to somebody must mean it.
+#[test]
+fn a_certificate_allows_no_more_than_this() {
+    let may = |role: Role| {
+        let allowed = TABLE
+            .iter()
+            .filter(|(method, who)| judge(method, *who, vec![by_certificate(role)]).is_ok());
+        let mut methods: Vec<&str> = allowed
+            .map(|(method, _)| &method["/retort.v1.".len()..])
+            .collect();
+        methods.sort_unstable();
+        methods.join(" ")
+    };
+    assert_eq!(may(Role::Coordinator), "Join/Renew");
+    assert_eq!(
+        may(Teacher),
+        "Fleet/Control Fleet/Leave Fleet/NextRun Fleet/Register Join/Renew Versions/Fetch"
+    );
+    assert_eq!(
+        may(Student),
+        "Fleet/Control Fleet/Fail Fleet/Lease Fleet/Leave Fleet/NextRun Fleet/Register Fleet/Reject Fleet/Release \
+         Join/Renew Reduce/Contribute Status/GetRun Teacher/Describe Teacher/Distill Versions/Fetch Versions/Publish"
+    );
+    assert_eq!(
+        may(Operator),
+        "Join/Renew Runs/Drain Runs/KeepReport Runs/Pause Runs/Resume Runs/Retune Runs/Stop Runs/Submit Status/GetRun \
+         Status/ListRuns Status/ListStudents Status/ListTeachers Status/WatchRun Teacher/Describe Versions/Fetch \
+         Versions/List Versions/Publish"
+    );
+    assert_eq!(
+        may(Observer),
+        "Join/Renew Status/GetRun Status/ListRuns Status/ListStudents Status/ListTeachers Status/WatchRun \
+         Teacher/Describe"
+    );
+}
+
 #[test]
 fn what_is_not_listed_nobody_may_call() {
     for path in [

@@ -48,7 +48,7 @@ async fn serve(security: Security) -> (SocketAddr, tokio::sync::mpsc::Receiver<O
         let mut open = Vec::new();
         while let Some(Ok(mut connection)) = incoming.next().await {
             let role = match &connection {
-                Connection::Tls(_, role) => *role,
+                Connection::Tls { role, .. } => *role,
                 Connection::Plaintext(_) => None,
             };
             let _ = connection.write_all(b"hello").await;
