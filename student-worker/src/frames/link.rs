@@ -93,19 +93,26 @@ impl Link {
                 status.message()
             );
             self.load.set_down(true, Instant::now());
-            while let Ok(want) = inbox.try_recv() {
-                let key = u64::MAX - outstanding.len() as u64;
-                outstanding.insert(key, self.asked(want));
-            }
-            self.fail(std::mem::take(&mut outstanding)).await;
+            self.give_back(&mut inbox, &mut outstanding).await;
             tokio::select! {
                 () = tokio::time::sleep(backoff.next_delay().min(LONGEST_PAUSE)) => {}
                 () = self.events.closed() => return Ok(()),
             }
             if inbox.is_closed() {
+                // What it was asked for during the pause.
+                self.give_back(&mut inbox, &mut outstanding).await;
                 return Ok(());
             }
         }
+    }
+
+    /// Fails what the server has not answered, and what it has not been asked for yet.
+    async fn give_back(&self, inbox: &mut mpsc::Receiver<Want>, outstanding: &mut Wants) {
+        while let Ok(want) = inbox.try_recv() {
+            let key = u64::MAX - outstanding.len() as u64;
+            outstanding.insert(key, self.asked(want));
+        }
+        self.fail(std::mem::take(outstanding)).await;
     }
 
     async fn fail(&self, wants: Wants) {

@@ -374,3 +374,28 @@ fn servers_that_are_down_are_passed_over_and_all_of_them_down_is_a_missing_teach
         "nobody serves it"
     );
 }
+
+/// A want that comes while a broken stream rests before it is opened again, and whose link then ends, as when a server says that
+/// it leaves: somebody else must be asked.
+#[tokio::test]
+async fn a_want_that_comes_during_a_links_pause_is_given_back() {
+    let (events, mut failed) = mpsc::channel(8);
+    let (wants, inbox) = mpsc::channel(WANTS);
+    let link = Link { events, ..link() };
+    let block = |block| Want {
+        id: BlockId { epoch: 0, block },
+        ..want()
+    };
+    let tasks = link.tasks.clone();
+    tasks.spawn("link", OnError::Log, link.run(inbox));
+    wants.send(block(1)).await.unwrap();
+    let mut next = async || match failed.recv().await {
+        Some(Event::FrameFailed { id, .. }) => id.block,
+        _ => panic!("nobody is told"),
+    };
+    assert_eq!(next().await, 1, "nothing listens there");
+    wants.try_send(block(2)).unwrap();
+    drop(wants);
+    assert_eq!(next().await, 2);
+    tasks.end(Duration::from_secs(10)).await.unwrap();
+}
