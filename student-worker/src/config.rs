@@ -9,7 +9,7 @@ use retort_runtime::logging::Format;
 use retort_tls::{Role, Security, ServerFlags};
 
 /// How long tasks may take to end after a stop was asked for.
-pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Configuration of a student worker. The job reaches it at registration.
 #[derive(Debug, Clone, clap::Args)]

@@ -54,7 +54,7 @@ impl Membership {
         while !token.is_cancelled() {
             let offered = tokio::select! {
                 offered = self.next_run() => offered,
-                () = token.cancelled() => return Ok(()),
+                () = token.cancelled() => break,
             };
             let worked_for = loaded.as_ref().filter(|_| self.config.once).map(|l| &l.run);
             let ended = match (&offered, worked_for) {
@@ -68,7 +68,7 @@ impl Membership {
                 (_, Ok(offered)) => self.take_part(offered, &mut loaded, tasks).await,
             };
             match result {
-                Ok(Left::Shutdown) => return Ok(()),
+                Ok(Left::Shutdown) => break,
                 Ok(left) => {
                     refusals = Refusals::default();
                     match left {
@@ -83,11 +83,16 @@ impl Membership {
                     warn!("not in a run: {e:#}");
                     tokio::select! {
                         () = tokio::time::sleep(backoff.next_delay()) => {}
-                        () = token.cancelled() => return Ok(()),
+                        () = token.cancelled() => break,
                     }
                 }
             }
         }
+        // Whoever starts workers for one run must not take this one for done: it is to be started again.
+        anyhow::ensure!(
+            !self.config.once,
+            "told to leave before the run had ended (--once)"
+        );
         Ok(())
     }
 
@@ -143,7 +148,7 @@ impl Membership {
         };
         let sender = self.sender(loaded, &joined.part).await?;
         let part = Part::new(loaded, &joined.part, sender.as_ref())?;
-        let span = info_span!("train", run = loaded.run, group = joined.part);
+        let span = info_span!("train", run = loaded.run, worker = self.name, group = joined.part);
         let replica = Replica::new(loaded, part, self.name.clone(), self.channels.clone(), tasks)?;
         replica.run(joined, asked).instrument(span).await
     }

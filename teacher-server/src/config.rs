@@ -10,8 +10,10 @@ use retort_tls::{Role, Security, ServerFlags};
 
 use crate::requests::Limits;
 
-/// How long open streams may take to end after a stop was asked for.
-pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// How long students are still answered what they have asked for after a stop was asked for.
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
+/// How long tasks may take to end after that.
+pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Configuration of a teacher server. The job reaches it at registration.
 #[derive(Debug, Clone, clap::Args)]

@@ -17,7 +17,7 @@ use tonic::transport::server::Router;
 use tracing::info;
 
 use crate::blocks::Blocks;
-use crate::config::{Config, SHUTDOWN_GRACE};
+use crate::config::{Config, DRAIN, SHUTDOWN_GRACE};
 use crate::device::Device;
 use crate::engine::TeacherEngine;
 use crate::requests::Limits;
@@ -40,7 +40,13 @@ pub async fn run(
     let advertise = advertise.unwrap_or_else(|| own_address(security.scheme(), address));
     let (serving, current) = watch::channel(None);
     let unread = config.limits().unread_bytes;
-    let membership = Membership::new(config, &Dialer::of(&security), (name.clone(), advertise), serving)?;
+    // Kept here: streams go on for a while after membership has left.
+    let membership = Membership::new(
+        config,
+        &Dialer::of(&security),
+        (name.clone(), advertise),
+        serving.clone(),
+    )?;
     tasks.spawn("membership", OnError::Shutdown, membership.run(tasks.clone()));
 
     let teacher = service(current, tasks.clone(), unread);
@@ -62,9 +68,13 @@ pub async fn run(
         .serve_with_incoming_shutdown(Incoming::new(listener, security), token.clone().cancelled_owned());
     tokio::select! {
         result = served => result.context("serve")?,
-        // Long-lived streams must not keep a stopping server for ever.
-        () = async { token.cancelled().await; tokio::time::sleep(SHUTDOWN_GRACE).await } => {}
+        () = async {
+            token.cancelled().await;
+            health.set_not_serving::<TeacherServer<TeacherService>>().await;
+            tokio::time::sleep(DRAIN).await;
+        } => {}
     }
+    drop(serving);
     tasks.end(SHUTDOWN_GRACE).await
 }
 

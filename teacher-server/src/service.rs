@@ -11,12 +11,14 @@ use retort_data::order::Order;
 use retort_proto::pb;
 use retort_runtime::{OnError, TaskGroup, block_span, trace};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Span, debug};
 
 use crate::batcher::Inputs;
 use crate::blocks::name_key;
 use crate::cache::Key;
+use crate::config::DRAIN;
 use crate::device::{Device, KEPT_LOGITS, ScoreError};
 use crate::requests::{Ask, Asked};
 use crate::store::Store;
@@ -100,9 +102,9 @@ impl pb::teacher_server::Teacher for TeacherService {
         let stream = reader.stream.clone();
         self.tasks.spawn("distill", OnError::Log, async move {
             let ended = tokio::select! {
-                ended = reader.serve(wants) => ended,
+                ended = reader.serve(wants, &token) => ended,
                 () = stream.superseded(current) => Ok(()),
-                () = token.cancelled() => Ok(()),
+                () = async { token.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
             };
             if let Err(status) = ended {
                 reader.unread.fail(status).await;
@@ -242,12 +244,16 @@ struct Reader {
 }
 
 impl Reader {
-    /// Until the stream ends. `Err`: it is broken.
+    /// Until the stream ends, or all is answered that was asked for before `token` was cancelled. `Err`: it is broken.
     ///
     /// # Cancel safety
     ///
     /// Dropping it ends the stream and frees what its wants hold.
-    async fn serve(&mut self, mut wants: Streaming<pb::DistillRequest>) -> Result<(), Status> {
+    async fn serve(
+        &mut self,
+        mut wants: Streaming<pb::DistillRequest>,
+        token: &CancellationToken,
+    ) -> Result<(), Status> {
         let mut answers = FuturesUnordered::new();
         let mut open = true;
         while open || !answers.is_empty() || !self.waiting.is_empty() {
@@ -282,6 +288,7 @@ impl Reader {
                     }
                 }
                 () = self.unread.changed(), if !self.waiting.is_empty() => {}
+                () = token.cancelled(), if open => open = false,
                 () = self.unread.closed() => return Ok(()),
             }
             if !open && answers.is_empty() && !self.credit_suffices() {

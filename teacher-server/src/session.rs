@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, Span, info, info_span, warn};
 
 use crate::blocks::Blocks;
 use crate::config::Config;
@@ -31,6 +31,8 @@ use crate::targets::Terms;
 const NEXT_RUN_WAIT_MS: u32 = 10_000;
 /// Heartbeats waiting to be sent; one is sent at a time.
 const HEARTBEATS: usize = 4;
+/// How long the coordinator may take to hear that this server leaves.
+const LEAVING: Duration = Duration::from_secs(1);
 /// How often recorded soft targets are brought to a bucket.
 const BRING: Duration = Duration::from_secs(5);
 
@@ -90,9 +92,14 @@ impl Membership {
         let mut kept = None;
         let mut refusals = Refusals::default();
         loop {
-            let once = tokio::select! {
-                once = self.join_and_serve(&tasks, &mut kept) => once,
+            let joined = tokio::select! {
+                joined = self.join(&tasks, &mut kept) => joined,
                 () = token.cancelled() => return Ok(()),
+            };
+            let once = match joined {
+                Ok(Some(served)) => served.serve().await.map(Some),
+                Ok(None) => Ok(None),
+                Err(e) => Err(e),
             };
             match once {
                 Ok(Some(Left::Shutdown)) => return Ok(()),
@@ -103,18 +110,21 @@ impl Membership {
                         return Err(e);
                     }
                     warn!("not in a run: {e:#}");
-                    tokio::time::sleep(backoff.next_delay()).await;
+                    tokio::select! {
+                        () = tokio::time::sleep(backoff.next_delay()) => {}
+                        () = token.cancelled() => return Ok(()),
+                    }
                 }
             }
         }
     }
 
-    /// Waits for a run, joins it and serves until it ends; `None`: there was none.
-    async fn join_and_serve(
+    /// Waits for a run and joins it; `None`: there was none.
+    async fn join(
         &self,
         tasks: &TaskGroup,
         kept: &mut Option<Arc<Serving>>,
-    ) -> anyhow::Result<Option<Left>> {
+    ) -> anyhow::Result<Option<Served<'_>>> {
         let mut fleet = retort_client::fleet(self.control.clone());
         let offered = fleet
             .next_run(pb::NextRunRequest {
@@ -157,7 +167,12 @@ impl Membership {
         let stream = job.streams().into_iter().find(|s| s.name == registered.part);
         let device = stream.as_ref().context("a teacher that the job does not have")?;
         let choice = device.device.0.parse::<Choice>()?.resolve();
-        let span = info_span!("serve", run = offered.run, teacher = registered.part);
+        let span = info_span!(
+            "serve",
+            run = offered.run,
+            worker = self.name,
+            teacher = registered.part
+        );
         let serving = match same_run.filter(|s| s.teacher == registered.part) {
             Some(serving) => serving,
             None => {
@@ -178,27 +193,22 @@ impl Membership {
         let recorder = stream.and_then(|s| Some(self.recorder(&job, &s.name, s.store.as_ref()?)));
         *kept = Some(serving.clone());
         self.serving.send_replace(Some(serving.clone()));
-        let mut served = Served {
+        let served = Served {
             membership: self,
             session,
             heartbeat: Duration::from_millis(u64::from(registered.heartbeat_ms.max(10))),
             serving,
             recorder: recorder.map(Arc::new),
             tasks: tasks.clone(),
+            span,
         };
-        async {
+        served.span.in_scope(|| {
             info!("joined");
             for version in registered.stage {
                 served.stage(version);
             }
-            let left = served.follow().await?;
-            if matches!(left, Left::Finished) {
-                self.serving.send_replace(None);
-            }
-            Ok(Some(left))
-        }
-        .instrument(span)
-        .await
+        });
+        Ok(Some(served))
     }
 
     fn recorder(&self, job: &Job, stream: &str, path: &Path) -> Recorder {
@@ -276,9 +286,34 @@ struct Served<'a> {
     serving: Arc<Serving>,
     recorder: Option<Arc<Recorder>>,
     tasks: TaskGroup,
+    span: Span,
 }
 
 impl Served<'_> {
+    /// Until the run ends, the session is lost, or the process shuts down.
+    async fn serve(mut self) -> anyhow::Result<Left> {
+        let span = self.span.clone();
+        async {
+            let left = self.follow().await?;
+            match left {
+                Left::Finished => drop(self.membership.serving.send_replace(None)),
+                // Students hear that they must ask elsewhere, and are still answered what they asked for here.
+                Left::Shutdown => self.leave().await,
+                Left::Lost => {}
+            }
+            Ok(left)
+        }
+        .instrument(span)
+        .await
+    }
+
+    /// Ends the session, if the coordinator is there to hear of it: else it runs out.
+    async fn leave(&self) {
+        let session = Some(self.session.clone());
+        let mut fleet = retort_client::fleet(self.membership.control.clone());
+        let _ = tokio::time::timeout(LEAVING, fleet.leave(pb::LeaveRequest { session })).await;
+    }
+
     /// Follows the coordinator's commands until the run ends; a broken stream is opened again.
     async fn follow(&mut self) -> anyhow::Result<Left> {
         let token = self.tasks.token().clone();
@@ -345,11 +380,7 @@ impl Served<'_> {
             }
             Command::Finish(finish) => {
                 info!("run ended: {}", finish.reason);
-                let session = Some(self.session.clone());
-                // The run is over: the session would only run out.
-                let _ = retort_client::fleet(self.membership.control.clone())
-                    .leave(pb::LeaveRequest { session })
-                    .await;
+                self.leave().await;
                 return Some(Left::Finished);
             }
             Command::Alive(_)
