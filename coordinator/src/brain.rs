@@ -6,11 +6,12 @@ mod restore;
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use retort_coordinator_core::ids::{Millis, Refusal, Session};
 use retort_coordinator_core::round::{Evaluation, Ticket};
-use retort_coordinator_core::run::Run;
+use retort_coordinator_core::run::{Average, Run};
 use retort_coordinator_core::spec::Source;
 use retort_runtime::failpoint;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,8 @@ const KEEP_EXTRA: u64 = 2;
 /// What leaves the process: an answer, or a merge on its way to its members.
 pub(crate) type Effect = Box<dyn FnOnce() + Send>;
 type Question = Box<dyn FnOnce(&mut Brain) + Send>;
+/// Where an answer goes that comes later.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Status>>;
 
 /// What was submitted: all that is needed to take a run up again, beside its records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,6 +62,8 @@ pub(crate) struct Brain {
     pub(crate) term: u64,
     pub(crate) store: Store,
     pub(crate) runs: Vec<Entry>,
+    /// Its own inbox, for what was done apart.
+    questions: mpsc::WeakSender<Question>,
     changes: watch::Sender<u64>,
     next_upload: u64,
     /// Changes that no batch contains yet.
@@ -97,6 +102,16 @@ impl Handle {
         })
         .await?;
         answer.await.map_err(gone)
+    }
+
+    /// Runs `question` on the brain, which answers it later.
+    pub(crate) async fn ask_for<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Brain, Reply<T>) + Send + 'static,
+    ) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(move |brain| question(brain, reply)).await?;
+        answer.await.map_err(gone)?
     }
 
     /// As [`Handle::ask`], for answers that say nothing that could be lost: they come at once.
@@ -166,6 +181,7 @@ pub(crate) fn start(
         term: 0,
         store,
         runs: Vec::new(),
+        questions: questions.downgrade(),
         changes,
         next_upload: 0,
         unwritten: Batch::new(),
@@ -278,15 +294,29 @@ impl Brain {
     fn make_averages(&mut self, now: Millis) {
         for i in 0..self.runs.len() {
             while let Some(due) = self.runs[i].run.average_due(now) {
-                let (id, store) = (self.upload_id(), self.store.clone());
-                let entry = &mut self.runs[i];
-                match tokio::task::block_in_place(|| entry.make_average(&due, (&store, id))) {
-                    Ok(()) => entry.run.averaged(&due.teacher, due.version, now),
-                    Err(e) => {
-                        warn!(run = entry.submission.id, "no average of {}: {e:#}", due.of);
-                        entry.run.average_failed(&due.teacher, &format!("{e:#}"), now);
-                    }
-                }
+                let place = (self.store.clone(), self.upload_id());
+                let entry = &self.runs[i];
+                let (run, making) = (entry.submission.id.clone(), entry.average(&due, place));
+                self.apart(making, move |brain, made| brain.averaged(&run, &due, made));
+            }
+        }
+    }
+
+    fn averaged(&mut self, run: &str, due: &Average, made: anyhow::Result<String>) {
+        let now = self.now();
+        let Ok(entry) = self.entry(run) else { return };
+        match made {
+            Ok(hash) => {
+                entry.parents.insert(due.teacher.clone(), hash);
+                entry.run.averaged(&due.teacher, due.version, now);
+                let teacher = entry.run.teachers().iter().find(|t| t.spec.name == due.teacher);
+                let serves = teacher.and_then(|t| t.active).unwrap_or(due.version);
+                let keep = entry.run.spec.max_staleness + KEEP_EXTRA;
+                self.prune(run, &due.teacher, serves.saturating_sub(keep));
+            }
+            Err(e) => {
+                warn!(run, "no average of {}: {e:#}", due.of);
+                entry.run.average_failed(&due.teacher, &format!("{e:#}"), now);
             }
         }
     }
@@ -304,6 +334,25 @@ impl Brain {
                     format!("no run {run}")
                 })
             })
+    }
+
+    /// Where a teacher or group of a run has its files, by names that the run itself has: they become part of paths.
+    pub(crate) fn files_of(&mut self, run: &str, name: &str) -> Result<(Store, String, String), Status> {
+        let store = self.store.clone();
+        let spec = &self.entry(run)?.run.spec;
+        let teacher = spec.teachers.iter().find(|t| t.name == name);
+        // A teacher that follows a group has that group's files.
+        let followed = teacher.map(|t| t.source.files_of().unwrap_or(&t.name));
+        let group = || {
+            spec.groups
+                .iter()
+                .find(|g| g.name == name)
+                .map(|g| g.name.as_str())
+        };
+        let files = followed
+            .or_else(group)
+            .ok_or_else(|| Status::not_found(format!("run {}: no teacher or group {name:?}", spec.id)))?;
+        Ok((store, spec.id.clone(), files.to_owned()))
     }
 
     /// A number for an upload's folder.
@@ -327,42 +376,96 @@ impl Brain {
         Ok(())
     }
 
-    /// Makes an uploaded state of a group durable: manifest, rename, then the ledger moves.
+    /// Makes an uploaded state of a group durable: manifest, rename, then the ledger moves and `reply` hears of it. The store
+    /// may be slow; all else goes on meanwhile.
     pub(crate) fn commit_round(
         &mut self,
-        (session, generation, round): (&Session, u64, u64),
-        staged: &Staged,
+        (session, generation, round): (Session, u64, u64),
+        staged: Staged,
         held_out: Option<Evaluation>,
+        reply: Reply<u64>,
+    ) {
+        // Else the answer, which is there already.
+        let begun = match self.entry(&session.run) {
+            Err(status) => Err(Err(status)),
+            Ok(entry) => match entry.run.ticket(&session, generation, round) {
+                Ok(ticket) => Ok((entry.manifest(&ticket, &staged.files, held_out), ticket)),
+                // A retry after its answer was lost.
+                Err(refused) => {
+                    let before = entry.run.published_as(&session, generation, round);
+                    Err(before.ok_or_else(|| refusal(refused)))
+                }
+            },
+        };
+        let (manifest, ticket) = match begun {
+            Ok(begun) => begun,
+            Err(answer) => return self.answer(reply, answer),
+        };
+        let store = self.store.clone();
+        let write = move || store.commit(&staged, &manifest);
+        self.apart(write, move |brain, written| {
+            let committed = brain.committed(&session.run, &ticket, held_out, written);
+            brain.answer(reply, committed);
+        });
+    }
+
+    /// What became of a ticket.
+    fn committed(
+        &mut self,
+        run: &str,
+        ticket: &Ticket,
+        held_out: Option<Evaluation>,
+        written: Result<String, store::Error>,
     ) -> Result<u64, Status> {
         let now = self.now();
-        let store = self.store.clone();
-        let entry = self.entry(&session.run)?;
-        let ticket = match entry.run.ticket(session, generation, round) {
-            Ok(ticket) => ticket,
-            // A retry after its answer was lost.
-            Err(refused) => {
-                let before = entry.run.published_as(session, generation, round);
-                return before.ok_or_else(|| refusal(refused));
+        let entry = self.entry(run)?;
+        match written {
+            Ok(hash) => entry.parents.insert(ticket.group.clone(), hash),
+            Err(e) => {
+                warn!(run, group = ticket.group, "{e}: training goes on");
+                entry.run.commit_failed(ticket, &e.to_string(), now);
+                return Err(Status::resource_exhausted(e.to_string()));
             }
         };
-        let manifest = entry.manifest(&ticket, staged, held_out);
-        match tokio::task::block_in_place(|| store.commit(staged, &manifest)) {
-            Ok(hash) => entry.parents.insert(ticket.group.clone(), hash),
-            Err(e) => return Err(self.not_written(session, &e)),
-        };
         failpoint::hit("store.committed");
-        entry.run.published(&ticket, held_out, now);
+        entry.run.published(ticket, held_out, now);
         let serves = entry.run.oldest_needed(&ticket.group);
         let newest_needed = serves.unwrap_or(ticket.version).min(ticket.version);
         let keep = entry.run.spec.max_staleness + KEEP_EXTRA;
-        store.prune(&session.run, &ticket.group, newest_needed.saturating_sub(keep));
-        debug!(
-            run = session.run,
-            group = ticket.group,
-            version = ticket.version,
-            "published"
-        );
+        self.prune(run, &ticket.group, newest_needed.saturating_sub(keep));
+        debug!(run, group = ticket.group, version = ticket.version, "published");
         Ok(ticket.version)
+    }
+
+    /// Drops files that nobody needs any more.
+    fn prune(&self, run: &str, group: &str, keep_from: u64) {
+        let (store, run, group) = (self.store.clone(), run.to_owned(), group.to_owned());
+        self.apart(move || store.prune(&run, &group, keep_from), |_, ()| {});
+    }
+
+    /// Does what may take long on a thread of its own, and then what follows from it here.
+    fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce(&mut Self, T) + Send + 'static,
+    ) {
+        let questions = self.questions.clone();
+        tokio::task::spawn_blocking(move || {
+            let question: Question = match catch_unwind(AssertUnwindSafe(work)) {
+                Ok(done) => Box::new(move |brain| then(brain, done)),
+                Err(panic) => Box::new(move |_| resume_unwind(panic)),
+            };
+            // Without anybody who asks the brain has ended.
+            if let Some(questions) = questions.upgrade() {
+                let _ = questions.blocking_send(question);
+            }
+        });
+    }
+
+    /// Answers once everything that the answer may rest on is durable.
+    fn answer<T: Send + 'static>(&mut self, reply: Reply<T>, answer: Result<T, Status>) {
+        // The asker may have gone; what it asked for is done all the same.
+        self.effect(move || drop(reply.send(answer)));
     }
 
     /// A version could not be written: training goes on, and a later one is asked for.
@@ -385,29 +488,47 @@ impl Brain {
     /// Makes a provided teacher version 0.
     pub(crate) fn commit_provided(
         &mut self,
-        (run, teacher): (&str, &str),
-        staged: &Staged,
+        (run, teacher): (String, String),
+        staged: Staged,
         held_out: Option<Evaluation>,
-    ) -> Result<u64, Status> {
-        let now = self.now();
-        let store = self.store.clone();
-        let entry = self.entry(run)?;
-        let wanted = entry.run.teachers().iter().any(|t| {
-            let absent = t.newest().is_none();
-            t.spec.name == teacher && t.spec.source == Source::Fixed && absent
+        reply: Reply<u64>,
+    ) {
+        let manifest = self.entry(&run).and_then(|entry| {
+            let wanted = entry.run.teachers().iter().any(|t| {
+                let absent = t.newest().is_none();
+                t.spec.name == teacher && t.spec.source == Source::Fixed && absent
+            }) && !entry.provided.contains(&teacher);
+            let refused = || {
+                Refusal::Invalid(format!(
+                    "{teacher} is no fixed teacher of this run, or was provided before"
+                ))
+            };
+            wanted.then_some(()).ok_or_else(|| refusal(refused()))?;
+            entry.provided.insert(teacher.clone());
+            let ticket = Ticket {
+                group: teacher.clone(),
+                ..Ticket::default()
+            };
+            Ok(entry.manifest(&ticket, &staged.files, held_out))
         });
-        if !wanted {
-            let refused = format!("{teacher} is no fixed teacher of this run, or was provided before");
-            return Err(refusal(Refusal::Invalid(refused)));
-        }
-        let ticket = Ticket {
-            group: teacher.to_owned(),
-            ..Ticket::default()
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
+            Err(status) => return self.answer(reply, Err(status)),
         };
-        let manifest = entry.manifest(&ticket, staged, held_out);
-        tokio::task::block_in_place(|| store.commit(staged, &manifest))
-            .map_err(crate::services::store_error)?;
-        entry.run.provided(teacher, held_out, now).map_err(refusal)?;
-        Ok(0)
+        let store = self.store.clone();
+        let write = move || store.commit(&staged, &manifest);
+        self.apart(write, move |brain, written| {
+            let now = brain.now();
+            let provided = brain.entry(&run).and_then(|entry| {
+                entry.provided.remove(&teacher);
+                written.map_err(crate::services::store_error)?;
+                let provided = entry.run.provided(&teacher, held_out, now);
+                provided.map(|()| 0).map_err(refusal)
+            });
+            brain.answer(reply, provided);
+        });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use retort_tls::{Role, Security, ServerFlags};
 use crate::journal::etcd::Place;
 
 /// How long open streams may take to end after a stop was asked for.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Configuration of the coordinator.
 #[derive(Debug, Clone, clap::Args)]

@@ -102,10 +102,10 @@ async fn metrics(State(shared): State<Shared>) -> Result<Response, Failed> {
 }
 
 async fn runs(State(shared): State<Shared>) -> Result<Response, Failed> {
-    let runs = status::of_all(&shared.brain).await?;
+    let list = status::of_newest(&shared.brain, status::LISTED).await?;
     let text = off_the_runtime(move || {
-        let runs: Vec<String> = runs.iter().map(run_status_json).collect();
-        format!("{{\"runs\":[{}]}}", runs.join(","))
+        let runs: Vec<String> = list.runs.iter().map(run_status_json).collect();
+        format!("{{\"runs\":[{}],\"total\":{}}}", runs.join(","), list.total)
     });
     Ok(json(text.await?))
 }

@@ -1,5 +1,7 @@
 //! Brings the services up, gRPC and HTTP on a listener each, and takes them down in order.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use retort_client::{MAX_MESSAGE, MAX_STREAMS};
 use retort_proto::{DESCRIPTORS, pb};
@@ -20,6 +22,9 @@ use crate::services::{
 };
 use crate::store::{FolderShelf, Store};
 use crate::watchers::Watchers;
+
+/// Silence after which the other end of a connection is asked whether it is there, and how long it may take to answer.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// The ports of a coordinator.
 #[derive(Debug)]
@@ -68,7 +73,6 @@ pub async fn run(
     listeners: Listeners,
     tasks: TaskGroup,
 ) -> anyhow::Result<()> {
-    let store = store(&config)?;
     let address = listeners.grpc.local_addr().context("address of the listener")?;
     let http_address = listeners.http.local_addr().context("address of the HTTP port")?;
     let token = tasks.token().clone();
@@ -80,7 +84,8 @@ pub async fn run(
             Box::new(journal)
         }
     };
-    let (handle, thinking) = brain::start(store, journal, token.clone())?;
+    // Only who has the journal may clear what a former coordinator left of uploads.
+    let (handle, thinking) = brain::start(store(&config)?, journal, token.clone())?;
     tasks.spawn("brain", OnError::Shutdown, thinking);
     let watchers = Watchers::new(handle.clone(), token.clone());
     // Whoever reaches one port of such a coordinator reaches the other.
@@ -121,6 +126,9 @@ pub async fn run(
     let guard = security.guard();
     let served = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
+        // Who is gone without a word must not keep a connection for ever.
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(guard)
         .add_service(health_service)
         .add_service(reflection().build_v1().context("reflection")?)

@@ -50,7 +50,7 @@ pub(crate) fn refusal(refused: Refusal) -> Status {
         Refusal::Fenced { .. } => Status::failed_precondition(refused.to_string()),
         Refusal::Gone(_) => Status::aborted(refused.to_string()),
         Refusal::Mismatch(_) => Status::permission_denied(refused.to_string()),
-        Refusal::NoPart { .. } | Refusal::Full { .. } | Refusal::Wait { .. } => {
+        Refusal::NoPart { .. } | Refusal::Full { .. } | Refusal::Wait { .. } | Refusal::Busy(_) => {
             Status::resource_exhausted(refused.to_string())
         }
         Refusal::Invalid(_) => Status::invalid_argument(refused.to_string()),

@@ -3,7 +3,7 @@
 use retort_coordinator_core::group::Group;
 use retort_coordinator_core::ids::{Millis, Role};
 use retort_coordinator_core::round::Point;
-use retort_coordinator_core::run::{Member, Run};
+use retort_coordinator_core::run::{Member, Run, State};
 use retort_coordinator_core::spec::{GroupKind, Source, Which};
 use retort_coordinator_core::teacher::Teacher;
 use retort_proto::{pb, teacher_use};
@@ -14,6 +14,9 @@ use crate::brain::{Entry, Handle};
 
 /// Ended runs, newest first, that [`of_fleet`] tells of beside those under way.
 const RECENT: usize = 8;
+
+/// Runs in a list, unless another number is asked for.
+pub(crate) const LISTED: usize = 100;
 
 /// What metrics are made of.
 #[derive(Debug, Clone, Default)]
@@ -35,13 +38,22 @@ pub(crate) async fn of_run(brain: &Handle, run: String, curves: bool) -> Result<
         .await?
 }
 
-/// All runs, oldest first, without curves.
-pub(crate) async fn of_all(brain: &Handle) -> Result<Vec<pb::RunStatus>, Status> {
+/// The newest runs, oldest first, as a list wants them, and how many there are.
+pub(crate) async fn of_newest(brain: &Handle, limit: usize) -> Result<pb::ListRunsReply, Status> {
     brain
-        .peek(|brain| {
+        .peek(move |brain| {
             let (now, term) = (brain.now(), brain.term);
-            let runs = brain.runs.iter();
-            runs.map(|e| run_status(e, false, now, term)).collect()
+            let beyond = brain.runs.len().saturating_sub(limit);
+            let brief = |entry: &Entry| {
+                let mut status = run_status(entry, false, now, term);
+                status.events.clear();
+                status.groups.iter_mut().for_each(|g| g.teacher_use.clear());
+                status
+            };
+            pb::ListRunsReply {
+                runs: brain.runs[beyond..].iter().map(brief).collect(),
+                total: brain.runs.len() as u64,
+            }
         })
         .await
 }
@@ -81,6 +93,13 @@ fn run_status(entry: &Entry, curves: bool, now: Millis, term: u64) -> pb::RunSta
     let (state, reason) = run.state();
     let (accepted, started) = run.times();
     let seconds = |at: Millis| at.since(accepted) as f64 / 1e3;
+    let groups: Vec<_> = run
+        .groups()
+        .iter()
+        .map(|g| group_status(run, g, curves, now))
+        .collect();
+    let open = groups.iter().filter(|g| g.phase != "done");
+    let left: Option<Vec<f64>> = open.map(|g| g.remaining_s).collect();
     pb::RunStatus {
         run: run.spec.id.clone(),
         name: entry.submission.name.clone(),
@@ -91,11 +110,7 @@ fn run_status(entry: &Entry, curves: bool, now: Millis, term: u64) -> pb::RunSta
         age_s: seconds(now),
         dataset_digest: run.spec.dataset_digest.clone(),
         positions_per_epoch: run.spec.positions,
-        groups: run
-            .groups()
-            .iter()
-            .map(|g| group_status(run, g, curves, now))
-            .collect(),
+        groups,
         teachers: run
             .teachers()
             .iter()
@@ -103,9 +118,10 @@ fn run_status(entry: &Entry, curves: bool, now: Millis, term: u64) -> pb::RunSta
             .collect(),
         events: run
             .events()
-            .map(|(at, text)| pb::Event {
-                at_s: seconds(*at),
-                text: text.clone(),
+            .map(|event| pb::Event {
+                at_s: seconds(event.at),
+                text: event.text.clone(),
+                kind: event.kind.name().into(),
             })
             .collect(),
         term,
@@ -113,6 +129,7 @@ fn run_status(entry: &Entry, curves: bool, now: Millis, term: u64) -> pb::RunSta
         alpha: run.retuned().alpha,
         temperature: run.retuned().temperature,
         reported: entry.reported,
+        remaining_s: left.and_then(|all| all.into_iter().reduce(f64::max)),
     }
 }
 
@@ -151,6 +168,7 @@ fn group_status(run: &Run, group: &Group, curves: bool, now: Millis) -> pb::Grou
                 silent_ms: now.since(m.last_seen),
                 leased: group.ledger.held_by(&m.session.worker),
                 merged: group.brought(&m.session.worker),
+                spent: group.spent(&m.session.worker).map_or_else(Vec::new, Vec::from),
             })
             .collect(),
         version: group.version(),
@@ -167,6 +185,9 @@ fn group_status(run: &Run, group: &Group, curves: bool, now: Millis) -> pb::Grou
         waiting_for: run.waiting_for(name).map(|r| r.to_string()).unwrap_or_default(),
         rejected_frames: run.rejected_frames(name),
         held_out: group.held_out.map(Into::into),
+        remaining_s: group
+            .seconds_left(now)
+            .filter(|_| run.state().0 == State::Running),
     }
 }
 

@@ -41,9 +41,15 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     fn new(mut status: pb::RunStatus, change: u64) -> Self {
-        status.groups.iter_mut().for_each(|g| thin(&mut g.curve));
+        for group in &mut status.groups {
+            thin(&mut group.curve);
+            gather(&mut group.teacher_use);
+        }
         let mut brief = status.clone();
-        brief.groups.iter_mut().for_each(|g| g.curve.clear());
+        for group in &mut brief.groups {
+            group.curve.clear();
+            group.teacher_use.clear();
+        }
         brief.events.drain(..brief.events.len().saturating_sub(EVENTS));
         Self {
             ended: status::has_ended(&status),
@@ -66,6 +72,22 @@ fn thin(curve: &mut Vec<pb::CurvePoint>) {
         at += 1;
         kept
     });
+}
+
+/// Leaves about [`POINTS`] uses: those of neighbouring versions are counted with the newest of them.
+fn gather(uses: &mut Vec<pb::VersionUse>) {
+    let together = uses.len().div_ceil(POINTS).max(1);
+    let all = std::mem::take(uses);
+    for of_teacher in all.chunk_by(|a, b| a.teacher == b.teacher) {
+        let newest = |some: &[pb::VersionUse]| {
+            let samples = some.iter().map(|u| u.samples).sum();
+            Some(pb::VersionUse {
+                samples,
+                ..some.last()?.clone()
+            })
+        };
+        uses.extend(of_teacher.chunks(together).filter_map(newest));
+    }
 }
 
 /// The newest snapshot of a run. A lock over an await: one takes it, others wait for that one.

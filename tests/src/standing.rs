@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::online::{LIMIT, text};
 use crate::proxy::Proxy;
-use crate::{Harness, Running, eventually};
+use crate::{Harness, Running, eventually, signal};
 
 /// A coordinator, teacher servers `t0..`, and workers `w0..`, of which `w0` reaches the coordinator
 /// over a link that can be cut.
@@ -111,6 +112,14 @@ impl Standing {
     /// SIGKILL; it does not come back.
     pub fn kill(&mut self, name: &str) {
         self.processes.retain(|(n, _)| n != name);
+    }
+
+    /// Tells a process to leave, as whoever stops containers does, and gives its exit code.
+    pub fn terminate(&mut self, name: &str) -> i32 {
+        let at = self.processes.iter().position(|(n, _)| n == name);
+        let (_, running) = self.processes.remove(at.expect("it was started"));
+        signal(running.pid(), Signal::TERM).expect("it runs");
+        running.end(LIMIT).expect("it ends").0
     }
 
     /// Submits a job and waits until its student has merged something; gives the submitter.

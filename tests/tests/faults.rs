@@ -508,3 +508,60 @@ impl Drop for SmallDisk {
         let _ = Command::new("umount").args(["-l", text(&self.0)]).status();
     }
 }
+
+/// Row 28: who is told to leave says so. Nobody waits for a session to run out, and nothing is lost.
+#[test]
+fn a_server_and_a_replica_that_are_told_to_leave_hand_over_at_once() {
+    let mut fleet = Standing::new(harness(), 3, 2);
+    let out = fleet.h.path("out");
+    let job = long().replace("lease = \"2s\"", "lease = \"20s\"");
+    let submitted = fleet.submit(&job, &out);
+    // Two for a teacher that wants one: whoever there is serves.
+    eventually("both serve", LIMIT, || {
+        let status = fleet.status()?;
+        (status["teachers"][0]["servers"].as_array()?.len() == 2).then_some(())
+    })
+    .unwrap();
+    assert_eq!(fleet.terminate("t0"), 0);
+    eventually("it left", LIMIT, || fleet.tells(&["t0", "it left"]).then_some(())).unwrap();
+    let student = fleet.student().unwrap();
+    let replica = student["workers"][0]["worker"].as_str().unwrap().to_owned();
+    assert_eq!(fleet.terminate(&replica), 0);
+    eventually("it left", LIMIT, || {
+        fleet.tells(&[&replica, "it left"]).then_some(())
+    })
+    .unwrap();
+    assert!(!fleet.tells(&["ran out"]), "leases are 20 s long");
+    let steps = || fleet.student()?["steps"].as_u64();
+    let before = steps().unwrap();
+    eventually("progress", LIMIT, || steps().filter(|s| *s > before + 20)).unwrap();
+    exactly_once(&fleet.h, &out, &end(submitted), LONG);
+}
+
+/// A worker that was started for one run is not done with it because somebody stopped its machine.
+#[test]
+fn a_worker_for_one_run_that_is_told_to_leave_before_its_end_has_failed() {
+    let mut fleet = Standing::new(harness(), 2, 1);
+    let once = [
+        "student-worker",
+        "--once",
+        "--listen",
+        "127.0.0.1:0",
+        "--name",
+        "once",
+    ];
+    let coordinator = fleet.coordinator.clone();
+    let running = fleet
+        .h
+        .start(&[&once[..], &["--coordinator", &coordinator]].concat());
+    let out = fleet.h.path("out");
+    let submitted = fleet.submit(&long(), &out);
+    eventually("it takes part", LIMIT, || {
+        fleet.tells(&["once joined"]).then_some(())
+    })
+    .unwrap();
+    signal(running.pid(), Signal::TERM).unwrap();
+    assert_eq!(running.end(LIMIT).unwrap().0, 1);
+    fleet.add("student-worker", "w2");
+    exactly_once(&fleet.h, &out, &end(submitted), LONG);
+}

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that fails, fails its scenario")]
 
+use std::path::Path;
 use std::time::Duration;
 
 use retort_tests::exposition::Exposition;
@@ -206,6 +207,45 @@ fn a_port_in_use_and_a_bad_address_end_the_coordinator_at_its_start() {
     let (code, said) = call("localhost");
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("--http") && said.contains("localhost"), "{said}");
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_used_ends_the_coordinator_at_its_start() {
+    let h = harness();
+    let file = h.path("file");
+    std::fs::write(&file, "not a folder").unwrap();
+    // Below a file, on a file system that takes no files, and held by another coordinator.
+    let running = h.start(&[
+        "coordinator",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        text(&h.path("data")),
+    ]);
+    eventually("its lock", LIMIT, || {
+        h.path("data").join("state.redb").exists().then_some(())
+    })
+    .unwrap();
+    for (folder, part) in [
+        (file.join("below"), "file/below"),
+        (Path::new("/proc/retort").to_owned(), "/proc/retort"),
+        (h.path("data"), "another coordinator"),
+    ] {
+        let output = eventually("an answer", LIMIT, || {
+            Some(h.call(&[
+                "coordinator",
+                "--listen",
+                "127.0.0.1:0",
+                "--data-dir",
+                text(&folder),
+            ]))
+        })
+        .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(part) && said.lines().count() < 5, "{part}: {said}");
+    }
+    drop(running);
 }
 
 #[test]

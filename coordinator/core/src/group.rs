@@ -1,6 +1,7 @@
 //! One group: its replicas, rounds, merged history and published versions.
 
 mod curve;
+mod eta;
 mod holders;
 mod reclaim;
 mod record;
@@ -16,10 +17,11 @@ use crate::ids::Millis;
 use crate::ledger::Ledger;
 use crate::manifest::Merge;
 use crate::record::Key;
-use crate::round::{Claim, Evaluation, Point, RoundPlan, Start, Sums};
+use crate::round::{Claim, Evaluation, Point, RoundPlan, Spent, Start, Sums};
 use crate::spec::GroupSpec;
 
 use curve::Curve;
+use eta::Eta;
 use holders::{Holder, Holders};
 pub(crate) use record::Records;
 pub use record::{Durable, Record};
@@ -45,6 +47,8 @@ pub struct Group {
     next_version: u64,
     /// Who publishes the state at the start of which round.
     publishing: Option<(String, u64)>,
+    /// A manifest is being written: nothing that it contains may be taken back meanwhile.
+    committing: bool,
     /// No version is asked for before this: the last one could not be written.
     publish_after: Millis,
     /// Optimizer steps in the merged state.
@@ -59,6 +63,7 @@ pub struct Group {
     /// Samples trained on each version of each teacher.
     pub teacher_use: BTreeMap<String, BTreeMap<u64, u64>>,
     curve: Curve,
+    eta: Eta,
     round_began: Millis,
     suspects: Suspects,
     /// What silent workers held: blamed until they come back.
@@ -96,6 +101,7 @@ impl Group {
             durable: None,
             next_version: 0,
             publishing: None,
+            committing: false,
             publish_after: Millis::default(),
             steps: 0,
             positions: 0,
@@ -104,6 +110,7 @@ impl Group {
             totals: Sums::default(),
             teacher_use: BTreeMap::new(),
             curve: Curve::new(),
+            eta: Eta::default(),
             round_began: Millis::default(),
             suspects: Suspects::default(),
             blamed: BTreeMap::new(),
@@ -139,6 +146,7 @@ impl Group {
                 contributed_at: None,
                 merged: None,
                 brought: 0,
+                spent: Spent::default(),
                 service: 0.0,
                 idle: false,
             },
@@ -149,6 +157,7 @@ impl Group {
         let mut plan = self.plan.clone();
         let stale = self.durable.is_none_or(|d| d.round < plan.round);
         plan.publish = self.publishing.is_none()
+            && !self.committing
             && match &start {
                 // The snapshot of this round's start that it was asked for is still wanted.
                 Start::Resume(_) => claim.is_some_and(|c| c.snapshot) && stale,
@@ -272,7 +281,12 @@ impl Group {
 
     /// Nothing merged waits for a manifest.
     pub fn is_safe(&self) -> bool {
-        self.pending.is_empty() && self.publishing.is_none()
+        self.pending.is_empty() && self.publishing.is_none() && !self.committing
+    }
+
+    /// A manifest is being written.
+    pub fn is_committing(&self) -> bool {
+        self.committing
     }
 
     /// This replica holds the group's state.
@@ -283,6 +297,24 @@ impl Group {
     /// Samples of this replica's part in the newest merge.
     pub fn brought(&self, worker: &str) -> u64 {
         self.holders.get(worker).map_or(0, |h| h.brought)
+    }
+
+    /// Where this replica's seconds went in the newest merge that it brought something to.
+    pub fn spent(&self, worker: &str) -> Option<Spent> {
+        let spent = self.holders.get(worker)?.spent;
+        (spent.iter().sum::<f64>() > 0.0).then_some(spent)
+    }
+
+    /// Seconds until everything is merged, at the pace of the last minute; `None`: not known.
+    pub fn seconds_left(&self, now: Millis) -> Option<f64> {
+        let end = u64::from(self.spec.epochs) * self.ledger.positions();
+        let left = self.eta.left((self.ledger.merged(), end), now);
+        left.filter(|_| !self.done)
+    }
+
+    /// The run stood still: how fast it was says nothing any more.
+    pub fn forget_pace(&mut self) {
+        self.eta.forget();
     }
 
     /// This replica waits for its first state, or for a new one.

@@ -97,6 +97,9 @@ pub enum Refusal {
         /// Group concerned.
         part: String,
     },
+    /// What was asked for is being done: it is not done twice.
+    #[error("{0}")]
+    Busy(String),
     /// The input contradicts itself or names what does not exist.
     #[error("{0}")]
     Invalid(String),

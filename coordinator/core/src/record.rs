@@ -10,7 +10,7 @@ use crate::group;
 use crate::ids::{Millis, Role};
 use crate::manifest::Merge;
 use crate::round::{Evaluation, Point};
-use crate::run::State;
+use crate::run::{Event, State};
 
 /// One durable fact, with the names that its key is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,8 @@ pub enum Record {
         /// Count.
         samples: u64,
     },
+    /// Something that happened.
+    Event(Event),
     /// A point of a group's curve.
     Point {
         /// Group.
@@ -156,6 +158,8 @@ pub enum Key {
     Merge(String, u64),
     /// [`Record::Use`] by group, teacher and version.
     Use(String, String, u64),
+    /// [`Record::Event`] by number.
+    Event(u64),
     /// [`Record::Point`] by group and round.
     Point(String, u64),
 }
@@ -171,6 +175,7 @@ impl Key {
             Self::Group(name) => format!("group/{name}"),
             Self::Merge(group, round) => format!("merge/{group}/{round:020}"),
             Self::Use(group, teacher, version) => format!("use/{group}/{teacher}/{version:020}"),
+            Self::Event(number) => format!("event/{number:020}"),
             Self::Point(group, round) => format!("point/{group}/{round:020}"),
         }
     }

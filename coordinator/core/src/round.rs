@@ -180,8 +180,11 @@ pub struct Sums {
     pub sync_seconds: f64,
     /// Where the replicas' seconds went, by [`Activity`].
     #[serde(default)]
-    pub spent: [f64; Activity::ALL.len()],
+    pub spent: Spent,
 }
+
+/// Seconds by [`Activity`].
+pub type Spent = [f64; Activity::ALL.len()];
 
 /// What a replica does, or waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 
 mod control;
 mod durable;
+mod events;
 mod gray;
 mod membership;
 #[cfg(test)]
@@ -28,10 +29,12 @@ use crate::round::{Claim, ClosedRound, RoundPlan, Start};
 use crate::spec::{RunSpec, Source};
 use crate::teacher::Teacher;
 
+use events::Events;
+pub use events::{Event, Kind};
 pub use versions::Average;
 
-/// Events kept for the status; the oldest go first.
-const EVENT_LIMIT: usize = 256;
+/// A coordinator that was started again counts changes from beyond what the former one counted.
+const REVISIONS: u64 = 1 << 32;
 
 /// Where a run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,7 +276,7 @@ pub struct Run {
     waiting_for: BTreeMap<String, Reason>,
     lost_rejections: BTreeMap<String, BTreeMap<String, u64>>,
     commands: VecDeque<Command>,
-    events: VecDeque<(Millis, String)>,
+    events: Events,
     revision: u64,
     /// Counts sessions that ended.
     departures: u64,
@@ -317,8 +320,8 @@ impl Run {
             waiting_for: BTreeMap::new(),
             lost_rejections: BTreeMap::new(),
             commands: VecDeque::new(),
-            events: VecDeque::new(),
-            revision: 1,
+            events: Events::default(),
+            revision: term * REVISIONS + 1,
             departures: 0,
             dirty: BTreeSet::from([Key::Run]),
         }
@@ -334,16 +337,13 @@ impl Run {
         self.commands.pop_front()
     }
 
-    fn event(&mut self, now: Millis, text: String) {
-        if self.events.len() == EVENT_LIMIT {
-            self.events.pop_front();
-        }
-        self.events.push_back((now, text));
-        self.revision += 1;
-    }
-
     fn group(&self, name: &str) -> Option<&Group> {
         self.groups.iter().find(|g| g.spec.name == name)
+    }
+
+    #[cfg(test)]
+    fn groups_mut(&mut self) -> &mut [Group] {
+        &mut self.groups
     }
 
     fn group_mut(&mut self, name: &str) -> Option<&mut Group> {

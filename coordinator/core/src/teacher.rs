@@ -63,6 +63,8 @@ pub struct Teacher {
     /// A student that had not acknowledged the floor when it was last looked for: while it has not,
     /// the others need not be asked.
     lagging: Option<String>,
+    /// An average is being made.
+    pub averaging: bool,
     /// An average could not be made: none is asked for before this.
     pub average_after: Option<Millis>,
     /// Live servers by worker.
@@ -114,6 +116,7 @@ impl Teacher {
             next: None,
             asked_at: Millis(0),
             lagging: None,
+            averaging: false,
             average_after: None,
             servers: BTreeMap::new(),
         }

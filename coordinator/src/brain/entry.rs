@@ -1,13 +1,13 @@
 //! One run with what the shell keeps for it: parked questions, control streams, the newest merges.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
 use retort_coordinator_core::group::Contributed;
 use retort_coordinator_core::ids::{Millis, Refusal, Session};
 use retort_coordinator_core::lease::{Answer, Reason};
-use retort_coordinator_core::manifest::{Cut, FORMAT, Manifest};
+use retort_coordinator_core::manifest::{Cut, FORMAT, FileDigest, Manifest};
 use retort_coordinator_core::round::{ClosedRound, Evaluation, RoundPlan, Ticket, Work};
 use retort_coordinator_core::run::{Average, Command, Message, Run};
 use retort_coordinator_core::spec::{GroupKind, Source};
@@ -17,10 +17,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 use tracing::{debug, warn};
 
-use super::{Effect, KEEP_EXTRA, Submission};
+use super::{Effect, Submission};
 use crate::average::{Merge, blend};
 use crate::services::refusal;
-use crate::store::{CARD, Staged, Store, WEIGHTS};
+use crate::store::{CARD, Store, WEIGHTS};
 
 /// A merge that may still be computed.
 pub(crate) type Merging = watch::Receiver<Option<Result<Bytes, Status>>>;
@@ -51,6 +51,8 @@ pub(crate) struct Entry {
     pub(crate) submission: Submission,
     /// The store has its report.
     pub(crate) reported: bool,
+    /// Fixed teachers whose manifest is being written.
+    pub(super) provided: BTreeSet<String>,
     /// Newest manifest's hash by group.
     pub(super) parents: BTreeMap<String, String>,
     /// Contributions that wait for their round to close.
@@ -116,6 +118,7 @@ impl Entry {
             run,
             submission,
             reported: false,
+            provided: BTreeSet::new(),
             parents: BTreeMap::new(),
             parked: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -453,49 +456,26 @@ impl Entry {
         }
     }
 
-    /// Makes an average of a group's versions durable, like a version of its own.
-    pub(super) fn make_average(&mut self, due: &Average, (store, id): (&Store, u64)) -> anyhow::Result<()> {
-        let run = self.submission.id.clone();
-        let read = |name: &str, version: u64, file: &str| {
-            let read = store.read((&run, name), Some(version), file);
-            read.map(|(_, bytes, _)| bytes)
-        };
-        let steps = |name: &str, version: u64| {
-            let manifest = store.manifest(&run, name, version);
-            manifest.map(|(_, manifest)| manifest.steps)
-        };
-        let newest = read(&due.of, due.version, WEIGHTS)?;
-        let to = steps(&due.of, due.version)?;
-        let weights = match due.before {
-            None => newest,
-            Some(before) => {
-                let kept = due.kept(steps(&due.teacher, before)?, to);
-                blend(&read(&due.teacher, before, WEIGHTS)?, &newest, kept)?.into()
-            }
-        };
-        let files = [(WEIGHTS, weights), (CARD, read(&due.of, due.version, CARD)?)];
-        let files =
-            files.map(|(name, bytes)| (name.to_owned(), blake3::hash(&bytes).to_hex().to_string(), bytes));
-        let staged = store.stage((&run, id), &files)?;
+    /// What makes an average of a group's versions durable, like a version of its own, and gives its manifest's hash.
+    pub(super) fn average(
+        &self,
+        due: &Average,
+        (store, id): (Store, u64),
+    ) -> impl FnOnce() -> anyhow::Result<String> + Send + 'static {
         let ticket = Ticket {
             group: due.teacher.clone(),
             version: due.version,
-            steps: to,
             ..Ticket::default()
         };
-        let hash = store.commit(&staged, &self.manifest(&ticket, &staged, None))?;
-        self.parents.insert(due.teacher.clone(), hash);
-        let teacher = self.run.teachers().iter().find(|t| t.spec.name == due.teacher);
-        let serves = teacher.and_then(|t| t.active).unwrap_or(due.version);
-        let keep = self.run.spec.max_staleness + KEEP_EXTRA;
-        store.prune(&run, &due.teacher, serves.saturating_sub(keep));
-        Ok(())
+        let manifest = self.manifest(&ticket, &BTreeMap::new(), None);
+        let due = due.clone();
+        move || make_average(&due, manifest, (&store, id))
     }
 
     pub(super) fn manifest(
         &self,
         ticket: &Ticket,
-        staged: &Staged,
+        files: &BTreeMap<String, FileDigest>,
         held_out: Option<Evaluation>,
     ) -> Manifest {
         let spec = &self.run.spec;
@@ -529,7 +509,7 @@ impl Entry {
             dataset_digest: spec.dataset_digest.clone(),
             merges: ticket.merges.clone(),
             quarantined,
-            files: staged.files.clone(),
+            files: files.clone(),
             teacher_versions: self
                 .run
                 .teachers()
@@ -539,6 +519,35 @@ impl Entry {
             held_out: held_out.map(Into::into),
         }
     }
+}
+
+/// Reads the versions, mixes them, and writes the mixture.
+fn make_average(due: &Average, mut manifest: Manifest, (store, id): (&Store, u64)) -> anyhow::Result<String> {
+    let run = manifest.run.clone();
+    let read = |name: &str, version: u64, file: &str| {
+        let read = store.read((&run, name), Some(version), file);
+        read.map(|(_, bytes, _)| bytes)
+    };
+    let steps = |name: &str, version: u64| {
+        let manifest = store.manifest(&run, name, version);
+        manifest.map(|(_, manifest)| manifest.steps)
+    };
+    let newest = read(&due.of, due.version, WEIGHTS)?;
+    let to = steps(&due.of, due.version)?;
+    let weights = match due.before {
+        None => newest,
+        Some(before) => {
+            let kept = due.kept(steps(&due.teacher, before)?, to);
+            blend(&read(&due.teacher, before, WEIGHTS)?, &newest, kept)?.into()
+        }
+    };
+    let files = [(WEIGHTS, weights), (CARD, read(&due.of, due.version, CARD)?)];
+    let files =
+        files.map(|(name, bytes)| (name.to_owned(), blake3::hash(&bytes).to_hex().to_string(), bytes));
+    let staged = store.stage((&run, id), &files)?;
+    manifest.steps = to;
+    manifest.files.clone_from(&staged.files);
+    Ok(store.commit(&staged, &manifest)?)
 }
 
 /// Only others can end these waits.

@@ -20,11 +20,17 @@ pub(crate) struct FileJournal {
 }
 
 impl FileJournal {
+    /// Makes the folder if it is not there.
     pub(crate) fn open(data_dir: &Path) -> Result<Self, Error> {
         let mut journal = Self {
             path: data_dir.join(FILE),
             database: None,
         };
+        std::fs::create_dir_all(data_dir).map_err(|e| Error::Storage {
+            action: "create the folder of",
+            path: journal.path.clone(),
+            source: Box::new(redb::StorageError::from(e).into()),
+        })?;
         journal.database()?;
         Ok(journal)
     }

@@ -50,8 +50,18 @@ impl pb::runs_server::Runs for RunsService {
                 } else {
                     r.run
                 };
-                if brain.runs.iter().any(|e| e.run.spec.id == id) {
-                    return Err(Status::already_exists(format!("run {id} exists")));
+                let seed = if r.seed == 0 { job.run.seed } else { r.seed };
+                if let Some(there) = brain.runs.iter().find(|e| e.run.spec.id == id) {
+                    let there = &there.submission;
+                    let same = (&there.job_toml, there.seed, &there.dataset_digest)
+                        == (&r.job_toml, seed, &r.dataset_digest);
+                    // Sent again by who did not hear the answer, or was started again.
+                    return match same {
+                        true => Ok(id),
+                        false => Err(Status::already_exists(format!(
+                            "run {id} exists, with another job"
+                        ))),
+                    };
                 }
                 let data = Data {
                     positions: r.positions,
@@ -62,7 +72,7 @@ impl pb::runs_server::Runs for RunsService {
                     order,
                     id: id.clone(),
                     name: job.run.name.clone(),
-                    seed: if r.seed == 0 { job.run.seed } else { r.seed },
+                    seed,
                     job_toml: r.job_toml,
                     positions: r.positions,
                     dataset_digest: r.dataset_digest,

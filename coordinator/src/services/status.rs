@@ -6,7 +6,7 @@ use retort_proto::pb;
 use tonic::{Request, Response, Status};
 
 use crate::brain::Handle;
-use crate::status::{of_all, of_run};
+use crate::status::{LISTED, of_newest, of_run};
 use crate::watchers::Watchers;
 
 const DEFAULT_PER_S: f64 = 5.0;
@@ -34,10 +34,13 @@ impl pb::status_server::Status for StatusService {
 
     async fn list_runs(
         &self,
-        _: Request<pb::ListRunsRequest>,
+        request: Request<pb::ListRunsRequest>,
     ) -> Result<Response<pb::ListRunsReply>, Status> {
-        let runs = of_all(&self.brain).await?;
-        Ok(Response::new(pb::ListRunsReply { runs }))
+        let limit = match request.into_inner().limit {
+            0 => LISTED,
+            limit => limit as usize,
+        };
+        Ok(Response::new(of_newest(&self.brain, limit).await?))
     }
 
     type WatchRunStream = BoxStream<'static, Result<pb::RunStatus, Status>>;

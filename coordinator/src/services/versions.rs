@@ -4,12 +4,12 @@ use retort_proto::pb;
 use retort_tls::{Caller, Role};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::brain::Handle;
-use crate::services::{session_of, store_error};
+use crate::brain::{Brain, Handle};
+use crate::services::{refusal, session_of, store_error};
 use crate::store::Error;
 
-/// Largest file of a version.
-const MAX_FILE: u64 = 16 << 30;
+/// All files of a version together.
+const MAX_BYTES: u64 = 16 << 30;
 
 pub(crate) struct VersionsService {
     pub(crate) brain: Handle,
@@ -32,6 +32,7 @@ impl pb::versions_server::Versions for VersionsService {
             .by
             .ok_or_else(|| Status::invalid_argument("by is required"))?;
         may_publish(caller.as_ref(), &by)?;
+        self.expects(caller.as_ref(), &by).await?;
         let held_out = header.held_out.map(Evaluation::from);
         let files = receive(&mut parts, &header.files).await?;
         let (id, store) = self
@@ -58,17 +59,16 @@ impl pb::versions_server::Versions for VersionsService {
                     }
                     Err(e) => return Err(store_error(e)),
                 };
+                let at = (session, round.generation, round.round);
                 self.brain
-                    .ask(move |b| {
-                        b.commit_round((&session, round.generation, round.round), &staged, held_out)
-                    })
-                    .await??
+                    .ask_for(move |b, reply| b.commit_round(at, staged, held_out, reply))
+                    .await?
             }
             By::Teacher(t) => {
                 let staged = staged.map_err(store_error)?;
                 self.brain
-                    .ask(move |b| b.commit_provided((&t.run, &t.teacher), &staged, held_out))
-                    .await??
+                    .ask_for(move |b, reply| b.commit_provided((t.run, t.teacher), staged, held_out, reply))
+                    .await?
             }
         };
         Ok(Response::new(pb::PublishReply { version }))
@@ -79,20 +79,11 @@ impl pb::versions_server::Versions for VersionsService {
     async fn fetch(&self, request: Request<pb::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let r = request.into_inner();
         let (run, name) = (r.run.clone(), r.group.clone());
-        let (store, group) = self
+        let (store, run, group) = self
             .brain
-            .peek(move |brain| {
-                let entry = brain.entry(&run).ok();
-                // A teacher that follows a group has that group's files.
-                let teachers = entry.iter().flat_map(|e| &e.run.spec.teachers);
-                let teacher = teachers
-                    .filter(|t| t.name == name)
-                    .find_map(|t| t.source.files_of());
-                let group = teacher.unwrap_or(&name).to_owned();
-                (brain.store.clone(), group)
-            })
-            .await?;
-        let read = move || store.read((&r.run, &group), r.version, &r.file);
+            .peek(move |brain| brain.files_of(&run, &name))
+            .await??;
+        let read = move || store.read((&run, &group), r.version, &r.file);
         let (version, bytes, blake3) = tokio::task::spawn_blocking(read)
             .await
             .map_err(|e| Status::internal(e.to_string()))?
@@ -121,16 +112,19 @@ impl pb::versions_server::Versions for VersionsService {
         request: Request<pb::ListVersionsRequest>,
     ) -> Result<Response<pb::ListVersionsReply>, Status> {
         let r = request.into_inner();
-        let store = self.brain.peek(|brain| brain.store.clone()).await?;
+        let (store, run, group) = self
+            .brain
+            .peek(move |brain| brain.files_of(&r.run, &r.group))
+            .await??;
         let list = move || {
             let info = |version| {
-                let (bytes, _) = store.manifest(&r.run, &r.group, version)?;
+                let (bytes, _) = store.manifest(&run, &group, version)?;
                 Ok(pb::VersionInfo {
                     version,
                     manifest_json: String::from_utf8_lossy(&bytes).into_owned(),
                 })
             };
-            let versions = store.versions(&r.run, &r.group)?;
+            let versions = store.versions(&run, &group)?;
             versions.into_iter().map(info).collect::<Result<Vec<_>, Error>>()
         };
         let versions = tokio::task::spawn_blocking(list)
@@ -138,6 +132,29 @@ impl pb::versions_server::Versions for VersionsService {
             .map_err(|e| Status::internal(e.to_string()))?
             .map_err(store_error)?;
         Ok(Response::new(pb::ListVersionsReply { versions }))
+    }
+}
+
+impl VersionsService {
+    /// Refuses at once what would be refused once gigabytes of it are here.
+    async fn expects(&self, caller: Option<&Caller>, by: &pb::publish_header::By) -> Result<(), Status> {
+        use pb::publish_header::By;
+        match by {
+            By::Round(round) => {
+                let session = session_of(caller, round.session.clone())?;
+                let authorised = move |brain: &mut Brain| {
+                    let run = &brain.entry(&session.run)?.run;
+                    run.authorise(&session).map(|_| ()).map_err(refusal)
+                };
+                self.brain.peek(authorised).await?
+            }
+            By::Teacher(t) => {
+                let (run, teacher) = (t.run.clone(), t.teacher.clone());
+                self.brain
+                    .peek(move |brain| brain.files_of(&run, &teacher).map(|_| ()))
+                    .await?
+            }
+        }
     }
 }
 
@@ -164,13 +181,14 @@ async fn receive(
 ) -> Result<Vec<(String, String, Bytes)>, Status> {
     let mut pending = BytesMut::new();
     let mut files = Vec::new();
+    let all: u64 = headers.iter().fold(0, |sum, h| sum.saturating_add(h.bytes));
+    if all > MAX_BYTES {
+        return Err(Status::invalid_argument(format!(
+            "files.bytes: {all} in {} files, at most {MAX_BYTES} together",
+            headers.len()
+        )));
+    }
     for header in headers {
-        if header.bytes > MAX_FILE {
-            return Err(Status::invalid_argument(format!(
-                "files.bytes = {} of {}: at most {MAX_FILE}",
-                header.bytes, header.name
-            )));
-        }
         let size = header.bytes as usize;
         while pending.len() < size {
             let part = parts.message().await?.and_then(|m| m.part);

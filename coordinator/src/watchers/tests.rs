@@ -162,12 +162,13 @@ fn a_brief_state_has_no_curves_and_the_newest_events() {
     let status = pb::RunStatus {
         groups: vec![pb::GroupStatus {
             curve: vec![pb::CurvePoint::default(); 3],
+            teacher_use: vec![pb::VersionUse::default(); 3],
             ..Default::default()
         }],
         events: (0..100)
             .map(|i| pb::Event {
                 at_s: f64::from(i),
-                text: String::new(),
+                ..Default::default()
             })
             .collect(),
         ..Default::default()
@@ -184,5 +185,31 @@ fn a_brief_state_has_no_curves_and_the_newest_events() {
         (snapshot.brief.groups[0].curve.len(), snapshot.brief.events.len()),
         (0, EVENTS)
     );
+    assert!(snapshot.brief.groups[0].teacher_use.is_empty());
     assert_eq!(snapshot.brief.events.last().map(|e| e.at_s), Some(99.0));
+}
+
+#[test]
+fn many_versions_are_counted_together_and_no_sample_is_lost() {
+    let used = |teacher: &str, version| pb::VersionUse {
+        teacher: teacher.into(),
+        version,
+        samples: 1 + version % 3,
+    };
+    let all: Vec<_> = (0..10_000).map(|v| used("a", v)).chain([used("b", 7)]).collect();
+    let samples = |uses: &[pb::VersionUse]| uses.iter().map(|u| u.samples).sum::<u64>();
+    let mut few = all.clone();
+    gather(&mut few);
+    assert!(few.len() <= POINTS + 1, "{}", few.len());
+    assert_eq!(samples(&few), samples(&all));
+    let newest: Vec<_> = few
+        .iter()
+        .rev()
+        .take(2)
+        .map(|u| (u.teacher.as_str(), u.version))
+        .collect();
+    assert_eq!(newest, [("b", 7), ("a", 9_999)]);
+    let mut short = all[..10].to_vec();
+    gather(&mut short);
+    assert_eq!(short, all[..10]);
 }

@@ -270,6 +270,7 @@ pub(super) mod tests {
             events: vec![pb::Event {
                 at_s: 1.5,
                 text: "w1 joined small".into(),
+                kind: "member".into(),
             }],
             ..Default::default()
         }

@@ -31,6 +31,8 @@ pub(crate) struct Coordinator {
     drift: i64,
     leases: Vec<(Caller, Session, (u64, u64), u64)>,
     parked: BTreeMap<String, (Caller, Session, Option<Weights>)>,
+    /// Manifests on their way to the disk, by group.
+    writing: BTreeMap<String, (Caller, Ticket, Rc<Model>)>,
     streams: BTreeMap<String, (Node, u64, u64)>,
     /// The newest merge of each group, for a replica whose answer was lost.
     last: BTreeMap<String, (ClosedRound, Option<Rc<Model>>)>,
@@ -84,6 +86,7 @@ impl World {
             drift,
             leases: Vec::new(),
             parked: BTreeMap::new(),
+            writing: BTreeMap::new(),
             streams: BTreeMap::new(),
             last: BTreeMap::new(),
             ticking_at: 0,
@@ -145,6 +148,13 @@ impl World {
         let Some(c) = self.coordinator.take() else { return };
         self.counts.crashes += 1;
         self.say(|| "coordinator dies".into());
+        for (caller, ticket, model) in c.writing.into_values() {
+            self.break_call(caller.0, caller.1, caller.2);
+            // It was written, or it was not: nobody is left who heard of it.
+            if self.random.within(0..2) == 0 {
+                self.commit(&ticket, model, Millis::default());
+            }
+        }
         let leases = c.leases.into_iter().map(|(caller, ..)| caller);
         let parked = c.parked.into_values().map(|(caller, ..)| caller);
         for (node, life, call) in leases.chain(parked) {
@@ -272,15 +282,21 @@ impl World {
                 round,
                 model,
             } => match c.run.ticket(&session, generation, round) {
-                Ok(_) if full => {
+                Ok(ticket) if full => {
                     self.counts.disk_full += 1;
-                    c.run.publish_failed(&session, "no space left", clock);
+                    c.run.commit_failed(&ticket, "no space left", clock);
                     one(Ok(Reply::NotPublished))
                 }
                 Ok(ticket) => {
-                    self.commit(&ticket, model, clock);
-                    one(Ok(Reply::Published))
+                    let group = ticket.group.clone();
+                    c.writing.insert(group.clone(), (caller, ticket, model));
+                    // A store that is slow, now and then.
+                    let takes = if self.fails(50) { 1..4_000 } else { 0..20 };
+                    let (takes, life) = (self.random.within(takes), self.coordinator_life);
+                    self.after(takes, Event::Written { life, group });
+                    Vec::new()
                 }
+                Err(Refusal::Busy(_)) => one(Ok(Reply::NotPublished)),
                 Err(refused) => {
                     let before = c.run.published_as(&session, generation, round);
                     one(before.map(|_| Reply::Published).ok_or(refused))
@@ -428,6 +444,25 @@ impl World {
         }
     }
 
+    pub(crate) fn on_written(&mut self, life: u64, group: String) {
+        if life != self.coordinator_life {
+            return;
+        }
+        if self.coordinator_frozen > self.now {
+            let wait = self.coordinator_frozen - self.now;
+            return self.after(wait, Event::Written { life, group });
+        }
+        let now = self.now;
+        let Some(c) = self.coordinator.as_mut() else {
+            return;
+        };
+        let clock = c.clock(now);
+        if let Some((caller, ticket, model)) = c.writing.remove(&group) {
+            self.commit(&ticket, model, clock);
+            self.settle(vec![Effect::Reply(caller, Reply::Published)]);
+        }
+    }
+
     pub(crate) fn on_coordinator_tick(&mut self, life: u64) {
         if life != self.coordinator_life {
             return;
@@ -485,7 +520,7 @@ impl World {
 
     /// Averages are made and kept like versions, their manifest being the commit record.
     fn make_averages(&mut self, clock: Millis) {
-        let due = |world: &Self| world.coordinator.as_ref()?.run.average_due(clock);
+        let due = |world: &mut Self| world.coordinator.as_mut()?.run.average_due(clock);
         while let Some(due) = due(self) {
             let full = self.fails(30);
             let model = self.disk.model(&due.of, due.version);
@@ -707,7 +742,7 @@ impl World {
         let events: Vec<String> = c
             .run
             .events()
-            .map(|(at, text)| format!("{}: {text}", at.0))
+            .map(|e| format!("{}: {}", e.at.0, e.text))
             .collect();
         let from = events.len().saturating_sub(new);
         for text in &events[from..] {
@@ -722,7 +757,9 @@ impl World {
 fn judge(refusal: &Refusal) -> Refused {
     match refusal {
         Refusal::Fenced { .. } | Refusal::Gone(_) => Refused::Lost,
-        Refusal::Wait { .. } | Refusal::NoPart { .. } | Refusal::Full { .. } => Refused::Later,
+        Refusal::Wait { .. } | Refusal::NoPart { .. } | Refusal::Full { .. } | Refusal::Busy(_) => {
+            Refused::Later
+        }
         Refusal::Mismatch(_) | Refusal::Invalid(_) => Refused::Ended,
     }
 }

@@ -293,6 +293,7 @@ impl World {
         match event {
             Event::Request(request) => self.on_request(*request),
             Event::CoordinatorStart => self.start_coordinator(),
+            Event::Written { life, group } => self.on_written(life, group),
             Event::CoordinatorTick { life } => self.on_coordinator_tick(life),
             Event::Operator(verb) => self.on_operator(&verb),
             Event::Fault => self.fault(),

@@ -162,6 +162,8 @@ pub(crate) enum Event {
     Start { node: Node },
     /// The coordinator starts.
     CoordinatorStart,
+    /// The coordinator has written a group's manifest.
+    Written { life: u64, group: String },
     /// The coordinator looks at its clock.
     CoordinatorTick { life: u64 },
     /// Something breaks.

@@ -3,7 +3,7 @@
 
 use crate::ids::Millis;
 use crate::names::ByName;
-use crate::round::Work;
+use crate::round::{Spent, Work};
 
 /// A replica that takes part in the current round.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub(super) struct Holder {
     pub(super) merged: Option<u64>,
     /// Samples of its part in the newest merge.
     pub(super) brought: u64,
+    /// Where its seconds went in the newest merge that it brought something to.
+    pub(super) spent: Spent,
     /// Samples per second of its steps, newest round first in weight.
     pub(super) service: f64,
     /// Its last request for work got none.
@@ -118,6 +120,9 @@ impl Holders {
             holder.brought = 0;
             if let Some(work) = holder.contributed.take() {
                 holder.brought = work.sums.samples;
+                if work.sums.samples > 0 {
+                    holder.spent = work.sums.spent;
+                }
                 holder.contributed_at = None;
                 holder.joining = false;
                 holder.merged = Some(round);
@@ -161,6 +166,7 @@ mod tests {
             contributed_at: None,
             merged: None,
             brought: 0,
+            spent: Spent::default(),
             service: 0.0,
             idle: false,
         }

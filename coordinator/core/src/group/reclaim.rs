@@ -31,6 +31,11 @@ impl Group {
 
     /// Whether a registration has to wait for what former replicas may still bring.
     pub fn must_wait(&mut self, worker: &str, claim: Option<&Claim>) -> bool {
+        // Alone it would take back what a manifest is about to say.
+        let current = claim.is_some_and(|c| self.is_current(c));
+        if self.committing && !current && !self.has_other_keeper(worker) {
+            return true;
+        }
         let others = |what: &[Former]| {
             let mut others = self.expected.iter().filter(|(w, _)| *w != worker);
             others.any(|(_, former)| what.contains(former))

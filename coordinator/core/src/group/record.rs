@@ -116,7 +116,7 @@ impl Group {
                 round: *round,
                 point: self.curve.get(*round)?.clone(),
             }),
-            Key::Run | Key::Member(_) | Key::Teacher(_) | Key::Version(..) => None,
+            Key::Run | Key::Member(_) | Key::Teacher(_) | Key::Version(..) | Key::Event(_) => None,
         }
     }
 

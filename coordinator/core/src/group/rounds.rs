@@ -206,6 +206,7 @@ impl Group {
         self.alias = None;
         let brought = members.iter().filter(|m| m.samples > 0).count();
         self.add_point(&sums, brought as u32, now);
+        self.eta.reached(self.ledger.merged(), now);
         self.totals.add(&sums);
         self.touch();
         self.plan_next(next, now, members)

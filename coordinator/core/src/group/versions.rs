@@ -5,7 +5,7 @@ use retort_data::ranges::RangeSet;
 use super::{Durable, Group, NextRound};
 use crate::ids::{Millis, Refusal};
 use crate::ledger;
-use crate::manifest::{Manifest, Merge};
+use crate::manifest::{Cut, Manifest, Merge};
 use crate::record::Key;
 use crate::round::Ticket;
 
@@ -14,7 +14,7 @@ const RETRY: u64 = 1_000;
 
 impl Group {
     pub(super) fn publish_due(&self, next: &NextRound, now: Millis) -> bool {
-        if self.publishing.is_some() || !self.has_news() || now < self.publish_after {
+        if self.publishing.is_some() || self.committing || !self.has_news() || now < self.publish_after {
             return false;
         }
         let Some(durable) = self.durable else {
@@ -31,7 +31,7 @@ impl Group {
 
     /// There is no version yet and nobody makes one: others may wait for it.
     pub fn lacks_version(&self, now: Millis) -> bool {
-        self.durable.is_none() && self.publishing.is_none() && now >= self.publish_after
+        self.durable.is_none() && self.publishing.is_none() && !self.committing && now >= self.publish_after
     }
 
     /// A manifest would say more than the newest one: merges, or that the rest of the epoch was
@@ -49,7 +49,7 @@ impl Group {
         // Whoever was asked and asks for work has not heard of it.
         let asked = (worker.to_owned(), self.plan.round);
         let open = self.publishing.is_none() && now >= self.publish_after;
-        let due = self.has_news() && (open || self.publishing.as_ref() == Some(&asked));
+        let due = self.has_news() && !self.committing && (open || self.publishing.as_ref() == Some(&asked));
         if holds && due {
             self.publishing = Some(asked);
         }
@@ -65,8 +65,16 @@ impl Group {
         }
     }
 
-    /// What a version that `worker` uploads will contain.
-    pub fn ticket(&self, worker: &str, generation: u64, round: u64) -> Result<Ticket, Refusal> {
+    /// The manifest could not be written: training goes on, and a later round tries again.
+    pub fn commit_failed(&mut self, now: Millis) {
+        self.committing = false;
+        self.publishing = None;
+        self.publish_after = now.plus(RETRY);
+    }
+
+    /// What the version that `worker` uploaded contains. Until [`Group::published`] or [`Group::commit_failed`] none of it is
+    /// taken back.
+    pub fn ticket(&mut self, worker: &str, generation: u64, round: u64) -> Result<Ticket, Refusal> {
         let expected = self
             .publishing
             .as_ref()
@@ -77,6 +85,13 @@ impl Group {
                 self.spec.name
             )));
         }
+        if self.committing {
+            return Err(Refusal::Busy(format!(
+                "a version of group {} is being written",
+                self.spec.name
+            )));
+        }
+        self.committing = true;
         let merges: Vec<Merge> = self.pending.iter().filter(|m| m.round < round).cloned().collect();
         let (steps, positions) = self.durable.map_or((0, 0), |d| (d.steps, d.positions));
         let added = |m: &Merge| m.contributions.iter().map(|c| u64::from(c.steps)).sum::<u64>();
@@ -122,8 +137,10 @@ impl Group {
         });
         self.next_version = ticket.version + 1;
         self.publishing = None;
+        self.committing = false;
         self.touch();
-        self.close_epoch()
+        // What was taken out meanwhile is in no manifest yet.
+        ticket.quarantined == *self.ledger.quarantined() && self.close_epoch()
     }
 
     /// Opens the next epoch if this one is durable as a whole.
@@ -164,7 +181,7 @@ impl Group {
                     epoch: m.epoch,
                     committed: m.committed.clone(),
                     merges: m.merges.clone(),
-                    quarantined: RangeSet::new(),
+                    quarantined: in_epoch(m, &m.quarantined),
                 };
                 self.published(&ticket, now);
                 return Some(format!(
@@ -187,11 +204,7 @@ impl Group {
     fn move_to(&mut self, manifest: Option<&Manifest>, now: Millis) {
         let nothing = Manifest::default();
         let m = manifest.unwrap_or(&nothing);
-        let in_epoch = |cuts: &[crate::manifest::Cut]| -> RangeSet {
-            let this = cuts.iter().filter(|c| c.epoch == m.epoch);
-            this.flat_map(|c| c.positions.iter()).collect()
-        };
-        let quarantined = in_epoch(&m.quarantined);
+        let quarantined = in_epoch(m, &m.quarantined);
         let whole = u64::from(m.epoch) * self.ledger.positions();
         let before = m.positions - m.committed.len();
         let cut = ledger::Record {
@@ -225,4 +238,10 @@ impl Group {
         self.forget_merges();
         self.close_epoch();
     }
+}
+
+/// Positions of the manifest's own epoch.
+fn in_epoch(manifest: &Manifest, cuts: &[Cut]) -> RangeSet {
+    let this = cuts.iter().filter(|c| c.epoch == manifest.epoch);
+    this.flat_map(|c| c.positions.iter()).collect()
 }

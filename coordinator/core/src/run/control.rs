@@ -3,7 +3,7 @@
 use crate::group::Group;
 use crate::ids::{Millis, Refusal, Role};
 use crate::record::{Key, Retuned, TEMPERATURES};
-use crate::run::{Command, Message, Run, State};
+use crate::run::{Command, Kind, Message, Run, State};
 use crate::spec::Source;
 
 impl Run {
@@ -33,6 +33,7 @@ impl Run {
                     State::Waiting
                 };
                 self.set_state(state, "", now);
+                self.groups.iter_mut().for_each(Group::forget_pace);
                 // It may have been stopped just when nothing was left to do.
                 self.end_if_done(now);
                 Ok(())
@@ -61,7 +62,7 @@ impl Run {
         let role = member.session.role;
         if self.drained.insert(worker.to_owned()) {
             self.dirty.insert(Key::Run);
-            self.event(now, format!("{role} {worker} is asked to leave"));
+            self.event(now, Kind::Member, format!("{role} {worker} is asked to leave"));
             if role == Role::TeacherServer {
                 // It serves nobody new; what it is scoring still arrives.
                 let reason = "drained".to_owned();
@@ -101,6 +102,7 @@ impl Run {
         let (alpha, temperature) = (told(alpha), told(temperature));
         self.event(
             now,
+            Kind::Order,
             format!(
                 "alpha is {alpha} from the next round on, temperature {temperature} from the next lease on"
             ),
@@ -115,7 +117,7 @@ impl Run {
 
     /// Notes that somebody asked for something.
     pub fn asked(&mut self, who: &str, what: &str, now: Millis) {
-        self.event(now, format!("{who} asks: {what}"));
+        self.event(now, Kind::Order, format!("{who} asks: {what}"));
     }
 
     fn cannot(&self, verb: &str, state: State) -> Refusal {
@@ -131,7 +133,7 @@ impl Run {
         self.reason = reason.to_owned();
         self.dirty.insert(Key::Run);
         let colon = if reason.is_empty() { "" } else { ": " };
-        self.event(now, format!("run is {}{colon}{reason}", state.name()));
+        self.event(now, Kind::Run, format!("run is {}{colon}{reason}", state.name()));
     }
 
     /// Every fixed teacher was uploaded.
@@ -150,7 +152,8 @@ impl Run {
     pub(super) fn stop_if_safe(&mut self, now: Millis) {
         // A group whose replicas are all gone can publish nothing more: what they merged since the
         // newest manifest is rolled back when the group goes on.
-        let idle = |g: &Group| g.is_done() || g.replicas().len() == 0 && !g.is_reclaiming();
+        let idle =
+            |g: &Group| g.is_done() || g.replicas().len() == 0 && !g.is_reclaiming() && !g.is_committing();
         if self.state == State::Stopping && self.groups.iter().all(idle) {
             let reason = self.reason.clone();
             self.end(State::Stopped, reason, now);

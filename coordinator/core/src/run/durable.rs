@@ -8,7 +8,7 @@ use crate::group::Group;
 use crate::ids::{Millis, Role, Session};
 use crate::manifest::Manifest;
 use crate::record::{self, Key, Record, Write};
-use crate::run::{Heartbeat, Member, Run, State};
+use crate::run::{Heartbeat, Kind, Member, Run, State};
 use crate::spec::RunSpec;
 use crate::teacher::Teacher;
 
@@ -37,6 +37,7 @@ impl Run {
                     run.retuned = r.retuned;
                 }
                 Record::Member(m) => members.push(m),
+                Record::Event(event) => run.events.restore(event),
                 Record::Teacher(t) => {
                     if let Some(teacher) = run.teacher_mut(&t.name) {
                         teacher.restore(&t);
@@ -73,7 +74,11 @@ impl Run {
             run.groups[i] = Group::restore(spec, run.spec.positions, own);
         }
         run.expect_members(members, now);
-        run.event(now, format!("the coordinator started again: term {term}"));
+        run.event(
+            now,
+            Kind::Run,
+            format!("the coordinator started again: term {term}"),
+        );
         run.settle_manifests(manifests, now);
         run.stop_if_safe(now);
         run
@@ -135,7 +140,7 @@ impl Run {
             let name = self.groups[i].spec.name.clone();
             let manifest = manifests.get(&name);
             if let Some(text) = self.groups[i].settle_with(manifest, now) {
-                self.event(now, text);
+                self.event(now, Kind::Run, text);
                 let newest = manifest.map(|m| m.version);
                 self.forget_above(newest, |t| t.spec.source.files_of() == Some(&name));
                 let held_out = manifest.and_then(|m| m.held_out).map(Into::into);
@@ -224,6 +229,7 @@ impl Run {
                     registered: m.registered,
                 }),
             })),
+            Key::Event(number) => self.events.get(*number).cloned().map(Record::Event),
             Key::Teacher(name) => self.teacher(name).map(|t| Record::Teacher(t.record())),
             Key::Version(teacher, version) => self.teacher(teacher)?.version_record(*version),
             Key::Group(group) | Key::Merge(group, _) | Key::Use(group, ..) | Key::Point(group, _) => {

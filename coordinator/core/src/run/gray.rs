@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Run;
+use super::{Kind, Run};
 use crate::ids::Millis;
 
 /// As slow as this, or as fast as this again, beside the fastest.
@@ -42,7 +42,7 @@ impl Run {
             }
         }
         for text in said {
-            self.event(now, text);
+            self.event(now, Kind::Member, text);
         }
     }
 

@@ -5,7 +5,7 @@ use retort_data::ranges::RangeSet;
 use crate::ids::{Millis, Refusal, Role, Session};
 use crate::record::Key;
 use crate::round::Start;
-use crate::run::{Admission, Command, Heartbeat, Member, Registration, Run, State};
+use crate::run::{Admission, Command, Heartbeat, Kind, Member, Registration, Run, State};
 
 /// Members of a run at a time. The control plane was simulated with a thousand workers; four times as many are a mistake,
 /// or somebody who registers without end.
@@ -102,6 +102,7 @@ impl Run {
         self.dirty.insert(Key::Member(r.worker.clone()));
         self.event(
             now,
+            Kind::Member,
             format!(
                 "{} {} joined as {part} (incarnation {})",
                 r.role, r.worker, session.incarnation
@@ -217,7 +218,7 @@ impl Run {
                 "teacher {part}: server {worker} leaves the routing: {}",
                 heartbeat.unhealthy
             );
-            self.event(now, text);
+            self.event(now, Kind::Member, text);
         }
         // A server that came back is of use once it has loaded the active version.
         if drained || staged {
@@ -271,6 +272,7 @@ impl Run {
         }
         self.event(
             now,
+            Kind::Member,
             format!("{} {worker} ({part}) is gone: {why}", member.session.role),
         );
         // A fenced student no longer holds back a version.
@@ -292,7 +294,8 @@ impl Run {
         self.quarantined(part, guilty, now);
     }
 
-    pub(super) fn authorise(&self, session: &Session) -> Result<&Member, Refusal> {
+    /// The member whose session this is; refused for any but the current one.
+    pub fn authorise(&self, session: &Session) -> Result<&Member, Refusal> {
         let member = self.members.get(&session.worker);
         match member.filter(|m| m.session == *session && session.term == self.term) {
             Some(member) => Ok(member),
@@ -368,6 +371,7 @@ impl Run {
         self.quiet_until = self.quiet_until.plus(gap);
         self.event(
             now,
+            Kind::Run,
             format!("the coordinator did nothing for {gap} ms: leases are extended"),
         );
     }
@@ -387,6 +391,7 @@ impl Run {
                 self.send(worker, revocation.clone());
                 self.event(
                     now,
+                    Kind::Member,
                     format!("group {part}: {worker} is overdue, its leases are revoked"),
                 );
             }

@@ -1,3 +1,6 @@
+mod committing;
+mod standing;
+
 use proptest::prelude::*;
 use retort_data::ranges::RangeSet;
 
@@ -771,8 +774,11 @@ fn a_server_that_its_students_find_slow_is_named_until_it_recovers() {
             r.heartbeat(student, heartbeat, Millis(now)).unwrap();
         }
         r.handle_timeout(Millis(now));
-        let said = r.events().filter(|(_, text)| text.contains("samples/s"));
-        said.map(|(_, text)| text.clone()).collect::<Vec<_>>()
+        let said = r
+            .events()
+            .map(|e| &e.text)
+            .filter(|text| text.contains("samples/s"));
+        said.cloned().collect::<Vec<_>>()
     };
     assert!(beat([900.0; 4], 10).is_empty());
     assert!(

@@ -2,10 +2,12 @@
 
 use crate::group::Group;
 use crate::ids::{Millis, Role};
-use crate::run::{Message, Run, State};
+use crate::run::{Kind, Message, Run, State};
+use crate::teacher::Teacher;
 
 impl Run {
-    /// A part with room. Its former one comes first, unless that has others and some part has nobody.
+    /// A part with room. Its former one comes first, unless that has others and some part has nobody. Servers beyond what
+    /// the job wants go where the fewest are.
     pub(super) fn vacant_part(&self, role: Role, previous: &str) -> Option<String> {
         let taken = |part: &str| self.taken.get(&(role, part.to_owned())).copied().unwrap_or(0);
         let parts: Vec<(&str, u32)> = match role {
@@ -27,8 +29,10 @@ impl Run {
             .filter(|(p, _)| taken(p) == 0)
             .or_else(|| vacant().find(|(p, _)| taken(p) == 0))
             .or(former)
-            .or_else(|| vacant().next())?;
-        Some(part.0.to_owned())
+            .or_else(|| vacant().next());
+        let fewest = || parts.iter().min_by_key(|(p, _)| taken(p));
+        let spare = || fewest().filter(|_| role == Role::TeacherServer);
+        Some(part.or_else(spare)?.0.to_owned())
     }
 
     /// A group that is not done and has nobody, for which all the others may have to wait.
@@ -37,31 +41,54 @@ impl Run {
         self.groups.iter().find(alone).map(|g| g.spec.name.as_str())
     }
 
-    /// Where a group has had nobody for the time of a lease, a replica that others can replace is asked
-    /// to leave; it registers again, for that group. Its session does not end before it has left: it may
-    /// be training on a version that others have done with.
+    /// Where a part has had nobody for the time of a lease, somebody whom others can replace is asked to leave and registers
+    /// again, for that part. A replica's session does not end before it has left: it may be training on a version that
+    /// others have done with.
     pub(super) fn attend(&mut self, now: Millis) {
-        let other = match self.unattended() {
-            Some(other) if self.state == State::Running => other.to_owned(),
-            _ => return self.unattended_since = None,
+        let running = self.state == State::Running;
+        let Some((part, spare)) = self.lacking().filter(|_| running) else {
+            return self.unattended_since = None;
         };
         let since = *self.unattended_since.get_or_insert(now);
         if now.since(since) < self.spec.lease_ttl {
             return;
         }
-        let replaceable = |g: &&Group| !g.is_reclaiming();
-        let spare = self.groups.iter().filter(replaceable).find_map(|g| {
-            let mut others = g.replicas().filter(|w| g.has_other_keeper(w));
-            let joining = others.clone().find(|w| g.is_joining(w));
-            joining.or(others.next()).map(str::to_owned)
-        });
         if let Some(worker) = spare {
             self.unattended_since = None;
             self.event(
                 now,
-                format!("{worker} is asked to leave: group {other} has nobody"),
+                Kind::Member,
+                format!("{worker} is asked to leave: {part} has nobody"),
             );
-            self.send(&worker, Message::Finish(format!("group {other} has nobody")));
+            self.send(&worker, Message::Finish(format!("{part} has nobody")));
         }
+    }
+
+    /// A part that has nobody, and who could go there.
+    fn lacking(&self) -> Option<(String, Option<String>)> {
+        let group = self
+            .unattended()
+            .map(|name| (format!("group {name}"), self.spare_replica()));
+        match &group {
+            Some((_, Some(_))) => group,
+            _ => self.unserved().or(group),
+        }
+    }
+
+    fn unserved(&self) -> Option<(String, Option<String>)> {
+        let unserved = self.teachers.iter().find(|t| t.servers.is_empty())?;
+        let more_than_wanted = |t: &&Teacher| t.servers.len() > t.spec.replicas as usize;
+        let others = self.teachers.iter().find(more_than_wanted)?;
+        let server = others.servers.keys().next().cloned();
+        Some((format!("teacher {}", unserved.spec.name), server))
+    }
+
+    fn spare_replica(&self) -> Option<String> {
+        let replaceable = |g: &&Group| !g.is_reclaiming();
+        self.groups.iter().filter(replaceable).find_map(|g| {
+            let mut others = g.replicas().filter(|w| g.has_other_keeper(w));
+            let joining = others.clone().find(|w| g.is_joining(w));
+            joining.or(others.next()).map(str::to_owned)
+        })
     }
 }

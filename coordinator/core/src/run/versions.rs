@@ -6,7 +6,7 @@ use crate::names::ByName;
 use crate::pace::{self, Blocks, Timetable};
 use crate::record::Key;
 use crate::round::{Evaluation, Ticket};
-use crate::run::{Command, Endpoints, Member, Message, Run, State};
+use crate::run::{Command, Endpoints, Kind, Member, Message, Run, State};
 use crate::spec::{Pace, Source, Which};
 use crate::teacher::{Floors, Server, Step, Teacher};
 
@@ -44,10 +44,11 @@ impl Average {
 }
 
 impl Run {
-    /// What the version that this session uploads will contain.
-    pub fn ticket(&self, session: &Session, generation: u64, round: u64) -> Result<Ticket, Refusal> {
-        let part = &self.authorise(session)?.part;
-        let group = self.group(part).expect("a member's part exists");
+    /// What the version that this session uploaded contains. Once its manifest is durable, [`Run::published`] is called, or
+    /// [`Run::commit_failed`]; until then nothing of it is taken back.
+    pub fn ticket(&mut self, session: &Session, generation: u64, round: u64) -> Result<Ticket, Refusal> {
+        let part = self.authorise(session)?.part.clone();
+        let group = self.group_mut(&part).expect("a member's part exists");
         group.ticket(&session.worker, generation, round)
     }
 
@@ -67,6 +68,7 @@ impl Run {
         if closed {
             self.event(
                 now,
+                Kind::Version,
                 format!(
                     "group {name}: epoch {epoch} is durable in version {}",
                     ticket.version
@@ -78,14 +80,32 @@ impl Run {
         self.stop_if_safe(now);
     }
 
-    /// The version could not be written; training goes on, and a later round tries again.
+    /// The ticket's manifest could not be written; training goes on, and a later round tries again.
+    pub fn commit_failed(&mut self, ticket: &Ticket, why: &str, now: Millis) {
+        let part = &ticket.group;
+        if let Some(group) = self.group_mut(part) {
+            group.commit_failed(now);
+            self.event(
+                now,
+                Kind::Run,
+                format!("group {part}: no version could be written: {why}"),
+            );
+            self.stop_if_safe(now);
+        }
+    }
+
+    /// The version's files could not be written; training goes on, and a later round tries again.
     pub fn publish_failed(&mut self, session: &Session, why: &str, now: Millis) {
         let Ok(part) = self.authorise(session).map(|m| m.part.clone()) else {
             return;
         };
         if let Some(group) = self.group_mut(&part) {
             group.publish_failed(&session.worker, now);
-            self.event(now, format!("group {part}: no version could be written: {why}"));
+            self.event(
+                now,
+                Kind::Run,
+                format!("group {part}: no version could be written: {why}"),
+            );
         }
     }
 
@@ -131,10 +151,10 @@ impl Run {
     }
 
     /// An average that lacks the newest version of its group. It is to be made and kept like a version,
-    /// then [`Run::averaged`] is called, or [`Run::average_failed`].
-    pub fn average_due(&self, now: Millis) -> Option<Average> {
-        let may = |t: &&Teacher| t.average_after.is_none_or(|at| at <= now);
-        self.teachers.iter().filter(may).find_map(|t| {
+    /// then [`Run::averaged`] is called, or [`Run::average_failed`]; it is not asked for again before.
+    pub fn average_due(&mut self, now: Millis) -> Option<Average> {
+        let may = |t: &&Teacher| !t.averaging && t.average_after.is_none_or(|at| at <= now);
+        let due = self.teachers.iter().filter(may).find_map(|t| {
             let Source::Average { of, decay } = &t.spec.source else {
                 return None;
             };
@@ -146,24 +166,43 @@ impl Run {
                 decay: *decay,
                 before: t.newest(),
             })
-        })
+        })?;
+        self.teacher_mut(&due.teacher)?.averaging = true;
+        Some(due)
     }
 
     /// The average of this number is durable.
     pub fn averaged(&mut self, teacher: &str, version: u64, now: Millis) {
         if let Some(t) = self.teacher_mut(teacher) {
             t.publish(version, version, None);
-            t.average_after = None;
+            (t.averaging, t.average_after) = (false, None);
             self.dirty.insert(Key::Version(teacher.to_owned(), version));
             self.advance_teachers(now);
+            self.end_if_done(now);
         }
+    }
+
+    /// Some average lacks its group's newest version, and may have it soon.
+    fn averages_lag(&self) -> bool {
+        self.teachers.iter().any(|t| match &t.spec.source {
+            Source::Average { of, .. } => {
+                let newest = self.group(of).and_then(Group::version);
+                t.averaging || t.average_after.is_none() && t.newest() < newest
+            }
+            _ => false,
+        })
     }
 
     /// The average could not be made (a full disk, say): it is asked for again after a pause.
     pub fn average_failed(&mut self, teacher: &str, why: &str, now: Millis) {
         if let Some(t) = self.teacher_mut(teacher) {
-            t.average_after = Some(now.plus(RETRY));
-            self.event(now, format!("teacher {teacher}: no average could be made: {why}"));
+            (t.averaging, t.average_after) = (false, Some(now.plus(RETRY)));
+            self.event(
+                now,
+                Kind::Run,
+                format!("teacher {teacher}: no average could be made: {why}"),
+            );
+            self.end_if_done(now);
         }
     }
 
@@ -175,7 +214,7 @@ impl Run {
     }
 
     pub(super) fn end_if_done(&mut self, now: Millis) {
-        if !self.groups.is_empty() && self.groups.iter().all(Group::is_done) {
+        if !self.groups.is_empty() && self.groups.iter().all(Group::is_done) && !self.averages_lag() {
             self.end(State::Done, "all groups are done".into(), now);
         }
     }
@@ -200,7 +239,7 @@ impl Run {
         }
         fixed.publish(0, 0, held_out);
         self.dirty.insert(Key::Version(teacher.to_owned(), 0));
-        self.event(now, format!("teacher {teacher} was provided"));
+        self.event(now, Kind::Run, format!("teacher {teacher} was provided"));
         self.start_if_provided(now);
         self.advance_teachers(now);
         Ok(())
@@ -284,7 +323,11 @@ impl Run {
                         message: Message::Activate { version, keep_from },
                     });
                 }
-                self.event(now, format!("teacher {teacher}: version {version} serves"));
+                self.event(
+                    now,
+                    Kind::Version,
+                    format!("teacher {teacher}: version {version} serves"),
+                );
                 self.name_the_late(teacher, version, now);
                 self.tell_students(teacher);
             }
@@ -305,7 +348,7 @@ impl Run {
         };
         let said: Vec<String> = late.map(say).collect();
         for text in said {
-            self.event(now, text);
+            self.event(now, Kind::Version, text);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::group::Group;
 use crate::ids::{Millis, Session};
 use crate::lease::Reason;
-use crate::run::{Member, Run, State};
+use crate::run::{Event, Member, Run, State};
 use crate::teacher::Teacher;
 
 impl Run {
@@ -14,7 +14,7 @@ impl Run {
         (self.state, &self.reason)
     }
 
-    /// Counts changes.
+    /// Counts changes, over restarts of the coordinator too.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -57,7 +57,7 @@ impl Run {
     }
 
     /// Newest events, oldest first.
-    pub fn events(&self) -> impl Iterator<Item = &(Millis, String)> {
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
         self.events.iter()
     }
 

@@ -10,7 +10,7 @@ use crate::lease::{Answer, Reason};
 use crate::pace::{self, Blocks, Progress, Timetable};
 use crate::record::Key;
 use crate::round::{Gate, Work};
-use crate::run::{Command, Message, Rejected, Run, State};
+use crate::run::{Command, Kind, Message, Rejected, Run, State};
 use crate::spec::{GroupKind, Pace, Source, Which};
 use crate::teacher::Teacher;
 
@@ -388,7 +388,7 @@ impl Run {
             "group {part}: sample {} (epoch {}, position {}) is quarantined: {}",
             rejected.sample, rejected.epoch, rejected.position, rejected.reason
         );
-        self.event(now, text);
+        self.event(now, Kind::Data, text);
         self.tell_poison(&part, (rejected.epoch, rejected.position));
         Ok(())
     }
@@ -401,6 +401,7 @@ impl Run {
         for position in positions {
             self.event(
                 now,
+                Kind::Data,
                 format!(
                     "group {part}: the sample at position {position} of epoch {epoch} is quarantined: \
                      two processes died computing it alone"

@@ -147,6 +147,20 @@ pub(super) const TABLE: &[Metric] = &[
         "Merged samples that were lost with every holder of the state.",
         Of::Group(|g, out| out.count(ledger(g).rolled_back)),
     ),
+    gauge(
+        "retort_group_goodput_ratio",
+        "Durable samples among all that were leased: committed / (committed + redelivered + rolled back).",
+        Of::Group(|g, out| {
+            let l = ledger(g);
+            let all = l.total_committed + l.redelivered + l.rolled_back;
+            out.maybe((all > 0).then(|| l.total_committed as f64 / all as f64));
+        }),
+    ),
+    gauge(
+        "retort_group_remaining_seconds",
+        "Time until the group has merged everything, at the pace of the last minute.",
+        Of::Group(|g, out| out.maybe(g.remaining_s)),
+    ),
     counter(
         "retort_group_trained_samples_total",
         "Samples trained in merged rounds, those rolled back later included.",
