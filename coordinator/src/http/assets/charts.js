@@ -1,4 +1,4 @@
-// Line charts as SVG: a name and a description for those who do not see them; dashes repeat what colours say.
+// Elements, and line charts as SVG: a name and a description for those who do not see them; dashes repeat what colours say.
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 440, HEIGHT = 220, LEFT = 50, RIGHT = 14, TOP = 10, BOTTOM = 36;
@@ -16,7 +16,46 @@ function make(namespace, tag, attributes, children) {
 
 export const html = (tag, attributes = {}, ...children) => make(null, tag, attributes, children);
 export const svg = (tag, attributes = {}, ...children) => make(SVG, tag, attributes, children);
-export const colour = (index) => `s${index % COLOURS}`;
+const colour = (index) => `s${index % COLOURS}`;
+/// How the line of an index looks, to stand beside its name.
+export const key = (index) => svg("svg", { class: `key ${colour(index)}`, viewBox: "0 0 28 12", "aria-hidden": "true" },
+  svg("path", { class: `line dash${index % 3}`, d: "M1 6H27" }));
+
+/// Makes the children of `parent` equal to `wanted` (elements and text), and touches only what differs: a selection, the focus and
+/// a screen reader's place stay. Children with a `data-key` are told apart by it where others come and go.
+export function update(parent, wanted) {
+  const named = (node) => node.dataset?.key;
+  const names = new Set(wanted.map(named));
+  for (const old of [...parent.childNodes]) if (!names.has(named(old))) old.remove();
+  let at = parent.firstChild;
+  for (const item of wanted) {
+    const node = typeof item === "string" ? new Text(item) : item;
+    if (at?.nodeName === node.nodeName && named(at) === named(node)) {
+      become(at, node);
+      at = at.nextSibling;
+    } else parent.insertBefore(node, at);
+  }
+  while (at) {
+    const next = at.nextSibling;
+    at.remove();
+    at = next;
+  }
+}
+
+function become(old, node) {
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== node.data) old.data = node.data;
+    return;
+  }
+  for (const { name } of [...old.attributes]) if (!node.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of node.attributes) {
+    if (old.getAttribute(name) === value) continue;
+    // The page's policy refuses the attribute to scripts.
+    if (name === "style") old.style.cssText = value;
+    else old.setAttribute(name, value);
+  }
+  update(old, [...node.childNodes]);
+}
 
 /// 12345 as "12.3k": at most four characters and a unit.
 export function short(value) {
@@ -71,12 +110,9 @@ export function figure(title, note, lines, unit, along = "samples trained") {
   const y = scale(all.map((p) => p[1]), [HEIGHT - BOTTOM, TOP], 4);
   const told = drawn.map((line) =>
     `${line.label}: from ${unit(line.points[0][1])} to ${unit(line.points.at(-1)[1])}`).join("; ");
-  const keys = drawn.map((line) => html("li", {},
-    svg("svg", { class: `key ${colour(line.index)}`, viewBox: "0 0 28 12", "aria-hidden": "true" },
-      svg("path", { class: `line dash${line.index % 3}`, d: "M1 6H27" })),
-    line.label));
+  const keys = drawn.map((line) => html("li", {}, key(line.index), line.label));
   const chart = svg("svg", { class: "chart", role: "img", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-label": `${title}. ${told}` },
     ...axes(x, y, unit, along), ...drawn.map((line) => curve(line, x, y)));
-  return html("figure", {},
+  return html("figure", { "data-key": title },
     html("figcaption", {}, html("strong", {}, title), note), html("ul", { class: "legend" }, ...keys), chart);
 }

@@ -1,34 +1,29 @@
 // Buttons for who may use them: a fleet without credentials, seen from its own machine. Each order waits for a yes.
 
-import { html } from "/assets/charts.js";
+import { html, update } from "/assets/charts.js";
 
 const $ = (id) => document.getElementById(id);
 const ENDED = ["done", "failed", "stopped"];
 
 let run = "";
 let paused = false;
+let known = false;
 
-/// Shows the buttons if this port takes orders.
+/// Shows the buttons if this port takes orders; to be called again until it has said so.
 export async function prepareOrders() {
+  if (known) return;
   const { allowed } = await (await fetch("/api/orders")).json();
+  known = true;
   $("orders").hidden = !allowed;
-  if (!allowed) return;
-  $("reading").textContent = "Orders are taken on this machine only.";
-  const ask = (words, order) => () => confirm(words(), order());
-  $("pause").addEventListener("click", ask(() => `${$("pause").textContent} the run?`, () => ({ order: paused ? "resume" : "pause" })));
-  $("stop").addEventListener("click", ask(() => "Stop the run? It can be resumed.", () => ({ order: "stop", reason: "asked for at the dashboard" })));
-  $("drain").addEventListener("click", ask(() => `Drain ${$("member").value}?`, () => ({ order: "drain", worker: $("member").value })));
-  $("retune").addEventListener("click", ask(
-    () => `Alpha ${$("alpha").value || "as the job says"}, temperature ${$("temperature").value || "as the job says"}?`,
-    () => ({ order: "retune", alpha: number($("alpha")), temperature: number($("temperature")) })));
-  $("yes").addEventListener("click", () => $("ask").close("yes"));
-  $("no").addEventListener("click", () => $("ask").close(""));
+  if (allowed) $("reading").textContent = "Orders are taken on this machine only.";
 }
 
 const number = (input) => (input.value === "" ? null : Number(input.value));
 
 /// What can be asked of this run now.
 export function showOrders(status) {
+  prefill($("alpha"), status.alpha, run !== status.run);
+  prefill($("temperature"), status.temperature, run !== status.run);
   run = status.run;
   paused = ["paused", "stopping", "stopped"].includes(status.state);
   const over = ENDED.includes(status.state);
@@ -40,21 +35,28 @@ export function showOrders(status) {
     ...status.teachers.flatMap((t) => t.servers.map((s) => s.worker)),
   ];
   const chosen = $("member").value;
-  const options = names.map((name) => html("option", {}, name));
-  const text = (elements) => Array.from(elements, (o) => o.textContent).join("\n");
-  if (text(options) !== text($("member").options)) $("member").replaceChildren(...options);
+  update($("member"), names.map((name) => html("option", { "data-key": name }, name)));
   if (names.includes(chosen)) $("member").value = chosen;
+}
+
+/// What is set stands in its field, so that an order for one value repeats the other; what somebody has typed stays.
+function prefill(input, value, anew) {
+  const text = String(value ?? "");
+  if (anew || input.value === input.dataset.set) input.value = text;
+  input.dataset.set = text;
 }
 
 function confirm(words, order) {
   const dialog = $("ask");
+  // Another run may be shown by the time of the answer.
+  const asked = run;
   $("question").textContent = words;
   dialog.returnValue = "";
-  dialog.onclose = () => dialog.returnValue === "yes" && give(order);
+  dialog.onclose = () => dialog.returnValue === "yes" && give(asked, order);
   dialog.showModal();
 }
 
-async function give(order) {
+async function give(run, order) {
   const headers = { "content-type": "application/json" };
   let told;
   try {
@@ -65,3 +67,13 @@ async function give(order) {
   }
   $("answer").textContent = told;
 }
+
+const ask = (button, words, order) => $(button).addEventListener("click", () => confirm(words(), order()));
+ask("pause", () => `${$("pause").textContent} the run?`, () => ({ order: paused ? "resume" : "pause" }));
+ask("stop", () => "Stop the run? It can be resumed.", () => ({ order: "stop", reason: "asked for at the dashboard" }));
+ask("drain", () => `Drain ${$("member").value}?`, () => ({ order: "drain", worker: $("member").value }));
+ask("retune",
+  () => `Alpha ${$("alpha").value || "as the job says"}, temperature ${$("temperature").value || "as the job says"}?`,
+  () => ({ order: "retune", alpha: number($("alpha")), temperature: number($("temperature")) }));
+$("yes").addEventListener("click", () => $("ask").close("yes"));
+$("no").addEventListener("click", () => $("ask").close(""));

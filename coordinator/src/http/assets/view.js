@@ -1,54 +1,80 @@
 // A run's status as the page shows it. Names come from users: they are text, never markup.
 
-import { colour, figure, html, short } from "/assets/charts.js";
+import { figure, html, key, short, update } from "/assets/charts.js";
 
 const $ = (id) => document.getElementById(id);
-const percent = (part, digits = 0) => (Number.isFinite(part) ? `${(100 * part).toFixed(digits)} %` : "-");
+const percent = (part, digits = 0) => (Number.isFinite(part) ? `${(100 * part).toFixed(digits)}\u00a0%` : "-");
 const decimal = (value, digits = 3) => (Number.isFinite(value) ? value.toFixed(digits) : "-");
 const version = (value) => (Number.isFinite(value) ? `v${value}` : "-");
 const counted = (n, what) => `${n.toLocaleString("en")} ${what}`;
+const sum = (values) => values.reduce((all, value) => all + value, 0);
 
 /// Silence from here on is worth a look.
 const LONG_SILENCE_MS = 3000;
 
-/// Places of the ledger: field, words, colour.
+/// Places of the ledger: field, words, colour and pattern.
 const PLACES = [
   ["committed", "committed", "s2"],
-  ["acked", "merged, not durable yet", "s0"],
-  ["leased", "with a worker", "s4"],
+  ["acked", "merged, not durable yet", "s0 p1"],
+  ["leased", "with a worker", "s4 p2"],
   ["available", "to do", "rest"],
-  ["quarantined", "quarantined", "bad"],
+  ["quarantined", "quarantined", "bad p3"],
 ];
-/// What replicas spend their time on, in the order of `totals.spent`.
-const ACTIVITIES = ["Steps", "Reading samples", "Soft targets", "Work", "Other replicas", "Versions"];
+/// What replicas spend their time on, in the order of `totals.spent`: words, colour and pattern.
+const ACTIVITIES = [
+  ["Steps", "s2"],
+  ["Reading samples", "s4 p1"],
+  ["Soft targets", "s1 p2"],
+  ["Waiting for work", "s3 p3"],
+  ["Other replicas", "s0 p4"],
+  ["Versions", "s6 p5"],
+];
+
+/// The status on the page.
+let shown;
 
 /// The parts of a page that never change.
 export function prepare() {
-  $("places").replaceChildren(...PLACES.map(([, words, tint]) =>
-    html("li", {}, html("span", { class: `key bar ${tint}` }, html("span", { class: "whole" })), words)));
-  const heads = ["Group", ...ACTIVITIES].map((words) => html("th", { scope: "col" }, words));
-  $("activities").replaceChildren(...heads);
+  update($("doings"), ACTIVITIES.map(([words, tint]) => patch(tint, words)));
+  update($("activities"), ["Group", ...ACTIVITIES.map(([words]) => words)].map((words) => html("th", { scope: "col" }, words)));
+  $("routine").addEventListener("change", () => shown && update($("events"), events()));
 }
 
 /// Shows a status.
 export function show(status) {
+  shown = status;
   document.title = `${status.name} - Retort`;
-  $("title").textContent = status.name;
-  $("facts").textContent = [
-    `run ${status.run}`, `seed ${status.seed}`, `${status.age_s.toFixed(0)} s since it was accepted`,
-    `${counted(status.positions_per_epoch, "samples an epoch")}`, `term ${status.term}`,
-  ].join(" · ");
+  update($("title"), [status.name]);
+  update($("facts"), facts(status).map((fact, i) => html("span", {}, (i ? " · " : "") + fact)));
   tell(status);
-  $("groups").replaceChildren(...status.groups.map((group, i) => card(status, group, i)));
-  $("curves").replaceChildren(...curves(status.groups));
-  $("workers").replaceChildren(...workers(status.groups));
-  $("times").replaceChildren(...status.groups.map(times));
+  update($("groups"), status.groups.map((group, i) => card(status, group, i)));
+  update($("curves"), curves(status.groups));
+  update($("map"), map(status));
+  update($("workers"), workers(status.groups));
+  update($("times"), status.groups.map(times));
   $("teaching").hidden = !status.teachers.length;
-  $("teachers").replaceChildren(...status.teachers.map(teacher));
-  $("servers").replaceChildren(...status.teachers.flatMap((t) => t.servers.map((s) => server(t, s))));
-  $("versions").replaceChildren(...timeline(status.groups));
-  $("events").replaceChildren(...status.events.toReversed().map((event) =>
-    html("tr", {}, html("th", { scope: "row" }, decimal(event.at_s, 1)), html("td", {}, event.text))));
+  update($("teachers"), status.teachers.map(teacher));
+  update($("servers"), status.teachers.flatMap((t) => t.servers.map((s) => server(t, s))));
+  update($("versions"), timeline(status.groups));
+  update($("events"), events());
+}
+
+function facts(status) {
+  const tuned = [["alpha", status.alpha], ["T", status.temperature]]
+    .filter(([, value]) => Number.isFinite(value)).map(([name, value]) => `${name} ${value}`).join(", ");
+  return [
+    `run ${status.run}`, `seed ${status.seed}`, `${status.age_s.toFixed(0)} s since it was accepted`,
+    counted(status.positions_per_epoch, "samples an epoch"), `term ${status.term}`,
+    ...(tuned ? [`set by an operator: ${tuned}`] : []),
+  ];
+}
+
+/// An estimate, in no more digits than it deserves; empty where there is none.
+function left(seconds) {
+  if (!Number.isFinite(seconds)) return "";
+  if (seconds < 90) return `about ${Math.max(5, 5 * Math.ceil(seconds / 5))}\u00a0s left`;
+  if (seconds < 5400) return `about ${Math.round(seconds / 60)}\u00a0min left`;
+  return `about ${(seconds / 3600).toFixed(seconds < 36000 ? 1 : 0)}\u00a0h left`;
 }
 
 const total = (status, group) => status.positions_per_epoch * group.epochs;
@@ -56,12 +82,12 @@ const finished = (group) => group.ledger.total_committed + group.ledger.total_qu
 
 /// The state in a sentence; spoken when it changes, and at every tenth of the way.
 function tell(status) {
-  const all = status.groups.reduce((sum, group) => sum + total(status, group), 0);
-  const done = status.groups.reduce((sum, group) => sum + finished(group), 0);
-  const part = all > 0 ? done / all : 0;
+  const all = sum(status.groups.map((group) => total(status, group)));
+  const part = all > 0 ? sum(status.groups.map(finished)) / all : 0;
   const because = status.reason ? `: ${status.reason}` : "";
-  const sentence = `The run is ${status.state}${because}. ${percent(part)} of its samples are durable.`;
-  $("sentence").textContent = sentence;
+  const durable = [`${percent(part)} of its samples are durable`, left(status.remaining_s)].filter(Boolean).join(", ");
+  const sentence = `The run is ${status.state}${because}. ${durable}.`;
+  update($("sentence"), [sentence]);
   $("sentence").className = `sentence ${status.state}`;
   $("whole").value = part;
   const step = `${status.run} ${status.state} ${Math.floor(10 * part)}`;
@@ -71,22 +97,24 @@ function tell(status) {
   }
 }
 
-/// Parts of a whole side by side, told in words to those who do not see them.
+/// A colour and pattern, and what it stands for.
+const patch = (tint, words) => html("li", {}, html("span", { class: `patch ${tint}` }), words);
+
+/// Parts of a whole side by side; `words` tell them where nothing else does.
 function bar(parts, words) {
-  const whole = parts.reduce((sum, [amount]) => sum + amount, 0);
+  const whole = sum(parts.map(([amount]) => amount));
   const spans = parts.filter(([amount]) => amount > 0).map(([amount, tint]) => {
     const span = html("span", { class: tint });
     span.style.width = `${(100 * amount) / whole}%`;
     return span;
   });
-  return html("div", { class: "bar", role: "img", "aria-label": words }, ...spans);
+  return html("div", { class: "bar", role: words && "img", "aria-label": words, "aria-hidden": words ? undefined : "true" }, ...spans);
 }
 
 function card(status, group, index) {
   const ledger = group.ledger;
   const last = group.last ?? {};
-  const words = PLACES.filter(([field]) => ledger[field] > 0)
-    .map(([field, name]) => `${ledger[field].toLocaleString("en")} ${name}`).join(", ");
+  const places = PLACES.filter(([field]) => ledger[field] > 0);
   const facts = [
     ["Accuracy", percent(group.held_out?.accuracy, 1)],
     ["Hard loss", decimal(last.hard_loss)],
@@ -97,7 +125,10 @@ function card(status, group, index) {
     ["Published", version(group.version)],
     ["Redelivered", ledger.redelivered.toLocaleString("en")],
   ];
-  const epoch = `epoch ${Math.min(group.epoch + 1, group.epochs)} of ${group.epochs}`;
+  const progress = [
+    `epoch ${Math.min(group.epoch + 1, group.epochs)} of ${group.epochs}`, `${percent(finished(group) / total(status, group))} of all`,
+    counted(group.steps, "steps"), left(group.remaining_s),
+  ];
   const notes = [];
   if (group.waiting_for && group.phase !== "done") notes.push(html("p", { class: "waits" }, `Waits for ${group.waiting_for}`));
   if (ledger.rolled_back > 0) notes.push(html("p", { class: "waits bad" }, counted(ledger.rolled_back, "samples rolled back")));
@@ -105,9 +136,10 @@ function card(status, group, index) {
     notes.push(html("p", { class: "waits bad" }, `${counted(count, "frames refused")}: ${reason}`));
   }
   return html("article", { class: "card" },
-    html("h3", { class: colour(index) }, group.name, html("span", { class: "tag" }, `${group.kind}, ${group.phase}`)),
-    bar(PLACES.map(([field, , tint]) => [ledger[field], tint]), `${epoch}: ${words}`),
-    html("p", { class: "note" }, `${epoch} · ${percent(finished(group) / total(status, group))} of all · ${counted(group.steps, "steps")}`),
+    html("h3", {}, html("span", {}, key(index), " ", group.name), html("span", { class: "tag" }, `${group.kind}, ${group.phase}`)),
+    html("p", { class: "note" }, progress.filter(Boolean).join(" · ")),
+    bar(places.map(([field, , tint]) => [ledger[field], tint])),
+    html("ul", { class: "legend" }, ...places.map(([field, words, tint]) => patch(tint, counted(ledger[field], words)))),
     html("dl", {}, ...facts.map(([name, value]) => html("div", {}, html("dt", {}, name), html("dd", {}, value)))),
     ...notes);
 }
@@ -144,9 +176,40 @@ function timeline(groups) {
   ].filter(([, , lines]) => lines.some((line) => line.points.length)).map((parts) => figure(...parts));
 }
 
+/// Who is there, by what they work on, and what they do or wait for.
+function map(status) {
+  const part = (head, tag, tiles) => html("div", {},
+    html("h3", {}, ...head, " ", html("span", { class: "tag" }, tag)),
+    html("ul", { class: "tiles" }, ...(tiles.length ? tiles : [html("li", { class: "note" }, "nobody")])));
+  const serves = (s) => html("p", { class: s.drained ? "bad" : undefined },
+    s.drained || `serves ${version(s.active)}, ${counted(s.queued_samples, "queued")}`);
+  return [
+    ...status.groups.map((group, i) =>
+      part([key(i), " ", group.name], group.kind, group.workers.map((worker) => tile(worker, ...doings(worker.spent))))),
+    ...status.teachers.map((t) => part([t.name], "teacher servers", t.servers.map((s) => tile(s, serves(s))))),
+  ];
+}
+
+function tile(member, ...lines) {
+  const gone = member.silent_ms > LONG_SILENCE_MS;
+  return html("li", { class: gone ? "tile gone" : "tile", "data-key": member.worker },
+    html("strong", {}, member.worker),
+    html("p", { class: "note" }, `${member.device || "-"} · ${short(member.samples_per_s)} samples/s`),
+    ...(gone ? [html("p", { class: "bad" }, `silent for ${(member.silent_ms / 1000).toFixed(0)} s`)] : lines));
+}
+
+/// What the newest round's time went to: all of it as a bar, the most of it in words.
+function doings(spent) {
+  const whole = sum(spent);
+  const parts = ACTIVITIES.map(([words, tint], i) => [spent[i] / whole, tint, `${words.toLowerCase()} ${percent(spent[i] / whole)}`])
+    .filter(([share]) => share > 0);
+  const tell = (parts) => parts.map(([, , words]) => words).join(", ") || "nothing merged yet";
+  return [bar(parts, tell(parts)), html("p", {}, tell(parts.toSorted(([a], [b]) => b - a).slice(0, 2)))];
+}
+
 const cell = (text, kind) => html("td", { class: kind }, text);
 const silent = (ms) => cell(`${(ms / 1000).toFixed(1)} s`, ms > LONG_SILENCE_MS ? "bad" : undefined);
-const row = (name, ...cells) => html("tr", {}, html("th", { scope: "row" }, name), ...cells);
+const row = (name, ...cells) => html("tr", { "data-key": name }, html("th", { scope: "row" }, name), ...cells);
 
 function workers(groups) {
   return groups.flatMap((group) => group.workers.map((worker) =>
@@ -156,13 +219,10 @@ function workers(groups) {
 
 function times(group) {
   const spent = group.totals.spent;
-  const whole = spent.reduce((sum, seconds) => sum + seconds, 0);
-  const cells = ACTIVITIES.map((_, i) => {
-    const share = whole > 0 ? spent[i] / whole : NaN;
-    const parts = whole > 0 ? [[share, i ? "s1" : "s2"], [1 - share, "rest"]] : [];
-    const drawn = bar(parts, "");
-    drawn.setAttribute("aria-hidden", "true");
-    return html("td", { class: "share" }, percent(share), drawn);
+  const whole = sum(spent);
+  const cells = ACTIVITIES.map(([, tint], i) => {
+    const share = spent[i] / whole;
+    return html("td", { class: "share" }, percent(share), bar(share >= 0 ? [[share, tint], [1 - share, "rest"]] : []));
   });
   return row(group.name, ...cells);
 }
@@ -175,6 +235,15 @@ function teacher(t) {
 function server(t, s) {
   const count = (name) => s.counters[name] ?? 0;
   const cached = count("hits") + count("coalesced") + count("replayed");
+  const wait = s.samples_per_s > 0 ? `${decimal(s.queued_samples / s.samples_per_s, 1)} s` : "-";
   return row(s.worker, cell(t.name), cell(s.device || "-"), cell(short(s.samples_per_s)), cell(s.queued_samples.toLocaleString("en")),
-    cell(percent(cached / (cached + count("misses")))), silent(s.silent_ms), cell(s.drained || "serves", s.drained ? "bad" : undefined));
+    cell(wait), cell(percent(cached / (cached + count("misses")))), silent(s.silent_ms),
+    cell(s.drained || "serves", s.drained ? "bad" : undefined));
+}
+
+/// Newest first; routine versions if asked for.
+function events() {
+  const told = shown.events.filter((event) => event.kind !== "version" || $("routine").checked);
+  return told.toReversed().map((event) => html("tr", { "data-key": event.at_s },
+    html("th", { scope: "row" }, decimal(event.at_s, 1)), html("td", {}, event.kind), html("td", {}, event.text)));
 }
