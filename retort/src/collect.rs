@@ -19,7 +19,7 @@ use crate::coordinator::Coordinator;
 use crate::cost;
 use crate::failure::{Failure, patiently};
 use crate::report::metrics::{Evaluation, Logits};
-use crate::report::{self, Metric, Report, html};
+use crate::report::{self, Metric, Report, html, markdown};
 
 /// One ended run with its final models.
 pub(crate) struct Finished {
@@ -217,12 +217,14 @@ pub(crate) fn finish(
 
 /// The report for people.
 pub(crate) const REPORT_PAGE: &str = "report.html";
+/// The same in Markdown.
+pub(crate) const REPORT_TEXT: &str = "report.md";
 /// What was measured while a run trained, for programs: [`report::Curves`].
 pub(crate) const CURVES: &str = "curves.json";
 /// The class that each model names for each target of the test data, seed by seed.
 pub(crate) const PREDICTIONS: &str = "predictions.json";
 
-/// Writes exports, `report.json` and `report.html`, and what these leave out: curves and predictions.
+/// Writes exports, `report.json`, `report.html` and `report.md`, and what these leave out: curves and predictions.
 pub(crate) fn write_reports(
     checked: &Checked,
     finished: &[Finished],
@@ -242,6 +244,7 @@ pub(crate) fn write_reports(
     }
     let page = html::render(&report, &curves, &compose::reliability(finished));
     write(&out.join(REPORT_PAGE), page.as_bytes())?;
+    write(&out.join(REPORT_TEXT), markdown::render(&report).as_bytes())?;
     Ok((report, audit))
 }
 

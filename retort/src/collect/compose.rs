@@ -63,6 +63,7 @@ pub(super) fn report(
             wall_s,
             command: std::env::args().collect::<Vec<_>>().join(" "),
             retort: env!("CARGO_PKG_VERSION").to_owned(),
+            job: toml::to_string(&checked.job).context("write the job")?,
             retuned: finished.iter().filter_map(|f| retuned(&f.status)).collect(),
         },
         dataset: report::Dataset {

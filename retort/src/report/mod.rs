@@ -9,6 +9,7 @@ pub mod audit;
 pub mod compare;
 pub mod curves;
 pub mod html;
+pub mod markdown;
 pub mod metrics;
 pub mod stats;
 mod svg;
@@ -22,6 +23,11 @@ use metrics::SharedErrors;
 
 pub use audit::{Audit, AuditError, audit};
 pub use curves::{Curves, GroupCurve, Point};
+
+/// What a report can say of how its job's values were chosen.
+const TUNED: &str = "This command tunes nothing: learning rates, temperature and alpha are the job's. Whoever chose them by \
+                     looking at these test figures made them look better than they are; retort experiment chooses on validation \
+                     data, with other seeds.";
 
 /// `DIR/report.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +58,9 @@ pub struct Run {
     pub command: String,
     /// Version of the program.
     pub retort: String,
+    /// The job, with everything that the command changed, as TOML.
+    #[serde(default)]
+    pub job: String,
     /// Seeds whose run an operator tuned, so that the command alone does not repeat them.
     #[serde(default)]
     pub retuned: Vec<Retuned>,

@@ -117,6 +117,7 @@ pub(super) fn report(seeds: u64) -> Report {
             wall_s: 71.4,
             command: "retort run examples/digits-online.toml --seeds 5".into(),
             retort: "0.0.0".into(),
+            job: "[run]\nname = \"digits\"\n".into(),
             retuned: Vec::new(),
         },
         dataset: Dataset {

@@ -380,11 +380,22 @@ pub(super) fn origin(report: &Report) -> String {
             ),
         ),
         ("Retort", escape(&run.retort)),
+        ("Tuning", super::super::TUNED.to_owned()),
     ];
     let bad = (data.bad_rows.count > 0).then(|| ("Rows left out", bad_rows(&data.bad_rows)));
     let tuned = (!run.retuned.is_empty()).then(|| ("Tuned while it ran", retuned(&run.retuned)));
     let facts = facts.into_iter().chain(bad).chain(tuned);
-    pairs("Origin of this report", facts.map(|(k, v)| (k.to_owned(), v)))
+    let job = match run.job.is_empty() {
+        true => String::new(),
+        false => format!(
+            "<details>\n<summary>The job</summary>\n<pre>{}</pre>\n</details>\n",
+            escape(&run.job)
+        ),
+    };
+    format!(
+        "{}{job}",
+        pairs("Origin of this report", facts.map(|(k, v)| (k.to_owned(), v)))
+    )
 }
 
 fn retuned(runs: &[Retuned]) -> String {
@@ -416,7 +427,7 @@ fn bad_rows(bad: &BadRows) -> String {
 }
 
 /// Where a value does not exist.
-pub(super) const NONE: &str = "<span class=\"none\" aria-label=\"not available\">&ndash;</span>";
+pub(super) const NONE: &str = "<span class=\"none\">n/a</span>";
 
 fn optional(cell: Option<String>) -> String {
     cell.unwrap_or_else(|| NONE.to_owned())
