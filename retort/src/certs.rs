@@ -11,6 +11,7 @@ use retort_tls::token::{Key, Purpose};
 use retort_tls::{
     Authority, CA, CA_KEY, CERTIFICATE, Credentials, KEY, Proof, Refusal, Role, TOKEN_KEY, write_folder,
 };
+use serde_json::json;
 
 use crate::failure::{Failure, block_on};
 
@@ -33,6 +34,24 @@ Somebody who may look:
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// What was done.
+struct Done {
+    folder: PathBuf,
+    /// Of the credentials in it, or of folders below it.
+    roles: Vec<&'static str>,
+    text: String,
+}
+
+impl Done {
+    fn new(folder: &Path, roles: Vec<&'static str>, text: String) -> Self {
+        let folder = folder.to_owned();
+        Self { folder, roles, text }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -123,29 +142,38 @@ enum Command {
 const JOIN_VALID: Duration = Duration::from_secs(15 * 60);
 const STATUS_VALID: Duration = Duration::from_secs(8 * 3_600);
 
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's answer")]
 pub(crate) fn command(args: Args) -> Result<(), Failure> {
-    match args.command {
+    let done = match args.command {
         Command::Init {
             dir,
             valid,
             join,
             if_absent,
-        } => init(&dir, valid, join, if_absent),
+        } => init(&dir, valid, join, if_absent)?,
         Command::Issue {
             dir,
             role,
             out,
             valid,
-        } => issue(&dir, role, &out, valid),
-        Command::Token { dir, join, valid, .. } => token(&dir, join, valid),
+        } => issue(&dir, role, &out, valid)?,
+        Command::Token { dir, join, valid, .. } => return token(&dir, join, valid, args.json),
         Command::Join {
             coordinator,
             token,
             ca,
             out,
-        } => block_on(join(coordinator, token, ca, out)),
-        Command::Renew { coordinator, tls } => block_on(renew(coordinator, tls)),
+        } => block_on(join(coordinator, token, ca, out))?,
+        Command::Renew { coordinator, tls } => block_on(renew(coordinator, tls))?,
+    };
+    let Done { folder, roles, text } = done;
+    if args.json {
+        let folder = folder.display().to_string();
+        println!("{:#}", json!({ "folder": folder, "roles": roles }));
+    } else {
+        eprintln!("{text}");
     }
+    Ok(())
 }
 
 impl From<Refusal> for Failure {
@@ -157,11 +185,12 @@ impl From<Refusal> for Failure {
     }
 }
 
-fn init(dir: &Path, valid: Duration, join: bool, if_absent: bool) -> Result<(), Failure> {
+fn init(dir: &Path, valid: Duration, join: bool, if_absent: bool) -> Result<Done, Failure> {
+    let names: Vec<&str> = Role::ALL.iter().map(|r| r.name()).collect();
     if dir.join(CA).exists() || dir.join(CA_KEY).exists() {
         if if_absent {
-            say(&format!("{} has a CA already: left as it is", dir.display()));
-            return Ok(());
+            let text = format!("{} has a CA already: left as it is", dir.display());
+            return Ok(Done::new(dir, names, text));
         }
         return Err(Failure::input(format!(
             "{} has a CA already: `retort certs issue` makes more certificates with it, another folder another CA",
@@ -185,27 +214,26 @@ fn init(dir: &Path, valid: Duration, join: bool, if_absent: bool) -> Result<(), 
             }
         }
     }
-    let names: Vec<&str> = Role::ALL.iter().map(|r| r.name()).collect();
-    say(&format!(
+    let text = format!(
         "{}: a CA, and credentials for {}. Give each machine the folder of its role; ca-key.pem makes any certificate, so \
          keep it to yourself.",
         dir.display(),
         names.join(", ")
-    ));
-    Ok(())
+    );
+    Ok(Done::new(dir, names, text))
 }
 
-fn issue(dir: &Path, role: Role, out: &Path, valid: Duration) -> Result<(), Failure> {
+fn issue(dir: &Path, role: Role, out: &Path, valid: Duration) -> Result<Done, Failure> {
     let authority = Authority::read(dir)?;
     let issued = authority.issue(role, (SystemTime::now(), valid))?;
     write(out, &issued.files(authority.ca()))?;
-    say(&format!("{}: credentials of a {role}", out.display()));
-    Ok(())
+    let text = format!("{}: credentials of a {role}", out.display());
+    Ok(Done::new(out, vec![role.name()], text))
 }
 
 /// Prints it, alone on stdout.
 #[expect(clippy::print_stdout, reason = "the command's answer")]
-fn token(dir: &Path, join: Option<Role>, valid: Option<Duration>) -> Result<(), Failure> {
+fn token(dir: &Path, join: Option<Role>, valid: Option<Duration>, json: bool) -> Result<(), Failure> {
     let path = dir.join(TOKEN_KEY);
     let unusable = |e: &dyn std::fmt::Display| {
         Failure::input(format!(
@@ -220,11 +248,20 @@ fn token(dir: &Path, join: Option<Role>, valid: Option<Duration>) -> Result<(), 
         None => (Purpose::Access, Role::Observer, STATUS_VALID),
     };
     let times = (SystemTime::now(), valid.unwrap_or(usual));
-    println!("{}", key.issue(purpose, role, times).context("make a token")?);
+    let token = key.issue(purpose, role, times).context("make a token")?;
+    if json {
+        let valid_s = times.1.as_secs();
+        println!(
+            "{:#}",
+            json!({ "token": token, "role": role.name(), "valid_s": valid_s })
+        );
+    } else {
+        println!("{token}");
+    }
     Ok(())
 }
 
-async fn join(coordinator: String, token: String, ca: PathBuf, out: PathBuf) -> Result<(), Failure> {
+async fn join(coordinator: String, token: String, ca: PathBuf, out: PathBuf) -> Result<Done, Failure> {
     if out.join(CERTIFICATE).exists() || out.join(KEY).exists() {
         return Err(Failure::input(format!(
             "{} has credentials already: `retort certs renew` renews them, another folder takes new ones",
@@ -245,7 +282,7 @@ async fn join(coordinator: String, token: String, ca: PathBuf, out: PathBuf) -> 
     accept(&out, reply.map_err(refused)?.into_inner(), &key)
 }
 
-async fn renew(coordinator: String, dir: PathBuf) -> Result<(), Failure> {
+async fn renew(coordinator: String, dir: PathBuf) -> Result<Done, Failure> {
     let credentials = Credentials::read(&dir).map_err(|e| Failure::input(format!("--tls {e}")))?;
     let channel = Dialer::new(credentials)
         .reach(&coordinator, Role::Coordinator)
@@ -270,31 +307,27 @@ fn refused(status: tonic::Status) -> Failure {
         tonic::Code::Unimplemented => Failure::input(
             "this coordinator signs no certificates: its folder lacks ca-key.pem (`retort certs init --join`)",
         ),
-        tonic::Code::AlreadyExists => Failure::input(status.message()),
         _ => status.into(),
     }
 }
 
 /// Writes what the coordinator gave. The key comes first: between two renames the folder can't be used, and whoever reads
 /// it then goes on with what it has.
-fn accept(dir: &Path, reply: pb::CertificateReply, key: &str) -> Result<(), Failure> {
-    let files = [
-        (CA, reply.ca.as_str()),
-        (KEY, key),
-        (CERTIFICATE, &reply.certificate),
-    ];
+fn accept(dir: &Path, reply: pb::CertificateReply, key: &str) -> Result<Done, Failure> {
+    // A CA that was added here, to change to it, stays trusted.
+    let trusted = std::fs::read_to_string(dir.join(CA)).context("read ca.pem")?;
+    let ca = match trusted.contains(reply.ca.trim()) {
+        true => trusted,
+        false => format!("{}\n{}", trusted.trim_end(), reply.ca),
+    };
+    let files = [(CA, ca.as_str()), (KEY, key), (CERTIFICATE, &reply.certificate)];
     write(dir, &files)?;
     let credentials = Credentials::read(dir).context("what the coordinator gave")?;
     let role = credentials.role().map_or("nobody", Role::name);
-    say(&format!("{}: credentials of a {role}", dir.display()));
-    Ok(())
+    let text = format!("{}: credentials of a {role}", dir.display());
+    Ok(Done::new(dir, vec![role], text))
 }
 
 fn write(dir: &Path, files: &[(&str, &str)]) -> Result<(), Failure> {
     write_folder(dir, files).map_err(|(path, e)| Failure::input(format!("{}: {e}", path.display())))
-}
-
-#[expect(clippy::print_stderr, reason = "for the user; a token alone goes to stdout")]
-fn say(message: &str) {
-    eprintln!("{message}");
 }

@@ -12,6 +12,7 @@ use retort_job::{Architecture, Job, Loss, Problem, Source};
 use retort_models::{Choice, Export, Spec, SpecError};
 use retort_teacher_server::{classifier, engine, kserve};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cli::JobArgs;
 use crate::failure::Failure;
@@ -61,7 +62,15 @@ struct Answer {
 
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) fn command(args: &Args) -> Result<(), Failure> {
-    let checked = file(&args.job)?;
+    let checked = match file(&args.job) {
+        Ok(checked) => checked,
+        Err(failure) => {
+            if args.json {
+                println!("{:#}", problems_of(&args.job.job, &failure));
+            }
+            return Err(failure);
+        }
+    };
     let answer = Answer::new(&args.job.job, &checked);
     if args.json {
         println!("{:#}", serde_json::to_value(&answer).context("write JSON")?);
@@ -69,6 +78,23 @@ pub(crate) fn command(args: &Args) -> Result<(), Failure> {
         println!("{answer}");
     }
     Ok(())
+}
+
+/// What is wrong, for programs: `problems` where single keys are.
+fn problems_of(file: &Path, failure: &Failure) -> serde_json::Value {
+    let problems = match failure {
+        Failure::Job(error) => match &**error {
+            retort_job::Error::Invalid { problems, .. } => problems.as_slice(),
+            _ => &[],
+        },
+        _ => &[],
+    };
+    let each = |p: &Problem| json!({ "key": p.key, "value": p.value, "expected": p.expected });
+    json!({
+        "job": file.display().to_string(),
+        "error": failure.to_string(),
+        "problems": problems.iter().map(each).collect::<Vec<_>>(),
+    })
 }
 
 impl Answer {
@@ -131,8 +157,13 @@ pub(crate) fn say_bad_rows(checked: &Checked) {
 
 /// Reads and checks a job file.
 pub(crate) fn file(args: &JobArgs) -> Result<Checked, Failure> {
-    let job = retort_job::read(&args.job, &args.settings).map_err(Failure::input)?;
-    let base = args.job.parent().unwrap_or(Path::new(".")).to_owned();
+    file_in(args, None)
+}
+
+/// Reads and checks a job file whose relative paths are below `base`; its own folder unless given.
+pub(crate) fn file_in(args: &JobArgs, base: Option<PathBuf>) -> Result<Checked, Failure> {
+    let job = retort_job::read(&args.job, &args.settings)?;
+    let base = base.unwrap_or_else(|| args.job.parent().unwrap_or(Path::new(".")).to_owned());
     job_in(job, base, &args.job)
 }
 
@@ -200,7 +231,7 @@ pub(crate) fn job_before(
         Ok(checked)
     } else {
         let file = file.to_owned();
-        Err(Failure::input(retort_job::Error::Invalid { file, problems }))
+        Err(retort_job::Error::Invalid { file, problems }.into())
     }
 }
 

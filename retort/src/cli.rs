@@ -1,5 +1,7 @@
 //! Commands and their flags.
 
+mod examples;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,58 +30,84 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Distil on the embedded digits: a coordinator, a teacher and students as local processes.
+    #[command(after_help = examples::QUICKSTART)]
     Quickstart(run::Output),
     /// Write a commented job file, from a few answers.
+    #[command(after_help = examples::INIT)]
     Init(init::Args),
     /// Run a job file as local processes.
+    #[command(after_help = examples::RUN)]
     Run(run::Args),
     /// Compare arms over seeds: the same search for each on validation data, then fresh seeds, one table.
+    #[command(after_help = examples::EXPERIMENT)]
     Experiment(experiment::Args),
     /// Give a job to a standing fleet and follow it.
+    #[command(after_help = examples::SUBMIT)]
     Submit(submit::Args),
     /// Say everything that is wrong with a job, and start nothing.
+    #[command(after_help = examples::CHECK)]
     Check(check::Args),
     /// What this build can compute on here: a quick measurement of each device, and how it agrees with flex.
+    #[command(after_help = examples::DEVICES)]
     Devices(devices::Args),
     /// What the status API says of a run.
+    #[command(after_help = examples::STATUS)]
     Status(status::Args),
     /// Pause, resume, stop or tune a run that is under way, or drain one of its members.
+    #[command(after_help = examples::CONTROL)]
     Control(control::Args),
     /// A run in the terminal, live: fleet, curves, events, and keys to pause, drain and stop.
     #[cfg(feature = "top")]
+    #[command(after_help = examples::TOP)]
     Top(crate::top::Args),
     /// A run in the terminal, live (needs the cargo feature `top`).
     #[cfg(not(feature = "top"))]
     Top,
     /// Recompute from the manifests which samples a run's final states contain.
+    #[command(after_help = examples::AUDIT)]
     Audit(AuditArgs),
     /// The reports of ended runs side by side, as a table in Markdown.
+    #[command(after_help = examples::COMPARE)]
     Compare(compare::Args),
     /// Accuracy, calibration and cost of an exported model on its test data (temperature 1).
+    #[command(after_help = examples::EVALUATE)]
     Evaluate(evaluate::Args),
     /// Classify files with an exported model (temperature 1).
+    #[command(after_help = examples::PREDICT)]
     Predict(predict::Args),
     /// Export one version of a group from a run's checkpoints, or a model up to one of its exits.
+    #[command(after_help = examples::EXPORT)]
     Export(export::Args),
     /// Make a teacher of an ONNX file (needs the cargo feature `onnx`), or of a model on a KServe v2 server: a folder like an
     /// export's.
+    #[command(after_help = examples::IMPORT)]
     Import(import::Args),
     /// Certificates and tokens of a fleet that encrypts: make, join, renew.
     Certs(certs::Args),
     /// Ask a role over gRPC whether it serves; exit code 0 if it does.
+    #[command(after_help = examples::HEALTH)]
     Health(health::Args),
-    /// Print what a shell needs to complete commands: retort completions bash > /etc/bash_completion.d/retort
+    /// Print what a shell needs to complete commands.
+    #[command(after_help = examples::COMPLETIONS)]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page: retort man > retort.1
-    Man,
+    /// Print the manual page, or write one for each command.
+    #[command(after_help = examples::MAN)]
+    Man {
+        /// Folder for the pages: retort.1, retort-run.1 and so on.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Be the coordinator of a fleet.
+    #[command(after_help = examples::COORDINATOR)]
     Coordinator(retort_coordinator::Config),
     /// Be a teacher server.
+    #[command(after_help = examples::TEACHER_SERVER)]
     TeacherServer(retort_teacher_server::Config),
     /// Be a student worker.
+    #[command(after_help = examples::STUDENT_WORKER)]
     StudentWorker(retort_student_worker::Config),
 }
 
@@ -146,13 +174,16 @@ fn obey(command: Command) -> Result<(), Failure> {
         Command::Certs(args) => certs::command(args),
         Command::Health(args) => health::command(args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "retort", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut Cli::command(), own_name(), &mut std::io::stdout());
             Ok(())
         }
-        Command::Man => {
+        Command::Man { out: None } => {
             let page = clap_mangen::Man::new(Cli::command());
             Ok(page.render(&mut std::io::stdout()).map_err(anyhow::Error::from)?)
         }
+        Command::Man { out: Some(folder) } => std::fs::create_dir_all(&folder)
+            .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
+            .map_err(|e| Failure::input(format!("--out {}: {e}", folder.display()))),
         Command::Coordinator(config) => {
             let security = config.security().map_err(unfit)?;
             role(async {
@@ -180,6 +211,13 @@ fn obey(command: Command) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// What the program is called: one with architectures of its own has another name.
+fn own_name() -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "retort".into())
 }
 
 /// Flags that do not fit together, before anything was started.

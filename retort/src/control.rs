@@ -12,6 +12,9 @@ use crate::status::named_or_local;
 pub(crate) struct Args {
     #[command(subcommand)]
     order: Order,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 /// The run that is meant.
@@ -30,16 +33,19 @@ struct Whose {
 #[derive(Debug, Subcommand)]
 enum Order {
     /// No new work: replicas finish what they hold, and wait.
+    #[command(after_help = "Example:\n  retort control pause")]
     Pause {
         #[command(flatten)]
         of: Whose,
     },
     /// Go on after a pause or a stop, with everybody who was drained.
+    #[command(after_help = "Example:\n  retort control resume --run digits-1")]
     Resume {
         #[command(flatten)]
         of: Whose,
     },
     /// End the run in order, with a checkpoint; it can be resumed.
+    #[command(after_help = "Example:\n  retort control stop --reason 'enough learned'")]
     Stop {
         /// Why, for the run's events.
         #[arg(long, default_value = "asked for by retort control")]
@@ -48,6 +54,7 @@ enum Order {
         of: Whose,
     },
     /// Ask a worker or a teacher server to hand over what it has and to leave.
+    #[command(after_help = "Example:\n  retort control drain w1")]
     Drain {
         /// Its name, as retort status shows it.
         worker: String,
@@ -56,6 +63,7 @@ enum Order {
     },
     /// Another alpha from the next round on, another temperature from the next lease on, until the run ends. What is not
     /// given is as the job says, also after an earlier order.
+    #[command(after_help = "Example:\n  retort control retune --alpha 0.5 --temperature 2")]
     Retune {
         /// Share of the soft loss, within 0..=1.
         #[arg(long)]
@@ -83,6 +91,18 @@ pub(crate) enum Asked {
     },
 }
 
+impl Asked {
+    fn verb(&self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Stop(_) => "stop",
+            Self::Drain(_) => "drain",
+            Self::Retune { .. } => "retune",
+        }
+    }
+}
+
 impl Order {
     fn split(self) -> (Whose, Asked) {
         match self {
@@ -99,10 +119,19 @@ impl Order {
     }
 }
 
-pub(crate) fn command(Args { order }: Args) -> Result<(), Failure> {
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+pub(crate) fn command(Args { order, json }: Args) -> Result<(), Failure> {
     let (of, asked) = order.split();
     let coordinator = named_or_local(of.coordinator, &of.tls)?;
-    block_on(async move { Ok(give(coordinator.reach().await?, of.run, asked).await?) })
+    let (verb, run) = (asked.verb(), of.run.clone());
+    block_on(async move { Ok(give(coordinator.reach().await?, of.run, asked).await?) })?;
+    if json {
+        let run = (!run.is_empty()).then_some(run);
+        println!("{:#}", serde_json::json!({ "order": verb, "run": run }));
+    } else {
+        println!("{verb}: done, retort status shows what comes of it");
+    }
+    Ok(())
 }
 
 /// Gives an order to a run; empty: the newest.

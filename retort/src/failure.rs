@@ -12,6 +12,8 @@ use retort_client::{FileError, Unreachable, reason};
 pub(crate) enum Failure {
     /// Something the user gave can't be used; the message names it.
     Input(String),
+    /// A job that can't start, with everything that is wrong with it.
+    Job(Box<retort_job::Error>),
     /// A run or a command failed.
     Run(anyhow::Error),
     /// The coordinator does not answer (it may be starting again).
@@ -47,6 +49,7 @@ impl Failure {
     pub(crate) fn after_start(self) -> Self {
         match self {
             Self::Input(message) => Self::Run(anyhow::anyhow!(message)),
+            Self::Job(error) => Self::Run(anyhow::Error::new(*error)),
             other => other,
         }
     }
@@ -58,7 +61,7 @@ impl Failure {
     )]
     pub(crate) fn report(&self) -> ExitCode {
         let code = match self {
-            Self::Input(_) => 2,
+            Self::Input(_) | Self::Job(_) => 2,
             Self::Run(_) | Self::Away(_) => 1,
             Self::Interrupted => 130,
         };
@@ -81,6 +84,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Input(message) => f.write_str(message),
+            Self::Job(error) => error.fmt(f),
             Self::Run(error) | Self::Away(error) => write!(f, "{error:#}"),
             Self::Interrupted => f.write_str("stopped: the state is checkpointed"),
         }
@@ -98,8 +102,14 @@ impl From<Unreachable> for Failure {
 }
 
 /// Runs a command's asynchronous part.
-pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     retort_runtime::block_on(async { Ok(work.await) })?
+}
+
+impl From<retort_job::Error> for Failure {
+    fn from(error: retort_job::Error) -> Self {
+        Self::Job(Box::new(error))
+    }
 }
 
 impl From<anyhow::Error> for Failure {
@@ -121,9 +131,10 @@ impl From<tonic::Status> for Failure {
     fn from(status: tonic::Status) -> Self {
         let text = format!("{:?}: {}", status.code(), reason(&status));
         match status.code() {
-            tonic::Code::InvalidArgument | tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => {
-                Self::Input(reason(&status))
-            }
+            tonic::Code::InvalidArgument
+            | tonic::Code::AlreadyExists
+            | tonic::Code::PermissionDenied
+            | tonic::Code::Unauthenticated => Self::Input(reason(&status)),
             tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => {
                 Self::Away(anyhow::anyhow!(text))
             }

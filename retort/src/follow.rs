@@ -29,12 +29,13 @@ pub(crate) async fn to_end(
     title: Option<&str>,
 ) -> Result<pb::RunStatus, Failure> {
     let mut shown = title.map(Display::new);
-    let status = watch(coordinator, run, |status| {
+    watch(coordinator, states_of(run), |status| {
         if let Some(shown) = &mut shown {
             shown.update(status);
         }
     })
     .await?;
+    let status = whole(coordinator, run).await?;
     if let Some(mut shown) = shown {
         shown.end(&status);
     }
@@ -46,25 +47,28 @@ pub(crate) async fn to_end(
 
 /// Waits until a run has ended, however.
 pub(crate) async fn until_ended(coordinator: &Coordinator, run: &str) -> Result<(), Failure> {
-    watch(coordinator, run, |_| ()).await.map(|_| ())
+    watch(coordinator, states_of(run), |_| ()).await
+}
+
+fn states_of(run: &str) -> pb::WatchRunRequest {
+    pb::WatchRunRequest {
+        run: run.to_owned(),
+        brief: true,
+        ..Default::default()
+    }
 }
 
 /// Reads a run's states until it has ended; a coordinator that is away is waited for.
-async fn watch(
+pub(crate) async fn watch(
     coordinator: &Coordinator,
-    run: &str,
+    mut request: pb::WatchRunRequest,
     mut each: impl FnMut(&pb::RunStatus),
-) -> Result<pb::RunStatus, Failure> {
+) -> Result<(), Failure> {
     loop {
-        let request = || pb::WatchRunRequest {
-            run: run.to_owned(),
-            brief: true,
-            ..Default::default()
-        };
         let mut states = patiently(|| async {
             let channel = coordinator.reach().await?;
             Ok(retort_client::status(channel)
-                .watch_run(request())
+                .watch_run(request.clone())
                 .await?
                 .into_inner())
         })
@@ -72,8 +76,10 @@ async fn watch(
         while let Ok(Some(status)) = states.message().await {
             each(&status);
             if matches!(status.state.as_str(), "done" | "failed" | "stopped") {
-                return whole(coordinator, run).await;
+                return Ok(());
             }
+            // The newest run at first, and that one from then on.
+            (request.run, request.since_revision) = (status.run, status.revision);
         }
         // Whatever broke the stream, the next attempt says.
         tokio::time::sleep(AGAIN).await;
@@ -181,6 +187,16 @@ impl Display {
     }
 }
 
+/// `about 40 s left`; no finer than it is known.
+pub(crate) fn left(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => "a few seconds left".to_owned(),
+        s if s < 90.0 => format!("about {:.0} s left", (s / 10.0).round() * 10.0),
+        s if s < 5_400.0 => format!("about {:.0} min left", s / 60.0),
+        s => format!("about {:.1} h left", s / 3_600.0),
+    }
+}
+
 fn total(status: &pb::RunStatus, group: &pb::GroupStatus) -> u64 {
     u64::from(group.epochs) * status.positions_per_epoch
 }
@@ -224,8 +240,30 @@ fn describe(status: &pb::RunStatus, group: &pb::GroupStatus) -> String {
     {
         parts.push(format!("version {active} serves"));
     }
+    if let Some(seconds) = group.remaining_s {
+        parts.push(left(seconds));
+    }
     if !group.waiting_for.is_empty() && group.phase == "training" {
         parts.push(format!("waiting for {}", group.waiting_for));
     }
     parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_is_told_no_finer_than_it_is_known() {
+        let told = [3.0, 44.0, 89.0, 125.0, 5_399.0, 9_000.0].map(left);
+        let expected = [
+            "a few seconds left",
+            "about 40 s left",
+            "about 90 s left",
+            "about 2 min left",
+            "about 90 min left",
+            "about 2.5 h left",
+        ];
+        assert_eq!(told, expected);
+    }
 }

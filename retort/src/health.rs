@@ -21,14 +21,25 @@ pub(crate) struct Args {
     /// How long it may take.
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     timeout: Duration,
+    /// Print JSON, whatever the answer is.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Fails unless `grpc.health.v1` says that the role serves.
+#[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) fn command(args: Args) -> Result<(), Failure> {
     block_on(async move {
         let answer = tokio::time::timeout(args.timeout, ask(&args)).await;
         let status =
             answer.with_context(|| format!("{} is silent for {:?}", args.address, args.timeout))??;
+        if args.json {
+            let (address, status) = (&args.address, status.as_str_name());
+            println!(
+                "{:#}",
+                serde_json::json!({ "address": address, "status": status })
+            );
+        }
         match status {
             ServingStatus::Serving => Ok(()),
             other => Err(anyhow::anyhow!("{} is {}", args.address, other.as_str_name()).into()),

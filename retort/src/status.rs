@@ -9,6 +9,10 @@ use retort_tls::ClientFlags;
 
 use crate::coordinator::Coordinator;
 use crate::failure::{Failure, block_on};
+use crate::follow;
+
+/// Events that are shown, the newest ones but for versions that come and go.
+const EVENTS: usize = 8;
 
 #[derive(Debug, Clone, ClapArgs)]
 pub(crate) struct Args {
@@ -20,9 +24,12 @@ pub(crate) struct Args {
     /// Run to ask for; the newest unless given.
     #[arg(long, default_value = "")]
     run: String,
-    /// Follow the run until it ends.
+    /// Follow the run until it ends; a coordinator that is away is waited for.
     #[arg(long)]
     watch: bool,
+    /// List the runs that the coordinator knows, the newest last.
+    #[arg(long, conflicts_with_all = ["watch", "run"])]
+    runs: bool,
     /// Print JSON: the message's field names, numbers as numbers, zeros included.
     #[arg(long)]
     json: bool,
@@ -31,8 +38,6 @@ pub(crate) struct Args {
 pub(crate) fn command(args: Args) -> Result<(), Failure> {
     let coordinator = named_or_local(args.coordinator.clone(), &args.tls)?;
     let work = async {
-        let channel = coordinator.reach().await?;
-        let mut client = retort_client::status(channel);
         if args.watch {
             let request = pb::WatchRunRequest {
                 run: args.run.clone(),
@@ -40,10 +45,12 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
                 brief: !args.json,
                 ..Default::default()
             };
-            let mut states = client.watch_run(request).await?.into_inner();
-            while let Some(status) = states.message().await? {
-                print(&status, args.json);
-            }
+            return follow::watch(&coordinator, request, |status| print(status, args.json)).await;
+        }
+        let mut client = retort_client::status(coordinator.reach().await?);
+        if args.runs {
+            let request = pb::ListRunsRequest::default();
+            list(&client.list_runs(request).await?.into_inner(), args.json);
             return Ok(());
         }
         let request = pb::GetRunRequest {
@@ -65,13 +72,36 @@ fn print(status: &pb::RunStatus, json: bool) {
     }
 }
 
+#[expect(clippy::print_stdout, reason = "the command's answer")]
+fn list(reply: &pb::ListRunsReply, json: bool) {
+    if json {
+        let runs: Vec<String> = reply.runs.iter().map(run_status_json).collect();
+        println!("{{\"runs\":[{}],\"total\":{}}}", runs.join(","), reply.total);
+        return;
+    }
+    let beyond = reply.total - reply.runs.len() as u64;
+    if beyond > 0 {
+        println!("{beyond} older ones are not listed");
+    }
+    for s in &reply.runs {
+        println!("{:24} {:9} {:>8.0} s  {}", s.run, s.state, s.age_s, s.reason);
+    }
+}
+
 fn to_text(s: &pb::RunStatus) -> String {
+    let left = s
+        .remaining_s
+        .map_or(String::new(), |s| format!(", {}", follow::left(s)));
     let mut lines = vec![format!(
-        "run {} ({}, seed {}): {} after {:.1} s",
+        "run {} ({}, seed {}): {} after {:.1} s{left}",
         s.run, s.name, s.seed, s.state, s.age_s
     )];
     if !s.reason.is_empty() {
         lines.push(format!("  because {}", s.reason));
+    }
+    let set = [("alpha", s.alpha), ("temperature", s.temperature)];
+    for (name, value) in set.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+        lines.push(format!("  {name} is {value}: set by an operator, not the job's"));
     }
     for t in &s.teachers {
         let version = |v: Option<u64>| v.map_or("-".into(), |v| v.to_string());
@@ -106,6 +136,16 @@ fn to_text(s: &pb::RunStatus) -> String {
             g.kind, g.name, g.phase, (g.epoch + 1).min(g.epochs), g.epochs, g.round, g.steps,
             l.available, l.leased, l.acked, l.committed, l.quarantined
         ));
+        lines.extend(learning(g));
+        if l.redelivered + l.rolled_back > 0 {
+            lines.push(format!(
+                "    {} samples redelivered, {} rolled back",
+                l.redelivered, l.rolled_back
+            ));
+        }
+        if !g.waiting_for.is_empty() && g.phase != "done" {
+            lines.push(format!("    waits for {}", g.waiting_for));
+        }
         let totals = g.totals.clone().unwrap_or_default();
         if totals.exchanged_bytes > 0 {
             lines.push(format!(
@@ -142,7 +182,32 @@ fn to_text(s: &pb::RunStatus) -> String {
             lines.push(format!("    {count} frames refused: {reason}"));
         }
     }
+    let told: Vec<&pb::Event> = s.events.iter().filter(|e| e.kind != "version").collect();
+    let newest = told.len().saturating_sub(EVENTS);
+    for event in &told[newest..] {
+        lines.push(format!("  {:>9.1} s  {}", event.at_s, event.text));
+    }
     lines.join("\n")
+}
+
+/// How a group is getting on, in a line.
+fn learning(g: &pb::GroupStatus) -> Option<String> {
+    let last = g.last.unwrap_or_default();
+    let gate = g.gate.as_ref().map(|gate| gate.lead);
+    let facts = [
+        ("held-out accuracy", g.held_out.map(|e| 100.0 * e.accuracy), " %"),
+        ("hard loss", last.hard_loss, ""),
+        ("KL", last.kl, ""),
+        ("alpha", last.alpha, ""),
+        ("gate", gate, ""),
+    ];
+    let known = facts
+        .into_iter()
+        .filter_map(|(name, value, unit)| Some((name, value?, unit)));
+    let parts: Vec<String> = known
+        .map(|(name, value, unit)| format!("{name} {value:.3}{unit}"))
+        .collect();
+    (!parts.is_empty()).then(|| format!("    {}", parts.join(", ")))
 }
 
 fn state_file() -> Option<PathBuf> {

@@ -12,7 +12,6 @@ use retort_models::{Choice, Export};
 use retort_proto::pb;
 use retort_teacher_server::classifier;
 use retort_tls::ClientFlags;
-use tonic::Code;
 
 use crate::check::{self, Checked};
 use crate::cli::JobArgs;
@@ -30,13 +29,19 @@ pub(crate) struct Args {
     coordinator: String,
     #[command(flatten)]
     tls: ClientFlags,
+    /// The run's id; made of its name unless given. The same job submitted again under its id goes on being followed.
+    #[arg(long, value_name = "ID", default_value = "")]
+    run: String,
+    /// Folder below which relative paths of the job are looked for, as --base of the workers; the job file's unless given.
+    #[arg(long)]
+    base: Option<PathBuf>,
     /// Return once the job is accepted.
     #[arg(long)]
     detach: bool,
     /// Folder for report, models and manifests; nothing is fetched without it.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Print the report as JSON on stdout.
+    /// Print the report as JSON on stdout; without --out the run's id and how it ended.
     #[arg(long)]
     json: bool,
     /// Also train each student alone with the same budget.
@@ -47,7 +52,10 @@ pub(crate) struct Args {
 #[expect(clippy::print_stdout, reason = "the command's answer")]
 pub(crate) fn submit(args: Args) -> Result<(), Failure> {
     let coordinator = Coordinator::named(args.coordinator.clone(), &args.tls)?;
-    let mut checked = check::file(&args.job)?;
+    if let Some(out) = &args.out {
+        holds_no_other(out, &args.run)?;
+    }
+    let mut checked = check::file_in(&args.job, args.base.clone())?;
     checked.job.run.baseline |= args.baseline;
     check::say_bad_rows(&checked);
     let work = async {
@@ -55,14 +63,20 @@ pub(crate) fn submit(args: Args) -> Result<(), Failure> {
         // Paths stay relative: each worker resolves them below its own --base.
         let job_toml = toml::to_string(&checked.job).context("write the job")?;
         let seed = checked.job.run.seed;
-        let run = submit_run(&coordinator, &checked, (&job_toml, seed), "").await?;
+        let run = submit_run(&coordinator, &checked, (&job_toml, seed), &args.run).await?;
         if args.detach {
-            println!("{run}");
+            match args.json {
+                true => println!("{:#}", serde_json::json!({ "run": run })),
+                false => println!("{run}"),
+            }
             return Ok(());
         }
         let ended = follow::to_end(&coordinator, &run, Some(&checked.job.run.name)).await;
         let ended = ended.map_err(Failure::after_start)?;
         let Some(out) = &args.out else {
+            if args.json {
+                println!("{:#}", serde_json::json!({ "run": run, "state": ended.state }));
+            }
             return Ok(());
         };
         let mirrored = collect::mirror(&coordinator, &ended, out).await;
@@ -77,6 +91,21 @@ pub(crate) fn submit(args: Args) -> Result<(), Failure> {
         told
     };
     block_on(work)
+}
+
+/// A folder has one run: its audit counts all that lie there.
+fn holds_no_other(out: &Path, run: &str) -> Result<(), Failure> {
+    let Ok(held) = std::fs::read_dir(out.join("checkpoints")) else {
+        return Ok(());
+    };
+    let names = held.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    match names.into_iter().find(|name| name != run) {
+        None => Ok(()),
+        Some(other) => Err(Failure::input(format!(
+            "--out {}: it holds run {other}: expected an empty or absent folder, or --run {other}",
+            out.display()
+        ))),
+    }
 }
 
 /// For those who look at the fleet's dashboard.
@@ -117,8 +146,8 @@ fn absolute(base: &Path, path: &str) -> std::io::Result<String> {
     }
 }
 
-/// Submits one run and uploads its fixed teachers. With an id of its own (`wished`) this may be
-/// repeated: what is there already stays, and a run that was stopped goes on.
+/// Submits one run and uploads its fixed teachers. With an id of its own (`wished`) this may be repeated with the same job:
+/// what is there already stays, and a run that was stopped goes on.
 pub(crate) async fn submit_run(
     coordinator: &Coordinator,
     checked: &Checked,
@@ -134,11 +163,7 @@ pub(crate) async fn submit_run(
         run: wished.to_owned(),
     };
     let mut runs = retort_client::runs(channel.clone());
-    let run = match runs.submit(request).await {
-        Ok(reply) => reply.into_inner().run,
-        Err(status) if status.code() == Code::AlreadyExists => wished.to_owned(),
-        Err(status) => return Err(status.into()),
-    };
+    let run = runs.submit(request).await?.into_inner().run;
     let request = pb::GetRunRequest {
         run: run.clone(),
         without_curves: true,

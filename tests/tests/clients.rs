@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use retort_tests::online::{LIMIT, ONLINE, text, under_way};
+use retort_tests::standing::Standing;
 use retort_tests::{Harness, Running, processes};
 use serde_json::Value;
 
@@ -158,5 +159,39 @@ fn stubs_and_reflection_do_what_the_page_says() {
         "{watched}"
     );
     let (code, _) = run.end(LIMIT).expect("the run ends");
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn the_encrypted_lines_of_the_page_read_a_fleets_status() {
+    let Some(python) = Python::find() else { return };
+    let h = Harness::new(env!("CARGO_BIN_EXE_retort-harness"));
+    let certs = h.path("certs");
+    h.ok(&["certs", "init", text(&certs)]);
+    let fleet = Standing::with_tls(h, 3, 1, &certs);
+    let out = fleet.h.path("out");
+    let submitted = fleet.submit(&ONLINE.replace("epochs = 6", "epochs = 20"), &out);
+    let token = fleet
+        .h
+        .ok(&["certs", "token", text(&certs.join("coordinator")), "--status"]);
+    let address = fleet.coordinator.strip_prefix("https://").expect("encrypted");
+    let page = ["tests/tests/clients/page.py", "docs/clients.md", address, "-"];
+    let lines = said(&python.run(
+        Path::new(""),
+        &[&page[..], &[text(&certs), token.trim()]].concat(),
+    ));
+    let answers: Vec<(String, Value)> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let asked: Vec<&str> = answers.iter().map(|(asked, _)| asked.as_str()).collect();
+    assert_eq!(
+        asked, ["retort.v1.Status/GetRun"; 2],
+        "by a certificate, by a token: {lines}"
+    );
+    for (_, status) in &answers {
+        assert_eq!(status["name"], "online", "{lines}");
+    }
+    let (code, _) = submitted.end(LIMIT).expect("the run ends");
     assert_eq!(code, 0);
 }

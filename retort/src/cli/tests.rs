@@ -26,7 +26,7 @@ fn commands(page: &str) -> Vec<Vec<String>> {
     joined.lines().flat_map(words).filter(|c| !c.is_empty()).collect()
 }
 
-/// One line: words, quotes taken off, in commands at `&&`, `;`, `|` and `&`; a comment ends it.
+/// One line: words, quotes taken off, in commands at `&&`, `;`, `|`, `&` and `>`; a comment ends it.
 fn words(line: &str) -> Vec<Vec<String>> {
     let mut commands = vec![Vec::new()];
     let mut word: Option<String> = None;
@@ -40,7 +40,7 @@ fn words(line: &str) -> Vec<Vec<String>> {
                 word.get_or_insert_default();
             }
             (None, '#') if word.is_none() => break,
-            (None, ' ' | ';' | '&' | '|') => {
+            (None, ' ' | ';' | '&' | '|' | '>') => {
                 commands.last_mut().unwrap().extend(word.take());
                 if c != ' ' {
                     commands.push(Vec::new());
@@ -136,4 +136,123 @@ fn files_features_and_programs_that_commands_name_exist() {
         }
     }
     assert_eq!(seen.len(), 3, "{seen:?}");
+}
+
+/// All commands that do something, with their names.
+fn leaves(command: &clap::Command, name: &str, found: &mut Vec<(String, clap::Command)>) {
+    for sub in command.get_subcommands().filter(|c| c.get_name() != "help") {
+        let name = format!("{name} {}", sub.get_name());
+        if sub.has_subcommands() {
+            leaves(sub, &name, found);
+        } else {
+            found.push((name, sub.clone()));
+        }
+    }
+}
+
+fn all() -> Vec<(String, clap::Command)> {
+    let mut found = Vec::new();
+    leaves(&Cli::command(), "retort", &mut found);
+    found
+}
+
+#[test]
+fn every_command_has_examples_that_are_understood() {
+    for (name, command) in all() {
+        let help = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        assert!(help.starts_with("Example"), "{name} --help: no examples");
+        let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
+        let examples: Vec<Vec<String>> = lines.flat_map(words).filter_map(|c| ours(&c)).collect();
+        assert!(!examples.is_empty(), "{name}: {help}");
+        for example in examples {
+            if let Err(e) = Cli::try_parse_from(&example) {
+                panic!("{}\n{e}", example.join(" "));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_command_that_answers_does_so_as_json_too() {
+    // Those that serve until they are stopped, draw a screen, or print what another program reads.
+    let others = [
+        "coordinator",
+        "teacher-server",
+        "student-worker",
+        "top",
+        "completions",
+        "man",
+    ];
+    let mut root = Cli::command();
+    // Options that a command has for all its own.
+    root.build();
+    let mut found = Vec::new();
+    leaves(&root, "retort", &mut found);
+    assert!(found.len() > 25, "{}", found.len());
+    for (name, command) in found {
+        let answers = !others.contains(&name.trim_start_matches("retort "));
+        let json = command.get_arguments().any(|a| a.get_long() == Some("json"));
+        assert_eq!(json, answers, "{name} --json");
+    }
+}
+
+#[test]
+fn pages_of_the_manual_and_completions_name_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    obey(Command::Man {
+        out: Some(folder.path().to_owned()),
+    })
+    .unwrap();
+    for (name, _) in all() {
+        let page = folder.path().join(format!("{}.1", name.replace(' ', "-")));
+        let text = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
+        assert!(
+            text.contains(".SH EXTRA") && text.contains("Example"),
+            "{name}: {text}"
+        );
+    }
+    for shell in [
+        clap_complete::Shell::Bash,
+        clap_complete::Shell::Zsh,
+        clap_complete::Shell::Fish,
+    ] {
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "retort", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        for part in ["quickstart", "retune", "renew", "log-format"] {
+            assert!(script.contains(part), "{shell}: {part}");
+        }
+    }
+}
+
+/// Targets of a page's links, but those that leave the repository.
+fn links(page: &str) -> Vec<&str> {
+    let after = page.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let own = after.filter(|link| !link.contains("://") && !link.starts_with('#') && !link.contains(' '));
+    own.map(|link| link.split('#').next().unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn links_of_the_readme_and_the_book_lead_somewhere_and_the_book_has_every_page() {
+    let mut followed = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for link in links(&text) {
+            let target = page.parent().unwrap().join(link);
+            assert!(target.exists(), "{}: no {link}", page.display());
+            followed += 1;
+        }
+    }
+    assert!(followed > 80, "{followed}");
+    let summary = std::fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let listed: BTreeSet<&str> = links(&summary).into_iter().collect();
+    for page in pages() {
+        let name = page.file_name().unwrap().to_str().unwrap();
+        let listed = listed.contains(name) || ["SUMMARY.md", "README.md"].contains(&name);
+        assert!(listed, "{name} is not in docs/SUMMARY.md");
+    }
 }

@@ -59,7 +59,14 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
     let plan = Plan::new(file, base);
     let runs = preflight::check(&plan)?;
     let (false, Some(out)) = (args.dry_run, args.out) else {
-        print!("{}", listing(&plan, &runs)?);
+        let listing = listing(&plan, &runs)?;
+        match args.json {
+            true => println!(
+                "{:#}",
+                serde_json::json!({ "runs": runs, "plan": listing.lines().collect::<Vec<_>>() })
+            ),
+            false => print!("{listing}"),
+        }
         return Ok(());
     };
     let store = Store::open(&out)?;

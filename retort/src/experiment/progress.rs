@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::plan::Task;
 use super::preflight::Counts;
+use crate::follow;
 
 /// A bar on a terminal, a line for each run elsewhere; both on stderr.
 pub(super) struct Progress {
@@ -114,8 +115,7 @@ impl Progress {
 
     fn left(&self) -> String {
         match self.times.left_s() {
-            Some(seconds) if seconds < 90.0 => format!("about {seconds:.0} s left"),
-            Some(seconds) => format!("about {:.0} min left", seconds / 60.0),
+            Some(seconds) => follow::left(seconds),
             None => "time left unknown".into(),
         }
     }

@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Write over a file that is there.
     #[arg(long)]
     force: bool,
+    /// Ask nothing, and print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Where the teacher's versions come from.
@@ -75,12 +78,17 @@ pub(crate) fn command(args: Args) -> Result<(), Failure> {
         );
         return Err(Failure::input(message));
     }
-    let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
+    let json = args.json;
+    let asks = !json && io::stdin().is_terminal() && io::stderr().is_terminal();
     let mut asker = asks.then(|| Asker(io::stdin().lock()));
     let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
     let answers = answers(args, &folder, asker.as_mut())?;
     std::fs::write(&file, template::job(&answers)).with_context(|| format!("write {}", file.display()))?;
     let shown = file.display();
+    if json {
+        println!("{:#}", serde_json::json!({ "job": shown.to_string() }));
+        return Ok(());
+    }
     println!(
         "{shown} is written. Next:\n  retort check {shown}\n  retort run {shown} --out retort-runs/first"
     );
@@ -198,6 +206,7 @@ mod tests {
             checkpoint: None,
             labelled: None,
             force: false,
+            json: false,
         }
     }
 

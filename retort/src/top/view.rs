@@ -9,6 +9,7 @@ use ratatui::widgets::{Axis, Block, Cell, Chart, Dataset, GraphType, Paragraph, 
 use retort_proto::pb;
 
 use super::board::{Board, Curves};
+use crate::follow;
 
 const KEYS: &str = "q leave  ↑↓ choose  d drain  p pause/resume  s stop  c other curve";
 /// Of the groups' curves, in order; told apart by brightness too, and named in the legend.
@@ -22,6 +23,8 @@ const COLOURS: [Color; 6] = [
 ];
 /// Silence that is worth a colour: heartbeats come twice a second.
 const SILENT_MS: u64 = 2_000;
+/// Lines of events that are always there, frame included.
+const EVENTS: u16 = 6;
 /// Narrower screens put the curves below the tables.
 const WIDE: u16 = 110;
 
@@ -43,10 +46,11 @@ pub(super) fn draw(frame: &mut Frame<'_>, board: &mut Board) {
         false => Layout::vertical([Constraint::Fill(3), Constraint::Fill(2)]).areas(body),
     };
     let members = board.members().len() as u16;
+    // A large fleet leaves room for what happened: its table scrolls to who is chosen.
     let [groups, fleet, events] = Layout::vertical([
         Constraint::Length(state.groups.len() as u16 + 3),
-        Constraint::Length(members + 3),
-        Constraint::Fill(1),
+        Constraint::Max(members + 3),
+        Constraint::Min(EVENTS),
     ])
     .areas(left);
     frame.render_widget(groups_table(&state), groups);
@@ -83,6 +87,9 @@ fn headline(state: &pb::RunStatus) -> Line<'static> {
             state.age_s, state.run, state.seed
         )),
     ];
+    if let Some(seconds) = state.remaining_s {
+        spans.push(Span::from(format!(", {}", follow::left(seconds))));
+    }
     if !state.reason.is_empty() {
         spans.push(Span::from(format!(": {}", state.reason)).fg(colour));
     }
@@ -108,25 +115,29 @@ fn table<'a, const N: usize>(
 }
 
 fn groups_table(state: &pb::RunStatus) -> Table<'_> {
-    let rows = state.groups.iter().map(|g| {
-        let ledger = g.ledger.unwrap_or_default();
-        let all = u64::from(g.epochs) * state.positions_per_epoch;
-        let done = ledger.total_committed + ledger.total_quarantined + ledger.acked;
-        let rate = g.workers.iter().fold(0.0, |sum, w| sum + w.samples_per_s);
-        let last = g.last.unwrap_or_default();
-        let accuracy = g.held_out.map(|e| e.accuracy);
-        Row::new([
-            g.name.clone(),
-            bar(done, all),
-            format!("{}/{}", (g.epoch + 1).min(g.epochs), g.epochs),
-            format!("{rate:.0}"),
-            number(last.hard_loss, 3),
-            number(last.kl, 3),
-            format!("{:.2}", g.alpha),
-            number(accuracy.map(|a| 100.0 * a), 1),
-            ledger.total_quarantined.to_string(),
-        ])
-    });
+    let rows = state
+        .groups
+        .iter()
+        .zip(COLOURS.iter().cycle())
+        .map(|(g, colour)| {
+            let ledger = g.ledger.unwrap_or_default();
+            let all = u64::from(g.epochs) * state.positions_per_epoch;
+            let done = ledger.total_committed + ledger.total_quarantined + ledger.acked;
+            let rate = g.workers.iter().fold(0.0, |sum, w| sum + w.samples_per_s);
+            let last = g.last.unwrap_or_default();
+            let accuracy = g.held_out.map(|e| e.accuracy);
+            Row::new([
+                Line::from(g.name.clone()).fg(*colour),
+                bar(done, all).into(),
+                format!("{}/{}", (g.epoch + 1).min(g.epochs), g.epochs).into(),
+                format!("{rate:.0}").into(),
+                number(last.hard_loss, 3).into(),
+                number(last.kl, 3).into(),
+                format!("{:.2}", g.alpha).into(),
+                number(accuracy.map(|a| 100.0 * a), 1).into(),
+                ledger.total_quarantined.to_string().into(),
+            ])
+        });
     table(
         "learning",
         [
@@ -233,8 +244,9 @@ fn teachers_table(state: &pb::RunStatus) -> Table<'_> {
 /// The newest ones, the last below.
 fn draw_events(frame: &mut Frame<'_>, area: Rect, state: &pb::RunStatus) {
     let room = usize::from(area.height.saturating_sub(2));
-    let skip = state.events.len().saturating_sub(room);
-    let lines: Vec<Line<'_>> = state.events[skip..]
+    // Versions come and go by the second; the tables have the newest.
+    let told: Vec<&pb::Event> = state.events.iter().filter(|e| e.kind != "version").collect();
+    let lines: Vec<Line<'_>> = told[told.len().saturating_sub(room)..]
         .iter()
         .map(|e| {
             Line::from(vec![
@@ -280,6 +292,8 @@ fn draw_curves(frame: &mut Frame<'_>, area: Rect, state: &pb::RunStatus, curves:
         });
     let label = |value: f64| format!("{value:.2}");
     let chart = Chart::new(sets.collect())
+        // Always: colours alone do not say whose curve it is.
+        .hidden_legend_constraints((Constraint::Min(0), Constraint::Min(0)))
         .block(titled(curves.title()))
         .x_axis(
             Axis::default()
@@ -344,6 +358,33 @@ mod tests {
             "1234",
         ] {
             assert!(wide.contains(part), "{part:?} is missing in\n{wide}");
+        }
+    }
+
+    #[test]
+    fn the_curves_are_named_beside_them() {
+        let mut board = Board::default();
+        board.show(running());
+        for (width, height) in [(110, 24), (140, 40)] {
+            let shown = screen(width, height, &mut board);
+            let chart = shown
+                .lines()
+                .map(|line| line.chars().skip(width as usize * 3 / 5).collect());
+            let chart = chart.collect::<Vec<String>>();
+            let (from, to) = (
+                chart
+                    .iter()
+                    .position(|l| l.contains("held-out accuracy"))
+                    .unwrap(),
+                chart.iter().position(|l| l.contains("samples")).unwrap(),
+            );
+            for name in ["wide", "small"] {
+                assert!(
+                    chart[from..to].iter().any(|l| l.contains(name)),
+                    "{name}\n{shown}"
+                );
+            }
+            assert!(shown.contains("w1 joined small"), "{shown}");
         }
     }
 

@@ -160,8 +160,8 @@ impl Bench {
                 "training rate, watched / alone (mean, 95 % interval)".into(),
                 format!("{mean:.3} ({low:.3}..{high:.3})"),
             ),
-            "includes 1 or >= 0.95",
-            (low <= 1.0 && high >= 1.0) || low >= 0.95,
+            "includes 1 or >= 0.95, no wider than +- 0.1",
+            ((low <= 1.0 && high >= 1.0) || low >= 0.95) && half <= 0.1,
         );
         let (cost, spread) = interval(&costs);
         table.note(
@@ -170,9 +170,13 @@ impl Bench {
         );
         let seconds = pairs as f64 * while_.as_secs_f64();
         table.note("states read a second", format!("{:.0}", read as f64 / seconds));
-        table.note(
-            "coordinator's memory, MB: before, most while watched",
-            format!("{before:.0}, {most:.0}"),
+        table.check(
+            (
+                "coordinator's memory, MB: before, most while watched".into(),
+                format!("{before:.0}, {most:.0}"),
+            ),
+            "<= 512",
+            most <= 512.0,
         );
         table.keep(&format!("ratio_{key}"), mean);
         table.keep(&format!("ratio_{key}_half"), half);
