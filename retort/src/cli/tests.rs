@@ -256,3 +256,22 @@ fn links_of_the_readme_and_the_book_lead_somewhere_and_the_book_has_every_page()
         assert!(listed, "{name} is not in docs/SUMMARY.md");
     }
 }
+
+#[test]
+fn whole_jobs_on_the_pages_are_sound() {
+    let mut jobs = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let fenced = text
+            .split("```toml\n")
+            .skip(1)
+            .filter_map(|rest| rest.split("```").next());
+        for job in fenced.filter(|toml| toml.starts_with("[run]")) {
+            if let Err(e) = retort_job::parse(job, &page, &[]) {
+                panic!("{e}");
+            }
+            jobs += 1;
+        }
+    }
+    assert!(jobs >= 2, "{jobs}");
+}
