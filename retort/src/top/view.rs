@@ -154,7 +154,7 @@ fn groups_table(state: &pb::RunStatus) -> Table<'_> {
         [
             Constraint::Fill(1),
             Constraint::Length(14),
-            Constraint::Length(7),
+            Constraint::Length(9),
             Constraint::Length(9),
             Constraint::Length(5),
             Constraint::Length(5),
