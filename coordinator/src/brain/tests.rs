@@ -15,21 +15,7 @@ use super::*;
 use crate::journal::FileJournal;
 use crate::services::RunsService;
 use crate::store::{Error, FolderShelf, Shelf, Upload};
-
-const JOB: &str = r#"
-[run]
-name = "slow"
-epochs = 1
-batch_size = 32
-
-[dataset]
-name = "digits"
-
-[[students]]
-name = "small"
-model = { architecture = "mlp", hidden = [16] }
-learning_rate = 0.01
-"#;
+use crate::watchers::tests::JOB;
 
 /// A store that writes a manifest only when it is let.
 #[derive(Debug)]

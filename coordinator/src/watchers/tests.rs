@@ -9,7 +9,7 @@ use crate::journal::FileJournal;
 use crate::services::RunsService;
 use crate::store::{FolderShelf, Store};
 
-const JOB: &str = r#"
+pub(crate) const JOB: &str = r#"
 [run]
 name = "watched"
 epochs = 1
