@@ -453,6 +453,11 @@ impl Replica {
                 }
                 None => self.left = Some(Left::Lost(reason)),
             },
+            // Without a farewell: what it held is suspect, as if the process had died.
+            TrainerEvent::Panicked(reason) => {
+                error!("the trainer panicked: {reason}");
+                self.left = Some(Left::Lost(reason));
+            }
         }
     }
 

@@ -20,6 +20,8 @@ use crate::thread::{OPTIMIZER_FILE, Snapshot};
 
 /// How long one question for work is held open.
 const LEASE_WAIT_MS: u32 = 5_000;
+/// How long a farewell may take: a coordinator whose journal can't be written answers nothing.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Bytes of one message of weights.
 const CHUNK: usize = 1 << 20;
 
@@ -359,19 +361,21 @@ pub(crate) async fn state(
     }
 }
 
+/// Who is not heard is missed when its lease ends.
 pub(crate) async fn leave(channel: Channel, session: &Session) {
     let request = pb::LeaveRequest {
         session: Some(session.into()),
     };
-    let _ = retort_client::fleet(channel).leave(request).await;
+    let _ = tokio::time::timeout(FAREWELL, retort_client::fleet(channel).leave(request)).await;
 }
 
+/// Whoever trains what this replica held finds the same reason.
 pub(crate) async fn fail(channel: Channel, session: &Session, reason: String) {
     let request = pb::FailRequest {
         session: Some(session.into()),
         reason,
     };
-    let _ = retort_client::fleet(channel).fail(request).await;
+    let _ = tokio::time::timeout(FAREWELL, retort_client::fleet(channel).fail(request)).await;
 }
 
 /// Ranges as they travel.

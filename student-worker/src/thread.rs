@@ -8,7 +8,7 @@ use bytes::Bytes;
 use retort_codec::Features;
 use retort_coordinator_core::round::Evaluation;
 use retort_data::{HeldOut, MixedIn};
-use retort_runtime::{block_span, failpoint};
+use retort_runtime::{block_span, caught, failpoint};
 use retort_student_worker_core::{Batch as Positions, StepDone};
 use tokio::sync::mpsc;
 use tracing::Span;
@@ -78,6 +78,8 @@ pub(crate) enum TrainerEvent {
     Restored,
     /// The group can't go on.
     Failed(String),
+    /// The thread has ended: a step, say, panicked. Whether another replica fares better shows when it tries.
+    Panicked(String),
 }
 
 /// The files of a version.
@@ -99,20 +101,26 @@ pub(crate) fn start(
         .name("trainer".into())
         .spawn(move || {
             let send = |event| events.blocking_send(Event::Trainer(event)).is_ok();
-            let mut owner = match Owner::new(part) {
-                Ok(owner) => owner,
-                Err(e) => {
-                    send(TrainerEvent::Failed(e.to_string()));
-                    return;
+            let worked = caught(|| {
+                let mut owner = match Owner::new(part) {
+                    Ok(owner) => owner,
+                    Err(e) => {
+                        send(TrainerEvent::Failed(e.to_string()));
+                        return;
+                    }
+                };
+                while let Some(command) = inbox.blocking_recv() {
+                    let event = owner
+                        .obey(command)
+                        .unwrap_or_else(|e| TrainerEvent::Failed(e.to_string()));
+                    if !send(event) {
+                        return; // the session is over
+                    }
                 }
-            };
-            while let Some(command) = inbox.blocking_recv() {
-                let event = owner
-                    .obey(command)
-                    .unwrap_or_else(|e| TrainerEvent::Failed(e.to_string()));
-                if !send(event) {
-                    return; // the session is over
-                }
+            });
+            // Its state may be half a step's: whoever goes on begins from one that all agree on.
+            if let Err(panic) = worked {
+                send(TrainerEvent::Panicked(panic));
             }
         })?;
     Ok(commands)

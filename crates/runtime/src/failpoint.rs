@@ -5,11 +5,13 @@
 //! a place costs one comparison.
 //!
 //! `RETORT_POISON=SAMPLE:panic` makes reading that sample fail as damaged data would, and
-//! `SAMPLE:abort` makes it kill the process that trains on it.
+//! `SAMPLE:abort` makes it kill the process that trains on it, `SAMPLE:step` only the computation, by a panic.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::caught;
 
 struct Failpoint {
     name: String,
@@ -37,7 +39,14 @@ pub fn hit(name: &str) {
     std::process::abort();
 }
 
-static POISON: OnceLock<Option<(u32, bool)>> = OnceLock::new();
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Poison {
+    Panic,
+    Abort,
+    Step,
+}
+
+static POISON: OnceLock<Option<(u32, Poison)>> = OnceLock::new();
 
 /// Reads a sample; a panic (damaged data, say) is an error with its message. `trains`: the reader is
 /// one that `abort` kills.
@@ -45,21 +54,28 @@ pub fn guard<T>(sample: u32, trains: bool, read: impl FnOnce() -> T) -> Result<T
     let poison = POISON.get_or_init(|| {
         let asked = std::env::var("RETORT_POISON").ok()?;
         let (sample, how) = asked.split_once(':')?;
-        Some((sample.parse().ok()?, how == "abort"))
+        let how = match how {
+            "abort" => Poison::Abort,
+            "step" => Poison::Step,
+            _ => Poison::Panic,
+        };
+        Some((sample.parse().ok()?, how))
     });
     let bad = poison.filter(|(bad, _)| *bad == sample);
-    if let Some((_, true)) = bad.filter(|_| trains) {
+    if let Some((_, Poison::Abort)) = bad.filter(|_| trains) {
         tracing::warn!(sample, "poison: the process ends");
         std::process::abort();
     }
-    let read = std::panic::AssertUnwindSafe(|| {
-        assert!(bad.is_none_or(|(_, kills)| kills), "sample {sample} is poison");
+    assert!(
+        bad.is_none_or(|(_, how)| how != Poison::Step) || !trains,
+        "sample {sample} is poison"
+    );
+    caught(|| {
+        assert!(
+            bad.is_none_or(|(_, how)| how != Poison::Panic),
+            "sample {sample} is poison"
+        );
         read()
-    });
-    std::panic::catch_unwind(read).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-        text.unwrap_or_else(|| "reading it panicked".to_owned())
     })
 }
 

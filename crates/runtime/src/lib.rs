@@ -25,6 +25,16 @@ pub fn registration_number() -> (u64, u64) {
     (process, ATTEMPT.fetch_add(1, Ordering::Relaxed) + 1)
 }
 
+/// Does what may panic (a tensor library out of memory, damaged data); a panic is an error with its message. The caller
+/// must not use again what `work` may have left half done.
+pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        text.unwrap_or_else(|| "a panic without a message".to_owned())
+    })
+}
+
 /// Runs a role on a runtime of its own. Stuck blocking work does not hold up its end.
 pub fn block_on<T>(role: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
