@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use retort_codec::Features;
-use retort_runtime::block_span;
+use retort_runtime::{block_span, caught};
 use tokio::sync::watch;
 use tracing::{Span, debug, error, info, warn};
 
@@ -162,7 +162,8 @@ impl Thread {
     fn stage(&mut self, version: u64, mut engine: Box<dyn TeacherEngine>) {
         if !self.swept {
             self.swept = true;
-            self.sweep(&mut *engine);
+            // One that panics here does so again at the first real request, which says it.
+            let _ = caught(|| self.sweep(&mut *engine));
         }
         self.engines.insert(version, engine);
         self.switch();
@@ -243,7 +244,9 @@ impl Thread {
                 let (inputs, unreadable) = gather(&self.blocks, &batch, engine.input_len());
                 let began = Instant::now();
                 let layer = batch.first().and_then(|e| e.layer.as_deref());
-                let outputs = outputs(&mut **engine, version, &inputs, samples, layer);
+                // Backends report by a panic that a device is out of memory: it fails this batch, not the thread.
+                let outputs = caught(|| outputs(&mut **engine, version, &inputs, samples, layer))
+                    .unwrap_or_else(|text| Err(panicked(&text)));
                 if outputs.is_ok() {
                     self.requests.computed(samples, began.elapsed());
                 }
@@ -331,6 +334,11 @@ fn gather(blocks: &Blocks, batch: &[Entry], len: usize) -> (Vec<f32>, Vec<Vec<u6
         });
     }
     (inputs, unreadable)
+}
+
+fn panicked(text: &str) -> ScoreError {
+    let line = text.lines().next().unwrap_or(text); // LibTorch's errors go on with a stack
+    ScoreError::Engine(format!("the model panicked: {line}"))
 }
 
 /// What one forward pass gave.

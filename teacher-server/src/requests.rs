@@ -58,7 +58,7 @@ pub struct Limits {
     pub batch_samples: usize,
     /// How long an entry may wait for others to fill its batch.
     pub queue_delay: Duration,
-    /// Samples that may wait; what comes beyond is refused.
+    /// Samples that may wait, or one block of any size; what comes beyond is refused.
     pub queue_samples: u64,
     /// Bytes of the cache.
     pub cache_bytes: usize,
@@ -168,7 +168,7 @@ impl Requests {
             return Asked::Later(later);
         }
         let waiting = state.queue.samples();
-        if waiting + ask.samples > self.limits.queue_samples {
+        if waiting > 0 && waiting + ask.samples > self.limits.queue_samples {
             state.counters.overloaded += 1;
             let rate = state.counters.capacity.max(1.0);
             let wait = Duration::from_secs_f64((waiting as f64 / rate).clamp(0.02, 5.0));

@@ -1,8 +1,7 @@
 //! Brings the server up on one listener: the gRPC side at once, runs as the coordinator offers them.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use anyhow::Context;
 use retort_client::{Dialer, MAX_MESSAGE, MAX_STREAMS};
@@ -21,7 +20,8 @@ use crate::config::{Config, DRAIN, SHUTDOWN_GRACE};
 use crate::device::Device;
 use crate::engine::TeacherEngine;
 use crate::requests::Limits;
-use crate::service::{Current, Serving, TeacherService};
+use crate::service::TeacherService;
+use crate::serving::{Current, Serving};
 use crate::session::Membership;
 
 /// Serves until the group's token is cancelled.
@@ -120,18 +120,10 @@ impl Standalone {
     /// If the device thread can't be started.
     pub fn router(self, tasks: &TaskGroup) -> std::io::Result<Router> {
         let unread = self.limits.unread_bytes;
-        let device = Device::start(self.blocks.clone(), self.limits, self.groups)?;
+        let device = Device::start(self.blocks, self.limits, self.groups)?;
         device.stage(0, self.engine);
         device.activate(0, 0);
-        let serving = Arc::new(Serving {
-            run: self.run,
-            teacher: self.teacher,
-            dataset_digest: self.blocks.dataset.digest().to_owned(),
-            device_name: String::new(),
-            device,
-            store: OnceLock::new(),
-            refetched: AtomicU64::new(0),
-        });
+        let serving = Arc::new(Serving::new((self.run, self.teacher), String::new(), device));
         // Nothing replaces it: streams hold what they need after the sender has gone.
         let (sender, current) = watch::channel(Some(serving));
         let token = tasks.token().clone();

@@ -1,8 +1,7 @@
 //! Answers students: one task a stream, which reads wants, spends credit and sends frames.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -10,7 +9,6 @@ use futures_util::stream::FuturesUnordered;
 use retort_data::order::Order;
 use retort_proto::pb;
 use retort_runtime::{OnError, TaskGroup, block_span, trace};
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Span, debug};
@@ -19,9 +17,9 @@ use crate::batcher::Inputs;
 use crate::blocks::name_key;
 use crate::cache::Key;
 use crate::config::DRAIN;
-use crate::device::{Device, KEPT_LOGITS, ScoreError};
+use crate::device::{KEPT_LOGITS, ScoreError};
 use crate::requests::{Ask, Asked};
-use crate::store::Store;
+use crate::serving::{Current, Serving};
 use crate::targets::{Targets, Terms};
 use crate::unread::{self, Unread};
 
@@ -35,21 +33,6 @@ const INLINE_VALUES: usize = 32_768;
 const VERSION_TRIES: usize = 3;
 /// When to ask again for what a server that is away did not answer.
 const AWAY: Duration = Duration::from_millis(500);
-
-/// What this process serves at present.
-pub(crate) struct Serving {
-    pub(crate) run: String,
-    pub(crate) teacher: String,
-    pub(crate) dataset_digest: String,
-    pub(crate) device_name: String,
-    pub(crate) device: Device,
-    /// Frames recorded earlier (fixed teachers).
-    pub(crate) store: OnceLock<Arc<Store>>,
-    /// Downloads that arrived damaged.
-    pub(crate) refetched: AtomicU64,
-}
-
-pub(crate) type Current = watch::Receiver<Option<Arc<Serving>>>;
 
 pub(crate) struct TeacherService {
     pub(crate) current: Current,
@@ -103,7 +86,7 @@ impl pb::teacher_server::Teacher for TeacherService {
         self.tasks.spawn("distill", OnError::Log, async move {
             let ended = tokio::select! {
                 ended = reader.serve(wants, &token) => ended,
-                () = stream.superseded(current) => Ok(()),
+                () = stream.serving.superseded(current) => Ok(()),
                 () = async { token.cancelled().await; tokio::time::sleep(DRAIN).await } => Ok(()),
             };
             if let Err(status) = ended {
@@ -323,12 +306,6 @@ impl Reader {
 }
 
 impl Stream {
-    /// Ends when this server serves another run.
-    async fn superseded(&self, mut current: Current) {
-        let other = |s: &Option<Arc<Serving>>| !s.as_ref().is_some_and(|s| Arc::ptr_eq(s, &self.serving));
-        let _ = current.wait_for(other).await;
-    }
-
     /// Samples of a want; 0: there is no such block.
     fn samples(&self, want: &pb::Want) -> u64 {
         match &want.inputs {
@@ -402,7 +379,7 @@ impl Stream {
             let version = self.version(want).await?;
             if inputs.is_none()
                 && self.layer.is_none()
-                && let Some(targets) = self.replay(want, version, terms)
+                && let Some(targets) = self.replay(want, version, terms).await
             {
                 span.record("met", "store");
                 return self.frame(targets, terms, None, span).await;
@@ -533,24 +510,29 @@ impl Stream {
     }
 
     /// What an earlier run recorded.
-    fn replay(&self, want: &pb::Want, version: u64, terms: Terms) -> Option<Arc<Targets>> {
-        let store = self.serving.store.get()?;
-        let places = self
-            .serving
-            .device
-            .blocks
-            .places(&self.order, want.epoch, want.block);
-        let frame = store.gather(terms, places.map(|(_, sample)| sample))?;
+    async fn replay(&self, want: &pb::Want, version: u64, terms: Terms) -> Option<Arc<Targets>> {
+        let store = self.serving.store.get()?.clone();
+        let (blocks, order) = (self.serving.device.blocks.clone(), self.order.clone());
+        let (epoch, block) = (want.epoch, want.block);
+        let gathered = tokio::task::spawn_blocking(move || {
+            let places = blocks.places(&order, epoch, block);
+            store.gather(terms, places.map(|(_, sample)| sample))
+        });
+        // A read that panicked is said by its hook; the rows count as absent.
+        let frame = gathered.await.ok()??;
         self.serving.device.requests.replayed();
         let classes = self.serving.device.versions.borrow().classes;
         Some(Arc::new(Targets::replayed(version, classes, terms, frame)))
     }
 
-    /// Keeps a fresh frame for later epochs and runs.
+    /// Keeps a fresh frame for later epochs and runs; what the disk has no time for is scored again.
     fn record(&self, targets: &Arc<Targets>, (key, terms): (&Key, Terms), frame: &bytes::Bytes) {
         if key.source != self.source || self.serving.store.get().is_none() {
             return;
         }
+        let Ok(room) = self.serving.recording.clone().try_acquire_owned() else {
+            return;
+        };
         let (serving, targets, frame) = (self.serving.clone(), targets.clone(), frame.clone());
         let order = self.order.clone();
         let (epoch, block) = (key.epoch, key.block);
@@ -561,6 +543,7 @@ impl Stream {
                     |(position, sample)| (!targets.unreadable.contains(&position)).then_some(sample);
                 store.record(terms, &frame, places.map(readable));
             }
+            drop(room);
         });
     }
 

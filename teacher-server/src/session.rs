@@ -1,31 +1,28 @@
 //! Membership in the fleet: join a run, load versions as asked, switch when told, leave.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
-use retort_client::{Backoff, Channel, Dialer, FileError, Refusals};
+use retort_client::{Backoff, Channel, Dialer, Refusals};
 use retort_data::order::{Grid, Order};
-use retort_job::{Distillation, Job};
-use retort_models::{Card, Choice};
+use retort_job::Job;
+use retort_models::Choice;
 use retort_proto::{PROTOCOL, pb};
 use retort_runtime::{OnError, TaskGroup, registration_number};
 use retort_tls::Role;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::{Instrument, Span, info, info_span, warn};
 
 use crate::blocks::Blocks;
 use crate::config::Config;
 use crate::device::Device;
-use crate::engine::{BurnEngine, Replay, TeacherEngine};
-use crate::service::Serving;
-use crate::store::{Identity, Place, Store};
-use crate::targets::Terms;
+use crate::loading::{Load, Recorder};
+use crate::serving::Serving;
 
 /// How long one question for a run is held open.
 const NEXT_RUN_WAIT_MS: u32 = 10_000;
@@ -33,8 +30,6 @@ const NEXT_RUN_WAIT_MS: u32 = 10_000;
 const HEARTBEATS: usize = 4;
 /// How long the coordinator may take to hear that this server leaves.
 const LEAVING: Duration = Duration::from_secs(1);
-/// How often recorded soft targets are brought to a bucket.
-const BRING: Duration = Duration::from_secs(5);
 
 /// The process's place in the fleet, over all runs.
 pub(crate) struct Membership {
@@ -59,6 +54,8 @@ enum Left {
     Lost,
     /// The process is shutting down.
     Shutdown,
+    /// The device thread has ended, and nothing here answers any more.
+    Broken,
 }
 
 impl Membership {
@@ -103,7 +100,13 @@ impl Membership {
             };
             match once {
                 Ok(Some(Left::Shutdown)) => return Ok(()),
-                Ok(Some(Left::Finished | Left::Lost)) => backoff.reset(),
+                Ok(Some(Left::Broken)) => anyhow::bail!("the device thread has ended"),
+                Ok(Some(Left::Finished)) => {
+                    // The models of a run that is over wait for nothing.
+                    kept = None;
+                    backoff.reset();
+                }
+                Ok(Some(Left::Lost)) => backoff.reset(),
                 Ok(None) => {}
                 Err(e) => {
                     if refusals.note(e.downcast_ref::<Unasked>().map(|Unasked(status)| status)) {
@@ -178,19 +181,15 @@ impl Membership {
             None => {
                 let groups = job.groups().into_iter();
                 let learns = groups.filter(|g| g.teachers.iter().any(|m| m.name == registered.part));
-                Arc::new(Serving {
-                    run: offered.run,
-                    teacher: registered.part.clone(),
-                    dataset_digest: blocks.dataset.digest().to_owned(),
-                    device_name: choice.to_string(),
-                    device: Device::start(blocks, self.config.limits(), learns.map(|g| g.name).collect())
-                        .context("start device thread")?,
-                    store: OnceLock::new(),
-                    refetched: AtomicU64::new(0),
-                })
+                let groups = learns.map(|g| g.name).collect();
+                let device = Device::start(blocks, self.config.limits(), groups);
+                let device = device.context("start device thread")?;
+                let at = (offered.run, registered.part.clone());
+                Arc::new(Serving::new(at, choice.to_string(), device))
             }
         };
-        let recorder = stream.and_then(|s| Some(self.recorder(&job, &s.name, s.store.as_ref()?)));
+        let recorder =
+            stream.and_then(|s| Some(Recorder::of(&job, &s.name, s.store.as_ref()?, &self.config.base)));
         *kept = Some(serving.clone());
         self.serving.send_replace(Some(serving.clone()));
         let served = Served {
@@ -209,18 +208,6 @@ impl Membership {
             }
         });
         Ok(Some(served))
-    }
-
-    fn recorder(&self, job: &Job, stream: &str, path: &Path) -> Recorder {
-        let groups = job.groups().into_iter();
-        let learns = groups.filter(|g| g.teachers.iter().any(|m| m.name == stream));
-        Recorder {
-            path: path.to_owned(),
-            base: self.config.base.clone(),
-            distillation: job.distillation.clone(),
-            // Constant, or the job would have been refused.
-            temperatures: learns.map(|g| g.temperature.at(0.0) as f32).collect(),
-        }
     }
 
     async fn load(&self, job: &Job, seed: u64) -> anyhow::Result<Arc<Blocks>> {
@@ -246,38 +233,6 @@ impl Membership {
     }
 }
 
-/// Where a fixed teacher's frames are recorded, and on which terms.
-struct Recorder {
-    /// As the job has it.
-    path: PathBuf,
-    base: PathBuf,
-    distillation: Distillation,
-    temperatures: Vec<f32>,
-}
-
-impl Recorder {
-    fn open(&self, serving: &Serving, card: &Card, weights: &[u8]) -> std::io::Result<Store> {
-        let dataset = &serving.device.blocks.dataset;
-        let mut hash = blake3::Hasher::new();
-        hash.update(weights);
-        if let Some(foreign) = card.model.foreign() {
-            // One model answers differently by what is read of it.
-            hash.update(&serde_json::to_vec(&(foreign, card.input, &card.preprocessing))?);
-        }
-        let identity = Identity {
-            teacher: serving.teacher.clone(),
-            weights: hash.finalize().to_hex().to_string(),
-            dataset_digest: dataset.digest().to_owned(),
-            samples: dataset.train_len(),
-            classes: card.classes,
-            rows: (card.rows > 1).then_some(card.rows),
-        };
-        let encoding = self.distillation.encoding(card.classes);
-        let terms = self.temperatures.iter().map(|t| Terms::new(*t, encoding));
-        Store::open(&Place::of(&self.path, &self.base)?, &identity, terms)
-    }
-}
-
 /// One session.
 struct Served<'a> {
     membership: &'a Membership,
@@ -298,7 +253,7 @@ impl Served<'_> {
             match left {
                 Left::Finished => drop(self.membership.serving.send_replace(None)),
                 // Students hear that they must ask elsewhere, and are still answered what they asked for here.
-                Left::Shutdown => self.leave().await,
+                Left::Shutdown | Left::Broken => self.leave().await,
                 Left::Lost => {}
             }
             Ok(left)
@@ -365,7 +320,10 @@ impl Served<'_> {
                     }
                 }
                 _ = beats.tick() => { let _ = up.try_send(self.beat()); }
-                _ = versions.changed() => { let _ = up.try_send(self.beat()); }
+                changed = versions.changed() => match changed {
+                    Ok(()) => { let _ = up.try_send(self.beat()); }
+                    Err(_) => return Ok(Left::Broken),
+                },
                 () = token.cancelled() => return Ok(Left::Shutdown),
             }
         }
@@ -420,117 +378,16 @@ impl Served<'_> {
         }
     }
 
-    /// Fetches and loads a version beside the serving one.
+    /// Loads a version beside the serving one, unless it is here or on its way.
     fn stage(&self, version: u64) {
-        if self.serving.device.versions.borrow().staged.contains(&version) {
-            return;
-        }
-        let serving = self.serving.clone();
-        let recorder = self.recorder.clone();
-        let data = self.membership.data.clone();
-        let token = self.tasks.token().clone();
-        self.tasks.spawn("stage", OnError::Log, async move {
-            let mut backoff = Backoff::new(version + 1);
-            loop {
-                match load_version(&serving, recorder.clone(), data.clone(), version).await {
-                    Ok(engine) => {
-                        serving.device.stage(version, engine);
-                        return match serving.store.get().filter(|s| s.is_mirrored()).cloned() {
-                            Some(store) => bring(store, Arc::downgrade(&serving), token).await,
-                            None => Ok(()),
-                        };
-                    }
-                    Err(e) => {
-                        if matches!(e.downcast_ref(), Some(FileError::Corrupt { .. })) {
-                            serving.refetched.fetch_add(1, Ordering::Relaxed);
-                        }
-                        warn!(version, "stage: {e:#}");
-                    }
-                }
-                // A version that was pruned meanwhile is superseded: somebody will ask for the next.
-                if serving.device.versions.borrow().active > Some(version) {
-                    return Ok(());
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(backoff.next_delay()) => {}
-                    () = token.cancelled() => return Ok(()),
-                }
-            }
-        });
-    }
-}
-
-/// Brings recorded rows to their bucket for as long as this is served, and at the end.
-async fn bring(store: Arc<Store>, serving: Weak<Serving>, token: CancellationToken) -> anyhow::Result<()> {
-    let mut last = false;
-    while !last {
-        tokio::select! {
-            () = tokio::time::sleep(BRING) => {}
-            () = token.cancelled() => {}
-        }
-        last = token.is_cancelled() || serving.strong_count() == 0;
-        let bringing = store.clone();
-        let brought = tokio::task::spawn_blocking(move || bringing.bring()).await;
-        if let Err(e) = brought.context("bring soft targets")? {
-            warn!(
-                "recorded soft targets stay here{}: {e}",
-                if last { "" } else { " for now" }
-            );
+        let (recorder, data) = (self.recorder.clone(), self.membership.data.clone());
+        if let Some(load) = Load::begin(&self.serving, version, recorder, data) {
+            let current = self.membership.serving.subscribe();
+            let token = self.tasks.token().clone();
+            self.tasks.spawn("stage", OnError::Log, load.run(current, token));
         }
     }
-    Ok(())
 }
 
-async fn load_version(
-    serving: &Arc<Serving>,
-    recorder: Option<Arc<Recorder>>,
-    data: Channel,
-    version: u64,
-) -> anyhow::Result<Box<dyn TeacherEngine>> {
-    let mut client = retort_client::versions(data);
-    let at = (serving.run.as_str(), serving.teacher.as_str());
-    let card = retort_client::fetch(&mut client, at, Some(version), "model.json").await?;
-    let card: Card = serde_json::from_slice(&card.bytes).context("model card")?;
-    let weights = retort_client::fetch(&mut client, at, Some(version), card.weights_file()).await?;
-    let dataset = &serving.device.blocks.dataset;
-    let (classes, rows) = (dataset.classes(), dataset.rows());
-    anyhow::ensure!(
-        (card.classes, card.rows) == (classes, rows),
-        "version {version} has {} classes and {} targets a sample, the data {classes} and {rows}",
-        card.classes,
-        card.rows
-    );
-    let serving = serving.clone();
-    tokio::task::spawn_blocking(move || {
-        if let Some(recorder) = recorder
-            && is_recorded(&serving, &recorder, &card, &weights.bytes)?
-        {
-            let input_len = serving.device.blocks.dataset.shape().len();
-            let replay = Replay {
-                input_len,
-                classes,
-                rows,
-            };
-            return Ok(Box::new(replay) as Box<dyn TeacherEngine>);
-        }
-        let device = serving.device_name.parse()?;
-        Ok(Box::new(BurnEngine::from_weights(&card.spec(), &weights.bytes, device)?) as _)
-    })
-    .await
-    .context("load version")?
-}
-
-/// Opens the store, and says whether it holds every row that may be asked for.
-fn is_recorded(serving: &Serving, recorder: &Recorder, card: &Card, weights: &[u8]) -> anyhow::Result<bool> {
-    let store = recorder
-        .open(serving, card, weights)
-        .with_context(|| format!("soft-target store {}", recorder.path.display()))?;
-    let (recorded, samples) = store.recorded();
-    info!(
-        store = %recorder.path.display(),
-        "soft-target store: {recorded} of {samples} samples are recorded{}",
-        if recorded == samples { ", the model is not loaded" } else { "" }
-    );
-    let _ = serving.store.set(Arc::new(store)); // it was opened before
-    Ok(recorded == samples)
-}
+#[cfg(test)]
+mod tests;

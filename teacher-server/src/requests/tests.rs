@@ -126,6 +126,22 @@ fn what_does_not_fit_the_queue_is_refused_with_a_time() {
 }
 
 #[test]
+fn a_block_larger_than_the_queue_waits_where_nothing_else_does() {
+    let r = requests(limits());
+    let now = Instant::now();
+    let large = |block| Ask {
+        samples: 1_000,
+        ..ask(block, "a", 1)
+    };
+    for block in 0..2 {
+        let _waits = later(r.ask(large(block), now));
+        assert!(matches!(r.ask(large(9), now), Asked::Overloaded(_)));
+        assert!(matches!(r.ask(ask(9, "b", 2), now), Asked::Overloaded(_)));
+        assert_eq!(batch(&r), [block]);
+    }
+}
+
+#[test]
 fn a_batch_is_held_open_until_it_is_full_or_all_wait_or_time_is_up() {
     let held = Limits {
         queue_delay: Duration::from_secs(3_600),

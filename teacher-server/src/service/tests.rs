@@ -7,7 +7,7 @@ use retort_codec::Encoding;
 use retort_data::DatasetConfig;
 use retort_data::order::{Grid, Order};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -15,8 +15,11 @@ use tonic::transport::server::TcpIncoming;
 
 use super::*;
 use crate::blocks::Blocks;
+use crate::device::Device;
 use crate::engine::{Error, Layer, TeacherEngine};
 use crate::requests::Limits;
+use crate::serving::RECORDING;
+use crate::store::{Identity, Place, Store};
 
 const CLASSES: usize = 10;
 const BLOCK: u32 = 32;
@@ -100,6 +103,29 @@ impl TeacherEngine for Broken {
     }
 }
 
+/// Panics in its first passes.
+struct Fragile {
+    left: u32,
+}
+
+impl TeacherEngine for Fragile {
+    fn input_len(&self) -> usize {
+        64
+    }
+
+    fn classes(&self) -> usize {
+        CLASSES
+    }
+
+    fn logits(&mut self, inputs: &[f32], _: usize) -> Result<Vec<f32>, Error> {
+        if self.left > 0 {
+            self.left -= 1;
+            panic!("out of memory");
+        }
+        Ok(inputs.chunks(64).flat_map(|x| row(0, x)).collect())
+    }
+}
+
 struct Server {
     serving: Arc<Serving>,
     channel: retort_client::Channel,
@@ -152,19 +178,11 @@ fn engine(version: u64) -> Box<dyn TeacherEngine> {
 async fn start(engine: Box<dyn TeacherEngine>, limits: Limits) -> Server {
     let groups: BTreeSet<String> = ["a", "b"].map(String::from).into();
     let max_unread = limits.unread_bytes;
-    let blocks = blocks();
-    let device = Device::start(blocks.clone(), limits, groups).unwrap();
+    let device = Device::start(blocks(), limits, groups).unwrap();
     device.stage(0, engine);
     device.activate(0, 0);
-    let serving = Arc::new(Serving {
-        run: "r".into(),
-        teacher: "t".into(),
-        dataset_digest: blocks.dataset.digest().into(),
-        device_name: "flex".into(),
-        device,
-        store: OnceLock::new(),
-        refetched: AtomicU64::new(0),
-    });
+    let at = ("r".to_owned(), "t".to_owned());
+    let serving = Arc::new(Serving::new(at, "flex".into(), device));
     let (sender, current) = watch::channel(Some(serving.clone()));
     let tasks = TaskGroup::new(CancellationToken::new());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -654,6 +672,68 @@ async fn a_model_that_gives_nan_is_named_and_its_server_is_unhealthy() {
         error.message
     );
     assert_eq!(server.serving.device.versions.borrow().unhealthy, error.message);
+}
+
+#[tokio::test]
+async fn a_pass_that_panics_fails_its_want_and_the_device_goes_on() {
+    // At the start-up sweep, and at the first want.
+    let server = start(Box::new(Fragile { left: 2 }), limits()).await;
+    let mut talk = server.talk(|_| ()).await.unwrap();
+    talk.want(block(0)).await;
+    let error = talk.hear().await.unwrap().error.unwrap();
+    assert_eq!(error.code(), Item::Internal);
+    assert_eq!(error.message, "the model panicked: out of memory");
+    talk.want(block(0)).await;
+    assert_eq!(
+        talk.hear().await.unwrap().frame,
+        server.expected(0, 0, 2.0, Encoding::F32)
+    );
+}
+
+#[tokio::test]
+async fn what_the_disk_has_no_time_for_is_scored_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = start(engine(0), limits()).await;
+    let serving = &server.serving;
+    let blocks = &serving.device.blocks;
+    let identity = Identity {
+        teacher: "t".into(),
+        weights: "w".into(),
+        dataset_digest: blocks.dataset.digest().into(),
+        samples: blocks.dataset.train_len(),
+        classes: CLASSES,
+        rows: None,
+    };
+    let place = Place::of(folder.path(), std::path::Path::new(".")).unwrap();
+    let terms = Terms::new(2.0, Encoding::F32);
+    let store = Arc::new(Store::open(&place, &identity, [terms]).unwrap());
+    serving.store.set(store.clone()).unwrap();
+    let recorded = |block| {
+        let places = blocks.places(&blocks.order, 0, block);
+        store.gather(terms, places.map(|(_, sample)| sample)).is_some()
+    };
+    let mut talk = server.talk(|_| ()).await.unwrap();
+    let all = RECORDING as u32;
+    let busy = serving.recording.clone().try_acquire_many_owned(all).unwrap();
+    talk.want(block(0)).await;
+    talk.hear().await.unwrap();
+    drop(busy);
+    talk.want(block(1)).await;
+    talk.hear().await.unwrap();
+    let began = Instant::now();
+    while !recorded(1) {
+        assert!(began.elapsed() < Duration::from_secs(10));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!recorded(0), "64 frames waited before it");
+    for number in 0..2 {
+        talk.want(block(number)).await;
+        assert_eq!(
+            talk.hear().await.unwrap().frame,
+            server.expected(number, 0, 2.0, Encoding::F32)
+        );
+    }
+    assert_eq!(serving.device.requests.counters().replayed, 1);
 }
 
 #[tokio::test]
