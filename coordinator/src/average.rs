@@ -4,6 +4,25 @@ use bytes::Bytes;
 use retort_sync::{Part, PartError, Wire};
 use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
 
+/// What replicas get: a merge, or a state at a round's start.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hashed {
+    pub(crate) bytes: Bytes,
+    /// blake3 in hex; empty where there are no bytes.
+    pub(crate) hash: String,
+}
+
+impl From<Bytes> for Hashed {
+    /// Takes as long as reading the bytes does: not for the brain.
+    fn from(bytes: Bytes) -> Self {
+        let hash = match bytes.is_empty() {
+            true => String::new(),
+            false => blake3::hash(&bytes).to_hex().to_string(),
+        };
+        Self { bytes, hash }
+    }
+}
+
 /// How the contributions of a group become one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Merge {

@@ -13,6 +13,7 @@ use retort_coordinator_core::ids::{Millis, Refusal, Session};
 use retort_coordinator_core::round::{Evaluation, Ticket};
 use retort_coordinator_core::run::{Average, Run};
 use retort_coordinator_core::spec::Source;
+use retort_coordinator_core::teacher::Teacher;
 use retort_runtime::failpoint;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -64,7 +65,7 @@ pub(crate) struct Brain {
     pub(crate) runs: Vec<Entry>,
     /// Its own inbox, for what was done apart.
     questions: mpsc::WeakSender<Question>,
-    changes: watch::Sender<u64>,
+    changes: watch::Sender<Changes>,
     next_upload: u64,
     /// Changes that no batch contains yet.
     unwritten: Batch,
@@ -75,11 +76,20 @@ pub(crate) struct Brain {
     outbox: VecDeque<(u64, Effect)>,
 }
 
+/// Counts what changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// Of anything.
+    pub(crate) all: u64,
+    /// Runs that ended.
+    pub(crate) ends: u64,
+}
+
 /// Asks the brain.
 #[derive(Clone)]
 pub(crate) struct Handle {
     questions: mpsc::Sender<Question>,
-    changes: watch::Receiver<u64>,
+    changes: watch::Receiver<Changes>,
 }
 
 fn gone<E>(_: E) -> Status {
@@ -161,7 +171,7 @@ impl Handle {
         }
     }
 
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<Changes> {
         self.changes.clone()
     }
 }
@@ -174,7 +184,7 @@ pub(crate) fn start(
     token: CancellationToken,
 ) -> anyhow::Result<(Handle, impl Future<Output = anyhow::Result<()>> + Send)> {
     let (questions, inbox) = mpsc::channel(QUEUE);
-    let (changes, watched) = watch::channel(0);
+    let (changes, watched) = watch::channel(Changes::default());
     let mut brain = Brain {
         started: Instant::now(),
         clock_base: 0,
@@ -251,9 +261,11 @@ impl Brain {
         let now = self.now();
         self.make_averages(now);
         let mut effects = Vec::new();
-        let mut changed = false;
+        let (mut changed, mut ends) = (false, 0);
         for entry in &mut self.runs {
+            let had_ended = entry.ended;
             changed |= entry.settle(now, &mut effects);
+            ends += u64::from(entry.ended && !had_ended);
             let id = &entry.submission.id;
             for (key, record) in entry.run.take_writes() {
                 let value = record.map(|r| restore::to_bytes(&r));
@@ -286,7 +298,10 @@ impl Brain {
             }
         }
         if changed {
-            self.changes.send_modify(|n| *n += 1);
+            self.changes.send_modify(|changes| {
+                changes.all += 1;
+                changes.ends += ends;
+            });
         }
     }
 
@@ -310,7 +325,7 @@ impl Brain {
                 entry.parents.insert(due.teacher.clone(), hash);
                 entry.run.averaged(&due.teacher, due.version, now);
                 let teacher = entry.run.teachers().iter().find(|t| t.spec.name == due.teacher);
-                let serves = teacher.and_then(|t| t.active).unwrap_or(due.version);
+                let serves = teacher.and_then(Teacher::oldest_needed).unwrap_or(due.version);
                 let keep = entry.run.spec.max_staleness + KEEP_EXTRA;
                 self.prune(run, &due.teacher, serves.saturating_sub(keep));
             }

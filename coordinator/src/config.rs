@@ -86,10 +86,22 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// If it would not, or its credentials, or those for etcd, can't be used.
+    /// If it would not, or its credentials, or those for etcd, or the data folder can't be used.
     pub fn security(&self) -> anyhow::Result<Security> {
         self.place()?;
-        Ok(self.protection.open(self.listen, Role::Coordinator)?)
+        let security = self.protection.open(self.listen, Role::Coordinator)?;
+        self.make_data_dir()?;
+        Ok(security)
+    }
+
+    /// Makes the data folder, if anything is kept in it.
+    fn make_data_dir(&self) -> anyhow::Result<()> {
+        if !self.etcd.is_empty() && self.versions.is_some() {
+            return Ok(());
+        }
+        let dir = &self.data_dir;
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("--data-dir {}: name a folder that can be written", dir.display()))
     }
 
     /// Where the HTTP port is. Port 0, beside port 0 or beyond the last: the system chooses.
@@ -204,6 +216,31 @@ mod tests {
             Args::try_parse_from(["c", "--etcd-tls", "d"]).is_err(),
             "of which etcd?"
         );
+    }
+
+    #[test]
+    fn a_data_folder_that_cannot_be_is_refused_by_its_flag() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let opened = |dir: PathBuf| {
+            let args = [
+                "c",
+                "--listen",
+                "127.0.0.1:0",
+                "--data-dir",
+                dir.to_str().unwrap(),
+            ];
+            Args::try_parse_from(args).unwrap().config.security()
+        };
+        let refused = format!("{:#}", opened(file.join("below")).unwrap_err());
+        assert!(
+            refused.contains("--data-dir") && refused.contains("below"),
+            "{refused}"
+        );
+        let made = folder.path().join("a/b");
+        opened(made.clone()).unwrap();
+        assert!(made.is_dir());
     }
 
     #[test]

@@ -51,10 +51,7 @@ pub(crate) async fn give(brain: &Handle, run: String, by: String, order: Order) 
             match order {
                 Order::Pause {} => run.pause(now),
                 Order::Resume {} => run.resume(now),
-                Order::Stop { reason } => {
-                    run.stop(&reason, now);
-                    Ok(())
-                }
+                Order::Stop { reason } => run.stop(&reason, now),
                 Order::Drain { worker } => run.drain(&worker, now),
                 Order::Retune { alpha, temperature } => run.retune(Retuned { alpha, temperature }, now),
             }

@@ -169,6 +169,7 @@ fn group_status(run: &Run, group: &Group, curves: bool, now: Millis) -> pb::Grou
                 leased: group.ledger.held_by(&m.session.worker),
                 merged: group.brought(&m.session.worker),
                 spent: group.spent(&m.session.worker).map_or_else(Vec::new, Vec::from),
+                waited_for: group.waits_for(&m.session.worker),
             })
             .collect(),
         version: group.version(),
@@ -219,6 +220,7 @@ fn teacher_status(run: &Run, teacher: &Teacher, now: Millis) -> pb::TeacherStatu
             device: m.heartbeat.device.clone(),
             samples_per_s: m.heartbeat.rate,
             queued_samples: m.heartbeat.queued,
+            queue_wait_s: (m.heartbeat.rate > 0.0).then(|| m.heartbeat.queued as f64 / m.heartbeat.rate),
             active: s.active,
             staged: s.staged.iter().copied().collect(),
             silent_ms: now.since(m.last_seen),

@@ -234,11 +234,15 @@ impl Store {
         Ok((version, bytes, digest.blake3.clone()))
     }
 
-    /// The newest version whose manifest and files are whole, with the hash of the manifest's bytes.
+    /// The newest version whose manifest and, where asked for, files are whole, with the hash of the manifest's bytes.
     /// Damaged ones are put aside, loudly.
-    pub(crate) fn newest_intact(&self, run: &str, group: &str) -> Result<Option<(Manifest, String)>, Error> {
+    pub(crate) fn newest_intact(
+        &self,
+        (run, group): (&str, &str),
+        with_files: bool,
+    ) -> Result<Option<(Manifest, String)>, Error> {
         for version in self.versions(run, group)?.into_iter().rev() {
-            match self.check(run, group, version) {
+            match self.check((run, group), version, with_files) {
                 Ok(intact) => return Ok(Some(intact)),
                 // Not damaged: not reached.
                 Err(e) if e.is_of_storage() => return Err(e),
@@ -251,10 +255,15 @@ impl Store {
         Ok(None)
     }
 
-    /// Reads a version as a whole and compares every hash.
-    fn check(&self, run: &str, group: &str, version: u64) -> Result<(Manifest, String), Error> {
+    /// Reads a version's manifest, and its files, whose hashes it compares.
+    fn check(
+        &self,
+        (run, group): (&str, &str),
+        version: u64,
+        with_files: bool,
+    ) -> Result<(Manifest, String), Error> {
         let (bytes, manifest) = self.manifest(run, group, version)?;
-        for (name, digest) in &manifest.files {
+        for (name, digest) in manifest.files.iter().filter(|_| with_files) {
             let file = self.shelf.file((run, group), &manifest, name)?;
             let file = file.ok_or_else(|| absent((run, group), name))?;
             intact(name, &digest.blake3, &file)?;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::brain::Handle;
+use crate::brain::{Changes, Handle};
 use crate::status;
 
 /// Who watches at the same time; one more is refused.
@@ -35,12 +35,12 @@ pub(crate) struct Snapshot {
     pub(crate) event: OnceCell<Bytes>,
     pub(crate) ended: bool,
     taken: Instant,
-    /// Changes of the coordinator's state that it may lack.
-    change: u64,
+    /// Changes of the coordinator's state that it has; it may have later ones too.
+    change: Changes,
 }
 
 impl Snapshot {
-    fn new(mut status: pb::RunStatus, change: u64) -> Self {
+    fn new(mut status: pb::RunStatus, change: Changes) -> Self {
         for group in &mut status.groups {
             thin(&mut group.curve);
             gather(&mut group.teacher_use);
@@ -149,12 +149,12 @@ pub(crate) struct Watcher {
     watchers: Watchers,
     run: String,
     newest: Newest,
-    changes: watch::Receiver<u64>,
+    changes: watch::Receiver<Changes>,
     pause: Duration,
     /// Newest revision that it was told.
     seen: u64,
-    /// Not before this, and not before this many changes: it has nothing new until then.
-    next: Option<(Instant, u64)>,
+    /// Not before this, unless a run has ended, and not before these changes: it has nothing new until then.
+    next: Option<(Instant, Changes)>,
     ended: bool,
     _place: OwnedSemaphorePermit,
 }
@@ -170,8 +170,13 @@ impl Watcher {
         while !self.ended {
             if let Some((not_before, change)) = self.next {
                 let waited = async {
-                    tokio::time::sleep_until(not_before).await;
-                    self.changes.wait_for(|now| *now > change).await.is_ok()
+                    // The end is told at once: a coordinator may leave with its run.
+                    let ended = async { self.changes.wait_for(|now| now.ends > change.ends).await.is_ok() };
+                    tokio::select! {
+                        () = tokio::time::sleep_until(not_before) => {}
+                        _ = ended => {}
+                    }
+                    self.changes.wait_for(|now| now.all > change.all).await.is_ok()
                 };
                 tokio::select! {
                     waited = waited => if !waited { return None },
@@ -199,7 +204,8 @@ impl Watcher {
     async fn newest(&self) -> Result<Arc<Snapshot>, Status> {
         let mut newest = self.newest.lock().await;
         let change = *self.changes.borrow();
-        let fresh = |s: &&Arc<Snapshot>| s.change == change || s.ended || s.taken.elapsed() < self.pause;
+        let recent = |s: &Snapshot| s.taken.elapsed() < self.pause && s.change.ends == change.ends;
+        let fresh = |s: &&Arc<Snapshot>| s.change == change || s.ended || recent(s);
         if let Some(snapshot) = newest.as_ref().filter(fresh) {
             return Ok(snapshot.clone());
         }

@@ -109,13 +109,19 @@ impl From<Evaluation> for pb::Evaluation {
     }
 }
 
-impl From<pb::Evaluation> for Evaluation {
-    fn from(e: pb::Evaluation) -> Self {
-        Self {
+impl TryFrom<pb::Evaluation> for Evaluation {
+    type Error = Error;
+
+    /// The loss of a group that diverged is not finite.
+    fn try_from(e: pb::Evaluation) -> Result<Self, Error> {
+        if !(0.0..=1.0).contains(&e.accuracy) {
+            return Err(Error::invalid("held_out.accuracy", e.accuracy));
+        }
+        Ok(Self {
             loss: e.loss,
             accuracy: e.accuracy,
             samples: e.samples,
-        }
+        })
     }
 }
 
@@ -477,9 +483,18 @@ impl From<&Sums> for pb::TrainingSums {
     }
 }
 
-impl From<pb::TrainingSums> for Sums {
-    fn from(s: pb::TrainingSums) -> Self {
-        Self {
+impl TryFrom<pb::TrainingSums> for Sums {
+    type Error = Error;
+
+    /// Losses of a group that diverged are not finite; times always are.
+    fn try_from(s: pb::TrainingSums) -> Result<Self, Error> {
+        let times = [("step_seconds", s.step_seconds), ("sync_seconds", s.sync_seconds)];
+        let spent = s.spent.iter().map(|seconds| ("spent", *seconds));
+        let is_time = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
+        if let Some((field, seconds)) = times.into_iter().chain(spent).find(|(_, s)| !is_time(*s)) {
+            return Err(Error::invalid(field, seconds));
+        }
+        Ok(Self {
             samples: s.samples,
             hard_loss: s.hard_loss,
             labelled: s.labelled,
@@ -496,7 +511,7 @@ impl From<pb::TrainingSums> for Sums {
             frame_bytes: s.frame_bytes,
             max_staleness: s.max_staleness,
             staleness: std::array::from_fn(|i| s.staleness.get(i).copied().unwrap_or(0)),
-        }
+        })
     }
 }
 
@@ -550,10 +565,13 @@ impl TryFrom<pb::Contribution> for (Session, Work) {
             epoch: c.epoch,
             trained: ranges_from(&c.trained)?,
             steps: c.steps,
-            sums: c.sums.ok_or(Error::Missing("sums"))?.into(),
-            held_out: c.held_out.map(Into::into),
+            sums: c.sums.ok_or(Error::Missing("sums"))?.try_into()?,
+            held_out: c.held_out.map(TryInto::try_into).transpose()?,
             teacher_use,
         };
         Ok((required(c.session, "session")?, work))
     }
 }
+
+#[cfg(test)]
+mod tests;

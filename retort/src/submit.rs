@@ -12,6 +12,7 @@ use retort_models::{Choice, Export};
 use retort_proto::pb;
 use retort_teacher_server::classifier;
 use retort_tls::ClientFlags;
+use tonic::Code;
 
 use crate::check::{self, Checked};
 use crate::cli::JobArgs;
@@ -223,8 +224,11 @@ pub(crate) async fn stop_run(coordinator: &Coordinator, run: &str, reason: &str)
         run: run.to_owned(),
         reason: reason.to_owned(),
     };
-    retort_client::runs(channel).stop(request).await?;
-    Ok(())
+    match retort_client::runs(channel).stop(request).await {
+        // It has ended by itself meanwhile.
+        Err(status) if status.code() == Code::InvalidArgument => Ok(()),
+        stopped => Ok(stopped.map(drop)?),
+    }
 }
 
 #[cfg(test)]

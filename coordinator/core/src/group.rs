@@ -68,8 +68,10 @@ pub struct Group {
     suspects: Suspects,
     /// What silent workers held: blamed until they come back.
     blamed: BTreeMap<String, RangeSet>,
-    /// Epoch and position of every quarantined sample.
+    /// Epoch and position at which each quarantined sample was found: replicas know it again by them in later epochs.
     poison: BTreeSet<(u32, u64)>,
+    /// Those that a replica named: their places in later epochs say nothing new.
+    bad_samples: BTreeSet<u32>,
     done: bool,
     /// Records that changed since they were last taken.
     dirty: BTreeSet<Key>,
@@ -115,6 +117,7 @@ impl Group {
             suspects: Suspects::default(),
             blamed: BTreeMap::new(),
             poison: BTreeSet::new(),
+            bad_samples: BTreeSet::new(),
             done: false,
             dirty: BTreeSet::new(),
         }
@@ -228,25 +231,34 @@ impl Group {
         taken
     }
 
-    /// A replica that holds the position can't read or compute it.
+    /// A replica that holds the position can't read or compute the sample there. True: nobody had named the sample before.
     pub fn quarantine(
         &mut self,
         worker: &str,
-        epoch: u32,
-        position: u64,
-    ) -> Result<(), crate::ledger::Error> {
+        (epoch, position): (u32, u64),
+        sample: u32,
+    ) -> Result<bool, crate::ledger::Error> {
         self.ledger.quarantine(worker, epoch, position)?;
-        self.note_poison(position);
-        Ok(())
+        self.acquit(position);
+        let news = self.bad_samples.insert(sample);
+        if news {
+            self.poison.insert((epoch, position));
+        }
+        Ok(news)
     }
 
     fn note_poison(&mut self, position: u64) {
         self.poison.insert((self.ledger.epoch(), position));
+        self.acquit(position);
+    }
+
+    /// What was taken out is suspect no more.
+    fn acquit(&mut self, position: u64) {
         self.suspects.clear(std::iter::once(position..position + 1));
         self.touch();
     }
 
-    /// Epoch and position of every quarantined sample.
+    /// An epoch and a position of every quarantined sample.
     pub fn poison(&self) -> impl Iterator<Item = &(u32, u64)> {
         self.poison.iter()
     }
@@ -343,6 +355,11 @@ impl Group {
     /// Some replica waits for the others' contributions.
     pub fn somebody_waits(&self) -> bool {
         self.holders.any_waits()
+    }
+
+    /// Others have contributed to the open round, and wait for this replica.
+    pub fn waits_for(&self, worker: &str) -> bool {
+        self.holders.any_waits() && self.holders.get(worker).is_some_and(Holder::is_open)
     }
 
     /// Replicas of a former term may still come back with what they hold.

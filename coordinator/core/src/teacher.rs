@@ -239,9 +239,27 @@ impl Teacher {
         self.servers.iter().filter(|(_, s)| s.drained.is_empty())
     }
 
+    /// The oldest version whose files some server may ask for: the one that serves, else the one that is to serve first.
+    pub fn oldest_needed(&self) -> Option<u64> {
+        self.active.or(self.next)
+    }
+
+    /// The version to serve next: the one chosen before, unless nobody could load it in the grace time (its files may be
+    /// damaged). Then one that somebody has loaded by now, however long it took, else the newest.
+    fn choose(&self, (now, grace): (Millis, u64)) -> Option<u64> {
+        let has = |version: &u64| self.routed().any(|(_, s)| s.staged.contains(version));
+        let in_time = now.since(self.asked_at) < grace;
+        let chosen = self.next.filter(|v| self.versions.contains_key(v));
+        chosen.filter(|v| in_time || has(v)).or_else(|| {
+            let newer = self.versions.keys().rev().take_while(|v| self.active < Some(**v));
+            newer.copied().find(has).or(self.newest())
+        })
+    }
+
     /// A server joined: what it loads first, and what serves.
     pub fn join(&mut self, worker: &str, address: &str, max_staleness: u64) -> Vec<u64> {
-        let from = self.active.map_or(0, |a| a.saturating_sub(max_staleness));
+        let serves = self.active.map(|a| a.saturating_sub(max_staleness));
+        let from = serves.or(self.next).or(self.newest()).unwrap_or(0);
         let stage: Vec<u64> = self.versions.range(from..).map(|(v, _)| *v).collect();
         let server = Server {
             address: address.to_owned(),
@@ -264,10 +282,7 @@ impl Teacher {
         let candidate = match (in_turn, self.active) {
             (true, Some(active)) => *self.versions.range(active + 1..).next()?.0,
             (true, None) => *self.versions.keys().next()?,
-            (false, _) => self
-                .next
-                .filter(|v| self.versions.contains_key(v))
-                .or(self.newest())?,
+            (false, _) => self.choose((now, grace))?,
         };
         if self.active >= Some(candidate) {
             return None;
@@ -387,6 +402,50 @@ mod tests {
         );
         assert_eq!(t.next_step(&[1], 1, false, NOW), None);
         assert_eq!(t.activations, 2);
+    }
+
+    #[test]
+    fn a_version_that_nobody_could_load_gives_way_to_a_newer_one() {
+        let mut t = teacher();
+        t.servers.clear();
+        assert_eq!(t.next_step(&[], 1, false, NOW), None, "nobody has it");
+        for version in 1..=5 {
+            t.publish(version, version, None);
+        }
+        assert_eq!(t.next_step(&[], 1, false, NOW), None);
+        assert_eq!(t.oldest_needed(), Some(0), "its files are kept meanwhile");
+        let late = (Millis(GRACE), GRACE);
+        assert_eq!(t.next_step(&[], 1, false, late), None);
+        assert_eq!(t.oldest_needed(), Some(5));
+        assert_eq!(t.join("s", "http://a", 1), [5]);
+        t.servers.get_mut("s").unwrap().staged.insert(5);
+        assert!(matches!(
+            t.next_step(&[], 1, false, late),
+            Some(Step::RaiseFloor(4))
+        ));
+        assert!(matches!(
+            t.next_step(&[], 1, false, late),
+            Some(Step::Activate { version: 5, .. })
+        ));
+    }
+
+    #[test]
+    fn who_loads_slower_than_versions_come_serves_all_the_same() {
+        let mut t = teacher();
+        t.next_step(&[], 1, false, NOW);
+        let mut loaded = None;
+        for version in 1..=20 {
+            let now = (Millis(version * GRACE), GRACE);
+            t.publish(version, version, None);
+            while t.next_step(&[9], 1, false, now).is_some() {}
+            if version == 6 {
+                let s = t.servers.get_mut("s").unwrap();
+                loaded = s.asked.iter().copied().find(|v| *v > 0);
+                s.staged.extend(loaded);
+            }
+        }
+        assert_eq!(loaded, Some(1), "asked for first");
+        assert!(t.active >= loaded, "{:?} serves", t.active);
     }
 
     #[test]

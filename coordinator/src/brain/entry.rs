@@ -17,13 +17,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Status;
 use tracing::{debug, warn};
 
-use super::{Effect, Submission};
-use crate::average::{Merge, blend};
+use super::{CONTROL_QUEUE, Effect, Submission};
+use crate::average::{Hashed, Merge, blend};
 use crate::services::refusal;
 use crate::store::{CARD, Store, WEIGHTS};
 
 /// A merge that may still be computed.
-pub(crate) type Merging = watch::Receiver<Option<Result<Bytes, Status>>>;
+pub(crate) type Merging = watch::Receiver<Option<Result<Hashed, Status>>>;
 /// What a contribution is answered with.
 pub(crate) type Merged = Result<Answered, Status>;
 
@@ -40,7 +40,7 @@ pub(crate) struct Brought {
     /// As the job's `sync.wire` has it; empty where nothing is exchanged.
     pub(crate) update: Bytes,
     /// The state at the round's start, where the plan asked for it.
-    pub(crate) state: Bytes,
+    pub(crate) state: Hashed,
     /// Of the weights at the round's start.
     pub(crate) hash: String,
 }
@@ -70,6 +70,8 @@ pub(crate) struct Entry {
     /// By group: generation and round, the hash of the weights at its start, and who said so first.
     hashes: BTreeMap<String, (u64, u64, String, String)>,
     seen: u64,
+    /// The run has, as far as was looked.
+    pub(super) ended: bool,
     /// Sessions that had ended when contributions were last looked through.
     departures: u64,
 }
@@ -78,7 +80,7 @@ pub(crate) struct Entry {
 struct Handover {
     giver: Session,
     round: (u64, u64),
-    done: watch::Sender<Option<Result<Bytes, Status>>>,
+    done: watch::Sender<Option<Result<Hashed, Status>>>,
 }
 
 impl Handover {
@@ -128,6 +130,7 @@ impl Entry {
             handovers: BTreeMap::new(),
             hashes: BTreeMap::new(),
             seen: 0,
+            ended: false,
             departures: 0,
         }
     }
@@ -151,6 +154,10 @@ impl Entry {
         if self.run.departures() != self.departures {
             self.departures = self.run.departures();
             self.drop_orphans(effects);
+        }
+        if changed {
+            self.ended = self.run.state().0.ended();
+            self.forget();
         }
         self.seen = self.run.revision();
         changed
@@ -273,14 +280,14 @@ impl Entry {
     }
 
     /// The state that who joined waits for may have come with this contribution, or will not come any more.
-    fn hand_over(&mut self, (group, round): (&str, (u64, u64)), session: &Session, state: Bytes) {
+    fn hand_over(&mut self, (group, round): (&str, (u64, u64)), session: &Session, state: Hashed) {
         let Some(handover) = self.handovers.get(group) else {
             return;
         };
         if handover.giver.worker != session.worker {
             return;
         }
-        if handover.round == round && !state.is_empty() {
+        if handover.round == round && !state.bytes.is_empty() {
             handover.done.send_replace(Some(Ok(state)));
         } else {
             handover.fail();
@@ -313,15 +320,17 @@ impl Entry {
         })
     }
 
-    /// A control stream begins: the worker is told all it must know now.
-    pub(crate) fn attach(&mut self, session: &Session, stream: mpsc::Sender<pb::ControlDown>, now: Millis) {
-        for message in self.run.resync(&session.worker) {
-            if stream.try_send((&message).into()).is_err() {
-                return;
-            }
+    /// A control stream begins with all that the worker must know now, however much that is.
+    pub(crate) fn attach(&mut self, session: &Session, now: Millis) -> mpsc::Receiver<pb::ControlDown> {
+        let first = self.run.resync(&session.worker);
+        let (stream, commands) = mpsc::channel(first.len() + CONTROL_QUEUE);
+        for message in &first {
+            let sent = stream.try_send(message.into());
+            debug_assert!(sent.is_ok(), "there is a place for each");
         }
         self.control.insert(session.worker.clone(), stream);
         self.run.set_attached(&session.worker, true, now);
+        commands
     }
 
     /// A control stream has ended; its worker may have another one by now.
@@ -406,10 +415,11 @@ impl Entry {
             of_weights: self.sync.strategy == Strategy::LocalSgd,
         };
         let used = self.merges.remove(&closed.group);
-        let used = used.and_then(|(_, merging)| merging.borrow().clone()?.ok());
+        let used = used.and_then(|(_, merging)| Some(merging.borrow().clone()?.ok()?.bytes));
         let merge = move || {
             let merged = how
                 .merge(&parts, used)
+                .map(Hashed::from)
                 .map_err(|e| Status::internal(e.to_string()));
             let _ = done.send(Some(merged));
         };
@@ -453,6 +463,15 @@ impl Entry {
                 let ended = Status::aborted("the session has ended: register again");
                 effects.push(refuse(parked.reply, ended));
             }
+        }
+    }
+
+    /// Once nobody is left in a run that has ended, nobody asks for its merges again, each as large as the model.
+    fn forget(&mut self) {
+        if self.ended && self.run.members().next().is_none() {
+            self.merges.clear();
+            self.handovers.clear();
+            self.hashes.clear();
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use retort_coordinator_core::manifest::Manifest;
 use retort_coordinator_core::record::{Key, Record};
-use retort_coordinator_core::run::Run;
+use retort_coordinator_core::run::{Run, State};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::info;
@@ -83,10 +83,14 @@ impl Brain {
             .chain(spec.teachers.iter().map(|t| &t.name))
             .cloned()
             .collect();
+        // A run that is over for good needs no files any more, which may be all that a fleet ever made.
+        let is_over =
+            |r: &Record| matches!(r, Record::Run(run) if matches!(run.state, State::Done | State::Failed));
+        let goes_on = !records.iter().any(is_over);
         let mut manifests: BTreeMap<String, Manifest> = BTreeMap::new();
         let mut parents = BTreeMap::new();
         for name in names {
-            if let Some((newest, hash)) = self.store.newest_intact(&id, &name)? {
+            if let Some((newest, hash)) = self.store.newest_intact((&id, &name), goes_on)? {
                 parents.insert(name.clone(), hash);
                 manifests.insert(name, newest);
             }

@@ -3,7 +3,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use retort_coordinator_core::ids::Role;
-use retort_coordinator_core::run::{Admission, Registration, State};
+use retort_coordinator_core::lease::Answer;
+use retort_coordinator_core::run::{Admission, Registration, Rejected, State};
 use retort_proto::pb;
 use retort_proto::pb::runs_server::Runs as _;
 use retort_runtime::{OnError, TaskGroup};
@@ -88,7 +89,7 @@ fn submission(job: &str) -> Request<pb::SubmitRequest> {
     Request::new(pb::SubmitRequest {
         run: "r".into(),
         job_toml: job.into(),
-        positions: 64,
+        positions: 128,
         dataset_digest: "0".repeat(64),
         ..Default::default()
     })
@@ -207,4 +208,94 @@ async fn the_same_job_under_the_same_id_is_the_same_run() {
     let refused = runs.submit(submission(&other)).await.unwrap_err();
     assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
     token.cancel();
+}
+
+/// A control stream tells all quarantined samples at its beginning, however many there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_stream_has_room_for_all_that_it_begins_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(FolderShelf::open(dir.path()).unwrap());
+    let (handle, token) = brain(store, dir.path()).await;
+    let session = join(&handle).await.session;
+    let attached = move |brain: &mut Brain| {
+        let now = brain.now();
+        let entry = brain.entry("r").unwrap();
+        let mut bad = 0;
+        for sequence in 1.. {
+            let answer = entry.run.lease(&session, (sequence, sequence - 1), now).unwrap();
+            let Answer::Granted { epoch, positions, .. } = answer else {
+                break;
+            };
+            for position in positions {
+                let rejected = Rejected {
+                    epoch,
+                    position,
+                    sample: position as u32,
+                    reason: "damaged".into(),
+                };
+                entry.run.reject(&session, &rejected, now).unwrap();
+                bad += 1;
+            }
+        }
+        (bad, entry.attach(&session, now).len())
+    };
+    let (bad, told) = handle.ask(attached).await.unwrap();
+    assert!(bad > CONTROL_QUEUE, "{bad}");
+    assert!(told >= bad, "{told} messages of {bad} samples");
+    token.cancel();
+}
+
+/// What a fleet ever made is not read again at each start: only what goes on needs its files.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_reads_no_files_of_a_run_that_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(FolderShelf::open(dir.path()).unwrap());
+    for over in [true, false] {
+        let journal_dir = dir.path().join(over.to_string());
+        std::fs::create_dir(&journal_dir).unwrap();
+        let id = "r";
+        let tasks = TaskGroup::new(CancellationToken::new());
+        let started = |tasks: &TaskGroup| {
+            // The thread that wrote it may take a moment to let it go.
+            let mut opened = (0..500).map(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                FileJournal::open(&journal_dir)
+            });
+            let journal = Box::new(opened.find_map(Result::ok).expect("a free journal"));
+            let (handle, thinking) = start(store.clone(), journal, tasks.token().clone()).unwrap();
+            tasks.spawn("brain", OnError::Shutdown, thinking);
+            handle
+        };
+        let handle = started(&tasks);
+        let runs = RunsService {
+            brain: handle.clone(),
+        };
+        runs.submit(submission(JOB)).await.unwrap();
+        let session = join(&handle).await.session;
+        let bytes = Bytes::from_static(b"weights");
+        let digest = blake3::hash(&bytes).to_hex().to_string();
+        let files = [("model.safetensors".to_owned(), digest, bytes)];
+        let staged = store.stage((id, u64::from(over)), &files).unwrap();
+        let at = (session.clone(), 0, 0);
+        let version = handle.ask_for(move |b, reply| b.commit_round(at, staged, None, reply));
+        assert_eq!(version.await.unwrap(), 0);
+        let end = move |brain: &mut Brain| {
+            let now = brain.now();
+            let run = &mut brain.entry(id).unwrap().run;
+            if over {
+                run.fail(&session, "no more", now).unwrap();
+            }
+        };
+        handle.ask(end).await.unwrap();
+        tasks.end(Duration::from_secs(5)).await.unwrap();
+        let folder = store::checkpoint_dir(dir.path(), id, "small", 0);
+        std::fs::write(folder.join("model.safetensors"), b"damaged").unwrap();
+        let tasks = TaskGroup::new(CancellationToken::new());
+        let handle = started(&tasks);
+        let version = |brain: &mut Brain| brain.entry(id).unwrap().run.groups()[0].version();
+        let kept = handle.peek(version).await.unwrap();
+        assert_eq!(kept, over.then_some(0), "over: {over}");
+        tasks.end(Duration::from_secs(5)).await.unwrap();
+        let _ = std::fs::remove_dir_all(folder);
+    }
 }

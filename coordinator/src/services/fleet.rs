@@ -138,16 +138,15 @@ impl pb::fleet_server::Fleet for FleetService {
             .ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
         let (session, heartbeat) = <(Session, Heartbeat)>::try_from(first)?;
         acts_as(caller.as_ref(), session.role)?;
-        let (commands, mut from_brain) = mpsc::channel(CONTROL_QUEUE);
         let (down, stream) = mpsc::channel(CONTROL_QUEUE);
         let attached = session.clone();
-        self.brain
+        let mut from_brain = self
+            .brain
             .ask(move |brain| {
                 let now = brain.now();
                 let entry = brain.entry(&attached.run)?;
                 entry.run.heartbeat(&attached, heartbeat, now).map_err(refusal)?;
-                entry.attach(&attached, commands, now);
-                Ok::<_, Status>(())
+                Ok::<_, Status>(entry.attach(&attached, now))
             })
             .await??;
         let brain = self.brain.clone();

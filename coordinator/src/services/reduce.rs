@@ -1,4 +1,4 @@
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use retort_coordinator_core::ids::Session;
 use retort_coordinator_core::round::Work;
 use retort_proto::pb;
@@ -6,6 +6,7 @@ use retort_tls::Caller;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::average::Hashed;
 use crate::brain::Handle;
 use crate::brain::entry::{Answered, Brought};
 use crate::services::acts_as;
@@ -17,6 +18,17 @@ const MAX_WEIGHTS: usize = 4 << 30;
 
 pub(crate) struct ReduceService {
     pub(crate) brain: Handle,
+}
+
+/// A state, with its hash; there seldom is one.
+async fn hashed(state: Bytes) -> Result<Hashed, Status> {
+    if state.is_empty() {
+        return Ok(Hashed::default());
+    }
+    // As long as all its bytes: not on the runtime's own threads.
+    tokio::task::spawn_blocking(|| state.into())
+        .await
+        .map_err(|e| Status::internal(e.to_string()))
 }
 
 type Replies = Vec<Result<pb::ContributeReply, Status>>;
@@ -60,7 +72,7 @@ impl pb::reduce_server::Reduce for ReduceService {
         let (reply, merged) = oneshot::channel();
         let brought = Brought {
             update: update.freeze(),
-            state: state.freeze(),
+            state: hashed(state.freeze()).await?,
             hash,
         };
         self.brain
@@ -89,15 +101,11 @@ impl pb::reduce_server::Reduce for ReduceService {
             .await
             .map_err(|_| gone())?
             .clone();
-        let weights = merged.ok_or_else(gone)??;
+        let Hashed { bytes: weights, hash } = merged.ok_or_else(gone)??;
         let message = |part| Ok(pb::ContributeReply { part: Some(part) });
         let header = pb::Merged {
             plan: Some((&plan).into()),
-            hash: if weights.is_empty() {
-                String::new()
-            } else {
-                blake3::hash(&weights).to_hex().to_string()
-            },
+            hash,
             bytes: weights.len() as u64,
         };
         let mut replies: Replies = vec![message(pb::contribute_reply::Part::Header(header))];

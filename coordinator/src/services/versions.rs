@@ -33,7 +33,7 @@ impl pb::versions_server::Versions for VersionsService {
             .ok_or_else(|| Status::invalid_argument("by is required"))?;
         may_publish(caller.as_ref(), &by)?;
         self.expects(caller.as_ref(), &by).await?;
-        let held_out = header.held_out.map(Evaluation::from);
+        let held_out = header.held_out.map(Evaluation::try_from).transpose()?;
         let files = receive(&mut parts, &header.files).await?;
         let (id, store) = self
             .brain

@@ -1,9 +1,11 @@
 //! Versions on disk: `checkpoints/<run>/<group>/<version>/`. One becomes visible by renaming its folder, after every file in it
 //! was synced. Reports: `reports/<run>.html`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use retort_coordinator_core::manifest::{FILE_NAME, Manifest};
@@ -27,6 +29,8 @@ fn group_dir(data_dir: &Path, run: &str, group: &str) -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct FolderShelf {
     data_dir: PathBuf,
+    /// By group, the oldest version whose files may be there, since this process pruned it first.
+    oldest: Mutex<BTreeMap<(String, String), u64>>,
 }
 
 /// Files in a folder of their own, which a version gets.
@@ -51,6 +55,7 @@ impl FolderShelf {
         fs::create_dir_all(&incoming).map_err(io("create", &incoming))?;
         Ok(Self {
             data_dir: data_dir.to_owned(),
+            oldest: Mutex::default(),
         })
     }
 
@@ -100,12 +105,16 @@ impl Shelf for FolderShelf {
     }
 
     fn prune(&self, group: Group<'_>, keep_from: u64) {
-        for version in self
-            .versions(group)
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|v| *v < keep_from)
-        {
+        let mut oldest = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_group = oldest.entry((group.0.to_owned(), group.1.to_owned()));
+        let of_group = of_group.or_insert_with(|| {
+            let versions = self.versions(group).unwrap_or_default();
+            versions.first().copied().unwrap_or(0)
+        });
+        // Manifests stay: folders of versions pruned before are not looked at again.
+        let pruned = std::mem::replace(of_group, keep_from.max(*of_group))..keep_from;
+        drop(oldest);
+        for version in pruned {
             let folder = self.dir(group, version);
             for file in FILES {
                 let _ = fs::remove_file(folder.join(file));

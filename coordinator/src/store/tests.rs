@@ -52,3 +52,23 @@ fn the_later_of_two_reports_is_kept() {
     assert_eq!(again.report("r").unwrap().unwrap(), "second");
     assert_eq!(again.report("other").unwrap(), None);
 }
+
+/// Manifests stay for ever: a version that was pruned costs nothing any more.
+#[test]
+fn what_was_pruned_before_is_not_looked_at_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(FolderShelf::open(dir.path()).unwrap());
+    let weights = |version: u64| checkpoint_dir(dir.path(), "r", "g", version).join(WEIGHTS);
+    for version in 0..6 {
+        std::fs::create_dir_all(weights(version).parent().unwrap()).unwrap();
+        std::fs::write(weights(version), "w").unwrap();
+    }
+    let there = || (0..6).filter(|v| weights(*v).exists()).collect::<Vec<u64>>();
+    store.prune("r", "g", 3);
+    assert_eq!(there(), [3, 4, 5]);
+    std::fs::write(weights(1), "w").unwrap();
+    store.prune("r", "g", 5);
+    assert_eq!(there(), [1, 5]);
+    store.prune("r", "g", 2);
+    assert_eq!(there(), [1, 5], "nothing to do");
+}

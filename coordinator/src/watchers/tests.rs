@@ -115,6 +115,16 @@ async fn a_watcher_hears_of_what_is_new_to_it_and_of_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_end_waits_for_no_pause() {
+    let runs = Runs::new().await;
+    let mut watcher = runs.watch(Duration::from_secs(3_600), 0).await;
+    next(&mut watcher).await;
+    runs.stop().await;
+    let end = tokio::time::timeout(Duration::from_secs(60), next(&mut watcher));
+    assert!(end.await.expect("at once").ended);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_watcher_too_many_is_refused_and_a_place_is_freed_when_one_goes() {
     let runs = Runs::new().await;
     let mut all = Vec::new();
@@ -173,7 +183,7 @@ fn a_brief_state_has_no_curves_and_the_newest_events() {
             .collect(),
         ..Default::default()
     };
-    let snapshot = Snapshot::new(status, 0);
+    let snapshot = Snapshot::new(status, Changes::default());
     assert_eq!(
         (
             snapshot.status.groups[0].curve.len(),

@@ -429,10 +429,7 @@ impl World {
             let clock = c.clock(now);
             let _ = match verb {
                 Verb::Pause => c.run.pause(clock),
-                Verb::Stop => {
-                    c.run.stop("asked to", clock);
-                    Ok(())
-                }
+                Verb::Stop => c.run.stop("asked to", clock),
                 Verb::Drain(_) => c.run.drain(&name, clock),
                 Verb::Resume => c.run.resume(clock),
             };

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use retort_coordinator_core::manifest::Manifest;
 use retort_coordinator_core::record::{Record, Write};
+use retort_data::ranges::RangeSet;
 
 use crate::model::Model;
 
@@ -35,6 +36,20 @@ impl Disk {
                 None => self.records.remove(&key.path()),
             };
         }
+    }
+
+    /// Positions by epoch that the manifests from a group's newest intact version back to its first took out.
+    pub(crate) fn taken_out(&self, group: &str) -> BTreeMap<u32, RangeSet> {
+        let mut taken: BTreeMap<u32, RangeSet> = BTreeMap::new();
+        let mut at = self.newest(group).map(|(index, _)| index);
+        while let Some(stored) = at.and_then(|index| self.versions.get(group)?.get(index)) {
+            for cut in &stored.manifest.quarantined {
+                let epoch = taken.entry(cut.epoch).or_default();
+                *epoch = epoch.union(&cut.positions);
+            }
+            at = stored.parent;
+        }
+        taken
     }
 
     /// The newest intact version of a group.

@@ -225,8 +225,7 @@ impl World {
             (0..order.len()).find(|p| order.sample(epoch, *p) == sample)
         };
         for group in c.run.groups() {
-            let newest = self.disk.newest(&group.spec.name).map(|(_, v)| v);
-            self.oracle.ended(group, newest, &at);
+            self.oracle.ended(group, &self.disk, &at);
         }
         self.oracle.violation.take().map_or(Ok(()), Err)
     }

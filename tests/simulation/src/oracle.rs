@@ -9,7 +9,7 @@ use retort_data::order::Grid;
 use retort_data::ranges::RangeSet;
 use retort_student_worker_core::Batch;
 
-use crate::disk::Stored;
+use crate::disk::{Disk, Stored};
 use crate::message::Frame;
 use crate::setting::Setting;
 
@@ -203,25 +203,17 @@ impl Oracle {
         }
     }
 
-    /// The run is done: every position of every epoch is in the newest state once, or was taken out.
-    pub(crate) fn ended(
-        &mut self,
-        group: &Group,
-        newest: Option<&Stored>,
-        poison: &dyn Fn(u32) -> Option<u64>,
-    ) {
+    /// The run is done: every position of every epoch is in the newest state once, or was taken out by a manifest.
+    pub(crate) fn ended(&mut self, group: &Group, disk: &Disk, poison: &dyn Fn(u32) -> Option<u64>) {
         let name = group.spec.name.clone();
-        let Some(stored) = newest else {
+        let Some((_, stored)) = disk.newest(&name) else {
             return self.violated(format!("P2: group {name} ended without a version"));
         };
+        let taken_out = disk.taken_out(&name);
         for epoch in 0..group.spec.epochs {
             let held = stored.model.contents.get(&epoch).cloned().unwrap_or_default();
             let missing = RangeSet::from(0..self.grid.positions).difference(&held);
-            let taken: RangeSet = group
-                .poison()
-                .filter(|(e, _)| *e == epoch)
-                .map(|(_, p)| *p..p + 1)
-                .collect();
+            let taken = taken_out.get(&epoch).cloned().unwrap_or_default();
             if missing != taken {
                 self.violated(format!(
                     "P2: epoch {epoch} of {name} misses {missing}, and {taken} were taken out"

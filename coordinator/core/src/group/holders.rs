@@ -149,7 +149,8 @@ impl Holders {
 }
 
 impl Holder {
-    fn is_open(&self) -> bool {
+    /// It holds the state and has not contributed to the open round.
+    pub(super) fn is_open(&self) -> bool {
         !self.joining && self.contributed.is_none()
     }
 }

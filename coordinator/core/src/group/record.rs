@@ -1,5 +1,7 @@
 //! What of a group survives the coordinator, and how it is taken up again.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::Group;
@@ -43,6 +45,8 @@ pub struct Record {
     totals: Sums,
     suspects: Suspects,
     poison: Vec<(u32, u64)>,
+    #[serde(default)]
+    bad_samples: BTreeSet<u32>,
     done: bool,
 }
 
@@ -73,6 +77,7 @@ impl Group {
         group.totals = r.totals;
         group.suspects = r.suspects;
         group.poison = r.poison.into_iter().collect();
+        group.bad_samples = r.bad_samples;
         group.done = r.done;
         group.pending = records.merges;
         group.pending.sort_by_key(|m| m.round);
@@ -88,6 +93,7 @@ impl Group {
         for (round, point) in records.points {
             group.curve.restore(round, point);
         }
+        group.curve.restored();
         group
     }
 
@@ -135,6 +141,7 @@ impl Group {
             totals: self.totals,
             suspects: self.suspects.clone(),
             poison: self.poison.iter().copied().collect(),
+            bad_samples: self.bad_samples.clone(),
             done: self.done,
         }
     }

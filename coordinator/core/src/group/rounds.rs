@@ -338,7 +338,7 @@ impl Group {
             replicas,
             staleness: sums.mean_staleness(),
         };
-        for round in self.curve.add(self.plan.round, point, self.plan.evaluate) {
+        for round in self.curve.add(self.plan.round, point) {
             self.dirty.insert(Key::Point(self.spec.name.clone(), round));
         }
     }

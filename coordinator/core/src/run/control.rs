@@ -3,6 +3,7 @@
 use crate::group::Group;
 use crate::ids::{Millis, Refusal, Role};
 use crate::record::{Key, Retuned, TEMPERATURES};
+use crate::run::events::brief;
 use crate::run::{Command, Kind, Message, Run, State};
 use crate::spec::Source;
 
@@ -42,13 +43,17 @@ impl Run {
         }
     }
 
-    /// Ends the run in order; it can be resumed.
-    pub fn stop(&mut self, reason: &str, now: Millis) {
-        if self.state.ended() || self.state == State::Stopping {
-            return;
+    /// Ends the run in order; it can be resumed. One that stops already is left as it is.
+    pub fn stop(&mut self, reason: &str, now: Millis) -> Result<(), Refusal> {
+        match self.state {
+            State::Stopping | State::Stopped => Ok(()),
+            State::Done | State::Failed => Err(self.cannot("stop", self.state)),
+            State::Waiting | State::Running | State::Paused => {
+                self.set_state(State::Stopping, reason, now);
+                self.stop_if_safe(now);
+                Ok(())
+            }
         }
-        self.set_state(State::Stopping, reason, now);
-        self.stop_if_safe(now);
     }
 
     /// Asks one worker to hand over what it has and to leave for good.
@@ -130,7 +135,7 @@ impl Run {
 
     pub(super) fn set_state(&mut self, state: State, reason: &str, now: Millis) {
         self.state = state;
-        self.reason = reason.to_owned();
+        self.reason = brief(reason.to_owned());
         self.dirty.insert(Key::Run);
         let colon = if reason.is_empty() { "" } else { ": " };
         self.event(now, Kind::Run, format!("run is {}{colon}{reason}", state.name()));

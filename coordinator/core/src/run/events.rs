@@ -11,6 +11,17 @@ use crate::run::Run;
 /// Events of each sort that are kept; the oldest go first. Versions come and go by the second: they must not push out who
 /// left and who ordered what.
 const LIMIT: usize = 256;
+/// Bytes of an event's text; the rest is cut off. Much of it comes from other processes.
+const TEXT: usize = 1_024;
+
+/// As much of a text as an event keeps.
+pub(super) fn brief(mut text: String) -> String {
+    if text.len() > TEXT {
+        text.truncate(text.floor_char_boundary(TEXT));
+        text.push_str(" ...");
+    }
+    text
+}
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -106,7 +117,7 @@ impl Events {
 
 impl Run {
     pub(super) fn event(&mut self, now: Millis, kind: Kind, text: String) {
-        let changed = self.events.add(now, kind, text);
+        let changed = self.events.add(now, kind, brief(text));
         self.dirty.extend(changed.into_iter().map(Key::Event));
         self.revision += 1;
     }
@@ -115,6 +126,17 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_letters() {
+        assert_eq!(brief("short".into()), "short");
+        let long = brief("é".repeat(TEXT));
+        assert!(
+            long.len() <= TEXT + 4 && long.ends_with("é ..."),
+            "{}",
+            long.len()
+        );
+    }
 
     #[test]
     fn versions_push_out_versions_only() {

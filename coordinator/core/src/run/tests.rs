@@ -448,6 +448,21 @@ fn an_overdue_replica_loses_its_leases_to_the_others() {
 }
 
 #[test]
+fn an_open_round_names_the_replica_that_the_others_wait_for() {
+    let mut r = run(vec![group("s", GroupKind::Baseline, 2)]);
+    let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
+    let b = join(&mut r, Role::StudentWorker, "b", 0).unwrap();
+    let plan = a.start.as_ref().unwrap().1.clone();
+    let awaited = |r: &Run| ["a", "b"].map(|worker| r.groups()[0].waits_for(worker));
+    assert_eq!(awaited(&r), [false, false], "nobody waits yet");
+    let nothing = work(&plan, 0, 0..0);
+    r.contribute(&a.session, nothing.clone(), Millis(0)).unwrap();
+    assert_eq!(awaited(&r), [false, true]);
+    r.contribute(&b.session, nothing, Millis(0)).unwrap();
+    assert_eq!(awaited(&r), [false, false], "the round has closed");
+}
+
+#[test]
 fn a_drained_replica_hands_over_and_does_not_come_back() {
     let mut r = run(vec![group("s", GroupKind::Baseline, 2)]);
     let a = join(&mut r, Role::StudentWorker, "a", 0).unwrap();
@@ -478,7 +493,7 @@ fn a_paused_run_gives_no_work_and_a_stopped_one_can_go_on() {
         r.lease(&a.session, (2, 0), Millis(1)),
         Ok(Answer::Granted { .. })
     ));
-    r.stop("test", Millis(2));
+    r.stop("test", Millis(2)).unwrap();
     r.leave(&a.session, Millis(3)).unwrap();
     assert_eq!(r.state().0, State::Stopped);
     r.resume(Millis(4)).unwrap();
@@ -609,7 +624,7 @@ fn a_stopping_run_ends_even_if_a_replica_is_lost_with_its_state() {
     publish(&mut r, &a.session, &plan);
     r.lease(&a.session, (next(), u64::MAX), Millis(0)).unwrap();
     r.contribute(&a.session, work(&plan, 0, 0..4), Millis(0)).unwrap();
-    r.stop("test", Millis(0));
+    r.stop("test", Millis(0)).unwrap();
     assert_eq!(
         r.state().0,
         State::Stopping,

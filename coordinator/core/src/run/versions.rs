@@ -209,8 +209,12 @@ impl Run {
     /// The oldest version of a group whose files some teacher may yet need.
     pub fn oldest_needed(&self, group: &str) -> Option<u64> {
         let follows = |t: &&Teacher| t.spec.source.files_of() == Some(group);
-        let serves = self.teachers.iter().filter(follows).filter_map(|t| t.active);
-        serves.min()
+        let needed = self
+            .teachers
+            .iter()
+            .filter(follows)
+            .filter_map(Teacher::oldest_needed);
+        needed.min()
     }
 
     pub(super) fn end_if_done(&mut self, now: Millis) {

@@ -381,15 +381,18 @@ impl Run {
     pub fn reject(&mut self, session: &Session, rejected: &Rejected, now: Millis) -> Result<(), Refusal> {
         let part = self.authorise(session)?.part.clone();
         let group = self.group_mut(&part).expect("a member's part exists");
-        group
-            .quarantine(&session.worker, rejected.epoch, rejected.position)
+        let place = (rejected.epoch, rejected.position);
+        let news = group
+            .quarantine(&session.worker, place, rejected.sample)
             .map_err(|e| Refusal::Gone(e.to_string()))?;
         let text = format!(
             "group {part}: sample {} (epoch {}, position {}) is quarantined: {}",
             rejected.sample, rejected.epoch, rejected.position, rejected.reason
         );
         self.event(now, Kind::Data, text);
-        self.tell_poison(&part, (rejected.epoch, rejected.position));
+        if news {
+            self.tell_poison(&part, place);
+        }
         Ok(())
     }
 

@@ -335,6 +335,11 @@ pub(super) const TABLE: &[Metric] = &[
         Of::Server(|s, out| out.count(s.queued_samples)),
     ),
     gauge(
+        "retort_server_queue_wait_seconds",
+        "Time until a sample that comes now is scored, at the present rate; absent while nothing is scored.",
+        Of::Server(|s, out| out.maybe(s.queue_wait_s)),
+    ),
+    gauge(
         "retort_server_silent_seconds",
         "Time since the server's last heartbeat.",
         Of::Server(|s, out| out.value(s.silent_ms as f64 / 1e3)),

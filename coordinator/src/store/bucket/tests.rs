@@ -80,7 +80,7 @@ fn a_version_is_visible_once_its_manifest_is_there() {
     assert_eq!(store.versions("r", "g").unwrap(), [7]);
     let (version, weights, _) = store.read(("r", "g"), None, WEIGHTS).unwrap();
     assert_eq!((version, &weights[..]), (7, &b"weights"[..]));
-    let (newest, found) = store.newest_intact("r", "g").unwrap().unwrap();
+    let (newest, found) = store.newest_intact(("r", "g"), true).unwrap().unwrap();
     assert_eq!((newest.version, found), (7, hash));
     drop(staged);
     // One that is given up goes, and only that one.
@@ -159,7 +159,7 @@ fn a_damaged_version_is_put_aside_and_the_one_before_counts() {
     store.commit(&staged, &manifest(&staged, 1, 1)).unwrap();
     let at = staged.files[WEIGHTS].at.clone().unwrap();
     bucket.put(&at, Bytes::from_static(b"damaged")).unwrap();
-    let (newest, _) = store.newest_intact("r", "g").unwrap().unwrap();
+    let (newest, _) = store.newest_intact(("r", "g"), true).unwrap().unwrap();
     assert_eq!(newest.version, 0);
     assert_eq!(store.versions("r", "g").unwrap(), [0]);
 }
@@ -169,7 +169,7 @@ fn a_bucket_that_is_away_damages_nothing() {
     let Some((server, _, store)) = store() else { return };
     commit(&store, (0, 1), b"first").unwrap();
     drop(server);
-    let away = store.newest_intact("r", "g").unwrap_err();
+    let away = store.newest_intact(("r", "g"), true).unwrap_err();
     assert!(away.is_of_storage(), "{away}");
 }
 

@@ -55,7 +55,7 @@ fn a_manifest_that_could_not_be_written_leaves_all_as_it_was() {
 fn a_run_that_is_stopped_waits_for_the_manifest() {
     let (mut r, a, plan) = publishing();
     let ticket = r.ticket(&a.session, plan.generation, plan.round).unwrap();
-    r.stop("enough", Millis(1));
+    r.stop("enough", Millis(1)).unwrap();
     r.leave(&a.session, Millis(2)).unwrap();
     assert_eq!(r.state().0, State::Stopping);
     r.published(&ticket, None, Millis(3));
