@@ -102,14 +102,21 @@ function curve(line, x, y) {
   return svg("path", { class: `line ${colour(line.index)} dash${line.index % 3}`, d: `M${first[0]} ${first[1]}${path}` });
 }
 
+/// A line in words.
+function tell({ label, points }, unit) {
+  const values = points.map(([, value]) => value);
+  const [first, last] = [values[0], values.at(-1)];
+  const [least, greatest] = [Math.min(...values), Math.max(...values)];
+  return `${label}: from ${unit(first)} to ${unit(last)}, least ${unit(least)}, greatest ${unit(greatest)}`;
+}
+
 /// A figure: title, legend, lines of `{ label, index, points: [[x, y]], stepped }` over what `along` says.
 export function figure(title, note, lines, unit, along = "samples trained") {
   const drawn = lines.filter((line) => line.points.length);
   const all = drawn.flatMap((line) => line.points);
   const x = scale([0, ...all.map((p) => p[0])], [LEFT, WIDTH - RIGHT], 5);
   const y = scale(all.map((p) => p[1]), [HEIGHT - BOTTOM, TOP], 4);
-  const told = drawn.map((line) =>
-    `${line.label}: from ${unit(line.points[0][1])} to ${unit(line.points.at(-1)[1])}`).join("; ");
+  const told = drawn.map((line) => tell(line, unit)).join("; ");
   const keys = drawn.map((line) => html("li", {}, key(line.index), line.label));
   const chart = svg("svg", { class: "chart", role: "img", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, "aria-label": `${title}. ${told}` },
     ...axes(x, y, unit, along), ...drawn.map((line) => curve(line, x, y)));

@@ -20,11 +20,20 @@ let timer = 0;
 let newest = null;
 let held = false;
 
-function link(state, words) {
+function link(state, words, left = false) {
   $("gone").hidden = words !== LOST;
+  $("left").hidden = !left;
   if ($("link").textContent === words) return;
   $("link").className = `link ${state}`;
   $("link").textContent = words;
+}
+
+/// Nobody answers. Where the run has ended, nothing is wrong: the coordinator of `retort run` leaves with it.
+function unanswered() {
+  const over = newest?.run === followed && ENDED.includes(newest.state) && (!chosen || chosen === followed);
+  if (!over) return link("lost", LOST);
+  $("where").hidden = newest.state !== "done";
+  link("", "ended", true);
 }
 
 /// Under way, else waiting, else the newest.
@@ -70,7 +79,7 @@ async function look() {
     else if (!events) link("", "ended");
     else if (events.readyState === EventSource.OPEN) link("live", "live");
   } catch {
-    link("lost", LOST);
+    unanswered();
   }
   again();
 }

@@ -28,12 +28,15 @@ export function showOrders(status) {
   paused = ["paused", "stopping", "stopped"].includes(status.state);
   const over = ENDED.includes(status.state);
   $("pause").textContent = paused ? "Resume" : "Pause";
-  for (const id of ["stop", "drain", "retune"]) $(id).disabled = over;
-  $("pause").disabled = over && status.state !== "stopped";
   const names = [
     ...status.groups.flatMap((group) => group.workers.map((w) => w.worker)),
     ...status.teachers.flatMap((t) => t.servers.map((s) => s.worker)),
   ];
+  // A run that was stopped may go on; one that waits has nothing to pause.
+  $("pause").disabled = ["waiting", "done", "failed"].includes(status.state);
+  $("stop").disabled = over || status.state === "stopping";
+  $("drain").disabled = over || !names.length;
+  $("retune").disabled = over || !status.teachers.length;
   const chosen = $("member").value;
   update($("member"), names.map((name) => html("option", { "data-key": name }, name)));
   if (names.includes(chosen)) $("member").value = chosen;
@@ -71,7 +74,7 @@ async function give(run, order) {
 const ask = (button, words, order) => $(button).addEventListener("click", () => confirm(words(), order()));
 ask("pause", () => `${$("pause").textContent} the run?`, () => ({ order: paused ? "resume" : "pause" }));
 ask("stop", () => "Stop the run? It can be resumed.", () => ({ order: "stop", reason: "asked for at the dashboard" }));
-ask("drain", () => `Drain ${$("member").value}?`, () => ({ order: "drain", worker: $("member").value }));
+ask("drain", () => `Drain ${$("member").value}? It finishes what it holds and leaves the run.`, () => ({ order: "drain", worker: $("member").value }));
 ask("retune",
   () => `Alpha ${$("alpha").value || "as the job says"}, temperature ${$("temperature").value || "as the job says"}?`,
   () => ({ order: "retune", alpha: number($("alpha")), temperature: number($("temperature")) }));

@@ -12,6 +12,19 @@ const sum = (values) => values.reduce((all, value) => all + value, 0);
 /// Silence from here on is worth a look.
 const LONG_SILENCE_MS = 3000;
 
+/// What a run does, by its state.
+const DOES = {
+  waiting: "Waiting for a teacher's weights",
+  running: "Training",
+  paused: "Paused",
+  stopping: "Stopping",
+  stopped: "Stopped",
+  done: "Done",
+  failed: "Failed",
+};
+/// Colours and dashes between a group's own line and that of its alpha beside it.
+const BESIDE = 4;
+
 /// Places of the ledger: field, words, colour and pattern.
 const PLACES = [
   ["committed", "committed", "s2"],
@@ -60,7 +73,7 @@ export function show(status) {
 }
 
 function facts(status) {
-  const tuned = [["alpha", status.alpha], ["T", status.temperature]]
+  const tuned = [["alpha", status.alpha], ["temperature", status.temperature]]
     .filter(([, value]) => Number.isFinite(value)).map(([name, value]) => `${name} ${value}`).join(", ");
   return [
     `run ${status.run}`, `seed ${status.seed}`, `${status.age_s.toFixed(0)} s since it was accepted`,
@@ -85,8 +98,8 @@ function tell(status) {
   const all = sum(status.groups.map((group) => total(status, group)));
   const part = all > 0 ? sum(status.groups.map(finished)) / all : 0;
   const because = status.reason ? `: ${status.reason}` : "";
-  const durable = [`${percent(part)} of its samples are durable`, left(status.remaining_s)].filter(Boolean).join(", ");
-  const sentence = `The run is ${status.state}${because}. ${durable}.`;
+  const durable = [`${percent(part)} of the samples of all groups are durable`, left(status.remaining_s)].filter(Boolean).join(", ");
+  const sentence = `${DOES[status.state] ?? status.state}${because}. ${durable}.`;
   update($("sentence"), [sentence]);
   $("sentence").className = `sentence ${status.state}`;
   $("whole").value = part;
@@ -111,6 +124,9 @@ function bar(parts, words) {
   return html("div", { class: "bar", role: words && "img", "aria-label": words, "aria-hidden": words ? undefined : "true" }, ...spans);
 }
 
+/// Whether it has teachers; an online teacher may have some as well.
+const learns = (group) => group.kind === "student" || Number.isFinite(group.last?.alpha);
+
 function card(status, group, index) {
   const ledger = group.ledger;
   const last = group.last ?? {};
@@ -118,7 +134,8 @@ function card(status, group, index) {
   const facts = [
     ["Accuracy", percent(group.held_out?.accuracy, 1)],
     ["Hard loss", decimal(last.hard_loss)],
-    ["Soft loss", decimal(last.kl)],
+    ["KL from the teachers", decimal(last.kl)],
+    ...(learns(group) ? [["Teacher's share of the gradient", percent(last.gradient_share)]] : []),
     ["Samples/s", Number.isFinite(last.samples_per_s) ? short(last.samples_per_s) : "-"],
     ["Alpha", decimal(group.alpha, 2)],
     ["Staleness", decimal(last.staleness, 2)],
@@ -126,7 +143,7 @@ function card(status, group, index) {
     ["Redelivered", ledger.redelivered.toLocaleString("en")],
   ];
   const progress = [
-    `epoch ${Math.min(group.epoch + 1, group.epochs)} of ${group.epochs}`, `${percent(finished(group) / total(status, group))} of all`,
+    `epoch ${Math.min(group.epoch + 1, group.epochs)} of ${group.epochs}`, `${percent(finished(group) / total(status, group))} of all epochs`,
     counted(group.steps, "steps"), left(group.remaining_s),
   ];
   const notes = [];
@@ -138,6 +155,7 @@ function card(status, group, index) {
   return html("article", { class: "card" },
     html("h3", {}, html("span", {}, key(index), " ", group.name), html("span", { class: "tag" }, `${group.kind}, ${group.phase}`)),
     html("p", { class: "note" }, progress.filter(Boolean).join(" · ")),
+    html("p", { class: "note" }, "Samples of this epoch"),
     bar(places.map(([field, , tint]) => [ledger[field], tint])),
     html("ul", { class: "legend" }, ...places.map(([field, words, tint]) => patch(tint, counted(ledger[field], words)))),
     html("dl", {}, ...facts.map(([name, value]) => html("div", {}, html("dt", {}, name), html("dd", {}, value)))),
@@ -145,17 +163,21 @@ function card(status, group, index) {
 }
 
 function curves(groups) {
-  const lines = (field, stepped) => groups.map((group, index) => ({
-    label: group.name, index, stepped,
-    points: group.curve.filter((p) => Number.isFinite(p[field])).map((p) => [p.positions, p[field]]),
-  }));
+  const line = (group, field, label, index) => ({
+    label, index, points: group.curve.filter((p) => Number.isFinite(p[field])).map((p) => [p.positions, p[field]]),
+  });
+  const lines = (field) => groups.map((group, index) => line(group, field, group.name, index));
+  const shares = groups.flatMap((group, index) => [
+    line(group, "gradient_share", `${group.name}, teacher's share`, index),
+    line(group, "alpha", `${group.name}, alpha`, index + BESIDE),
+  ]);
   return [
-    ["Accuracy", "of the held-out samples", "held_out_accuracy", (v) => percent(v)],
-    ["Hard loss", "cross-entropy with the labels, nats", "hard_loss", (v) => decimal(v, 2)],
-    ["Soft loss", "KL divergence from the teachers at the distillation temperature, nats", "kl", (v) => decimal(v, 2)],
-    ["Staleness", "versions that soft targets were behind the newest", "staleness", (v) => decimal(v, 1)],
-  ].filter(([, , field]) => lines(field).some((line) => line.points.length))
-    .map(([title, note, field, unit]) => figure(title, note, lines(field), unit));
+    ["Accuracy", "of the held-out samples", lines("held_out_accuracy"), (v) => percent(v)],
+    ["Hard loss", "cross-entropy with the labels, nats", lines("hard_loss"), (v) => decimal(v, 2)],
+    ["KL from the teachers", "divergence at the distillation temperature, nats", lines("kl"), (v) => decimal(v, 2)],
+    ["Teacher's share of the gradient", "and alpha, the share of the loss that is meant for the teachers", shares, (v) => percent(v)],
+    ["Staleness", "versions that soft targets were behind the newest", lines("staleness"), (v) => decimal(v, 1)],
+  ].filter(([, , lines]) => lines.some((line) => line.points.length)).map((parts) => figure(...parts));
 }
 
 /// Which version taught at which place, and how much each taught.
@@ -185,7 +207,8 @@ function map(status) {
     s.drained || `serves ${version(s.active)}, ${counted(s.queued_samples, "queued")}`);
   return [
     ...status.groups.map((group, i) =>
-      part([key(i), " ", group.name], group.kind, group.workers.map((worker) => tile(worker, ...doings(worker.spent))))),
+      part([key(i), " ", group.name], group.kind, group.workers.map((worker) =>
+        tile(worker, ...doings(worker.spent), ...(worker.waited_for ? [html("p", { class: "waits" }, "the others wait for it")] : []))))),
     ...status.teachers.map((t) => part([t.name], "teacher servers", t.servers.map((s) => tile(s, serves(s))))),
   ];
 }
@@ -235,7 +258,7 @@ function teacher(t) {
 function server(t, s) {
   const count = (name) => s.counters[name] ?? 0;
   const cached = count("hits") + count("coalesced") + count("replayed");
-  const wait = s.samples_per_s > 0 ? `${decimal(s.queued_samples / s.samples_per_s, 1)} s` : "-";
+  const wait = s.queue_wait_s == null ? "-" : `${decimal(s.queue_wait_s, 1)} s`;
   return row(s.worker, cell(t.name), cell(s.device || "-"), cell(short(s.samples_per_s)), cell(s.queued_samples.toLocaleString("en")),
     cell(wait), cell(percent(cached / (cached + count("misses")))), silent(s.silent_ms),
     cell(s.drained || "serves", s.drained ? "bad" : undefined));
