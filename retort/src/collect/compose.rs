@@ -171,6 +171,12 @@ fn metric(models: &[&Model], value: impl Fn(&Model) -> f64) -> Metric {
     models.iter().map(|m| value(m)).collect::<Vec<_>>().into()
 }
 
+/// BLAKE3 of each model's weights, as its export has them.
+fn digests(models: &[&Model]) -> Vec<String> {
+    let digest = |m: &&Model| blake3::hash(&m.export.weights).to_hex().to_string();
+    models.iter().map(digest).collect()
+}
+
 /// A student's model beside its teacher's of the same seed.
 struct Pair {
     compared: Comparison,
@@ -233,6 +239,7 @@ impl Material<'_> {
             } else {
                 self.cost(first)
             },
+            weights_blake3: digests(&models),
             time: time(self.finished, name),
             exits: exits(&models),
             left_out: self.left_out(&models).context("correct the bias")?,
@@ -322,6 +329,7 @@ impl Material<'_> {
             ece: metric(&models, |m| m.test.ece),
             churn: self.churn(&models)?,
             cost: self.cost(first),
+            weights_blake3: digests(&models),
             versions,
             versions_trained_on,
         })

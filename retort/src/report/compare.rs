@@ -2,13 +2,18 @@
 //!
 //! A model is held against the model of the same place in the first report, its reference: the student of the same name, or the first
 //! one. The difference is paired by seed where both were measured on the same data with the same seeds; else there is none
-//! to be shown.
+//! to be shown. What was asked for is compared as well, by the keys of the jobs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
 
+use super::numbers::{decimal, percent};
 use super::{Metric, Report, Student, Teacher, stats};
+
+/// Keys of a job that are written out; more would hide the table, and the JSON has them all.
+const KEYS: usize = 12;
 
 /// What several runs gave.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -25,7 +30,20 @@ pub struct Run {
     pub seeds: Vec<u64>,
     pub verdict: String,
     pub wall_s: f64,
+    /// Keys of the job that are not as in the first run; null of the first run itself, and where one of the two reports
+    /// has no job.
+    pub job_differs: Option<Vec<Setting>>,
     pub models: Vec<Model>,
+}
+
+/// A key of a job with its values, null where it is not set.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Setting {
+    /// As `--set` takes it.
+    pub key: String,
+    pub value: Option<toml::Value>,
+    /// In the first run.
+    pub reference: Option<toml::Value>,
 }
 
 /// One model of a run; the names are those of `report.json`.
@@ -59,15 +77,65 @@ impl Compared {
     /// The first of these reports, with the names that the user gave them, is what the others are held against.
     pub fn new(reports: &[(String, Report)]) -> Self {
         let first = reports.first().map(|(_, report)| report);
-        let runs = reports.iter().enumerate().map(|(i, (name, report))| Run {
-            run: name.clone(),
-            data: report.dataset.name.clone(),
-            seeds: report.run.seeds.clone(),
-            verdict: report.verdict.text.clone(),
-            wall_s: report.run.wall_s,
-            models: models(report, first.filter(|_| i > 0)),
+        let runs = reports.iter().enumerate().map(|(i, (name, report))| {
+            let reference = first.filter(|_| i > 0);
+            Run {
+                run: name.clone(),
+                data: report.dataset.name.clone(),
+                seeds: report.run.seeds.clone(),
+                verdict: report.verdict.text.clone(),
+                wall_s: report.run.wall_s,
+                job_differs: reference.and_then(|r| differences(&report.run.job, &r.run.job)),
+                models: models(report, reference),
+            }
         });
         Self { runs: runs.collect() }
+    }
+}
+
+/// Where a job is not as the first; none if one of the two is unknown.
+fn differences(job: &str, first: &str) -> Option<Vec<Setting>> {
+    let (mine, theirs) = (settings(job)?, settings(first)?);
+    let keys: BTreeSet<&String> = mine.keys().chain(theirs.keys()).collect();
+    let differ = keys.into_iter().filter(|key| mine.get(*key) != theirs.get(*key));
+    let setting = |key: &String| Setting {
+        key: key.clone(),
+        value: mine.get(key).cloned(),
+        reference: theirs.get(key).cloned(),
+    };
+    Some(differ.map(setting).collect())
+}
+
+/// The values of a job by their keys; none of an older report, which has no job.
+fn settings(job: &str) -> Option<BTreeMap<String, toml::Value>> {
+    let job: toml::Table = toml::from_str(job)
+        .ok()
+        .filter(|job: &toml::Table| !job.is_empty())?;
+    let mut settings = BTreeMap::new();
+    spread(String::new(), toml::Value::Table(job), &mut settings);
+    Some(settings)
+}
+
+/// Goes down into tables and lists of tables, whose keys are numbers.
+fn spread(key: String, value: toml::Value, into: &mut BTreeMap<String, toml::Value>) {
+    let below = |part: &str| match key.as_str() {
+        "" => part.to_owned(),
+        key => format!("{key}.{part}"),
+    };
+    match value {
+        toml::Value::Table(table) if !table.is_empty() => {
+            for (part, value) in table {
+                spread(below(&part), value, into);
+            }
+        }
+        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+            for (i, value) in items.into_iter().enumerate() {
+                spread(below(&i.to_string()), value, into);
+            }
+        }
+        value => {
+            into.insert(key, value);
+        }
     }
 }
 
@@ -138,37 +206,24 @@ fn models(report: &Report, first: Option<&Report>) -> Vec<Model> {
 
 impl fmt::Display for Compared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for run in &self.runs {
-            let seeds: Vec<String> = run.seeds.iter().map(u64::to_string).collect();
-            writeln!(
-                f,
-                "- **{}** ({}, seeds {}, {:.0} s): {}.",
-                run.run,
-                run.data,
-                seeds.join(", "),
-                run.wall_s,
-                run.verdict.trim_end_matches('.')
-            )?;
-        }
         let several = self.runs.len() > 1;
         let against = self.runs.first().map_or("", |r| &r.run);
+        for (i, run) in self.runs.iter().enumerate() {
+            writeln!(f, "{run}")?;
+            if i > 0 {
+                writeln!(f, "  - {}.", run.job_beside(against))?;
+            }
+        }
         let mut head = vec![
             "run".to_owned(),
             "model".to_owned(),
             "role".to_owned(),
-            "accuracy, %".to_owned(),
+            "accuracy".to_owned(),
         ];
         if several {
             head.push(format!("less {against}'s, points"));
         }
-        let rest = [
-            "NLL",
-            "ECE",
-            "agreement, %",
-            "parameters",
-            "bytes",
-            "one sample, ms",
-        ];
+        let rest = ["NLL", "ECE", "agreement", "parameters", "bytes", "one sample, ms"];
         head.extend(rest.map(str::to_owned));
         let mut rows = vec![head];
         for run in &self.runs {
@@ -190,10 +245,52 @@ impl fmt::Display for Compared {
     }
 }
 
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seeds: Vec<String> = self.seeds.iter().map(u64::to_string).collect();
+        write!(
+            f,
+            "- **{}** ({}, seeds {}, {:.0} s): {}.",
+            self.run,
+            self.data,
+            seeds.join(", "),
+            self.wall_s,
+            self.verdict.trim_end_matches('.')
+        )
+    }
+}
+
+impl Run {
+    /// In words, what was asked for otherwise than in the first run.
+    fn job_beside(&self, first: &str) -> String {
+        let Some(settings) = &self.job_differs else {
+            return "what differs in the jobs is unknown: a report of an older Retort has none".to_owned();
+        };
+        if settings.is_empty() {
+            return format!("the same job as {first}");
+        }
+        let told: Vec<String> = settings.iter().take(KEYS).map(Setting::to_string).collect();
+        let more = match settings.len() - told.len() {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        format!("not the job of {first}: {}{more}", told.join("; "))
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let told = |value: &Option<toml::Value>| match value {
+            Some(value) => value.to_string().replace('\n', " "),
+            None => "unset".to_owned(),
+        };
+        let (value, reference) = (told(&self.value), told(&self.reference));
+        write!(f, "`{}` {value} instead of {reference}", self.key)
+    }
+}
+
 impl Model {
     fn cells(&self, run: &str, several: bool) -> Vec<String> {
-        let percent = |m: &Metric| format!("{:.2} ± {:.2}", 100.0 * m.mean, 100.0 * m.sd);
-        let decimal = |m: &Metric| format!("{:.3} ± {:.3}", m.mean, m.sd);
         let none = || "-".to_owned();
         let mut cells = vec![
             run.to_owned(),
@@ -329,5 +426,62 @@ mod tests {
                 .all(|l| l.chars().count() == table[0].chars().count()),
             "{alone}"
         );
+    }
+
+    #[test]
+    fn one_seed_shows_no_spread() {
+        let rows = |accuracies: &[f64]| {
+            let text = Compared::new(&named(vec![taught(accuracies)])).to_string();
+            let rows = text.lines().filter(|l| l.starts_with('|'));
+            rows.map(str::to_owned).collect::<Vec<_>>().join("\n")
+        };
+        let one = rows(&[0.8]);
+        assert!(one.contains("| 80.0 % ") && !one.contains('±'), "{one}");
+        let two = rows(&[0.8, 0.8]);
+        assert!(two.contains("| 80.0 ± 0.0 % "), "{two}");
+    }
+
+    #[test]
+    fn keys_of_the_jobs_that_differ_are_named() {
+        let job = |keys: &str| {
+            let mut report = taught(&[0.8, 0.9]);
+            report.run.job = keys.into();
+            report
+        };
+        let first = job("[run]\nname = \"x\"\nepochs = 10\n[[students]]\nname = \"s\"\nhidden = [8]\n");
+        let other =
+            job("[run]\nname = \"x\"\nepochs = 20\n[[students]]\nname = \"s\"\nhidden = [8, 8]\nshare = 1\n");
+        let beside =
+            |first: &Report, other: &Report| Compared::new(&named(vec![first.clone(), other.clone()]));
+        let compared = beside(&first, &other);
+        assert_eq!(compared.runs[0].job_differs, None);
+        let text = compared.to_string();
+        let line = "\n  - not the job of a: `run.epochs` 20 instead of 10; `students.0.hidden` [8, 8] instead of [8]; \
+                    `students.0.share` 1 instead of unset.\n";
+        assert!(text.contains(line), "{text}");
+        let json = serde_json::to_value(&compared).unwrap();
+        assert_eq!(
+            json["runs"][1]["job_differs"][0],
+            serde_json::json!({ "key": "run.epochs", "value": 20, "reference": 10 })
+        );
+        let same = beside(&first, &first).to_string();
+        assert!(same.contains("\n  - the same job as a.\n"), "{same}");
+        let older = beside(&job(""), &other);
+        assert_eq!(older.runs[1].job_differs, None);
+        assert!(older.to_string().contains("is unknown"), "{older}");
+    }
+
+    #[test]
+    fn of_many_keys_that_differ_the_first_are_written() {
+        let keys: String = (0..KEYS + 3).map(|i| format!("k{i} = {i}\n")).collect();
+        let settings = differences(&keys, "other = 1").unwrap();
+        assert_eq!(settings.len(), KEYS + 4);
+        let run = Run {
+            job_differs: Some(settings),
+            ..Compared::new(&named(vec![taught(&[0.8])])).runs.remove(0)
+        };
+        let told = run.job_beside("a");
+        assert!(told.ends_with("; and 4 more"), "{told}");
+        assert_eq!(told.matches("instead of").count(), KEYS);
     }
 }

@@ -11,9 +11,12 @@ mod tests;
 
 use super::curves::Curves;
 use super::metrics::Bin;
+use super::numbers;
 use super::svg::escape;
-use super::{Report, Student, Verdict};
+use super::tables as told;
+use super::{Report, Verdict};
 use charts::Cast;
+use tables::{facts, folded};
 
 const STYLE: &str = include_str!("html/style.css");
 
@@ -25,12 +28,12 @@ pub fn render(report: &Report, curves: &Curves, reliability: &[(String, Vec<Bin>
         section("How it learned", &figures(&learning::charts(curves, &cast))),
         section("By class and confidence", &details(report, reliability, &cast)),
         section("Mistakes", &figures(&mistakes(report, &cast))),
-        section("What it costs", &costs::section(report, &cast)),
-        section("Soft targets", &tables::soft_targets(report)),
-        section("Time", &tables::time(report)),
-        section("Replicas", &tables::sync(report)),
-        section("Samples", &tables::ledger(report)),
-        section("Repeat this run", &tables::origin(report)),
+        section("What it costs", &costs(report, &cast)),
+        section("Soft targets", &optional(told::soft_targets(report))),
+        section("Time", &tables::tables(told::time(report))),
+        section("Replicas", &optional(told::sync(report))),
+        section("Samples", &samples(report)),
+        section("Repeat this run", &origin(report)),
     ];
     let title = escape(&report.run.name);
     format!(
@@ -45,41 +48,27 @@ pub fn render(report: &Report, curves: &Curves, reliability: &[(String, Vec<Bin>
 }
 
 fn header(report: &Report) -> String {
-    let (run, data) = (&report.run, &report.dataset);
-    let seeds = tables::counted(run.seeds.len() as u64, "seed");
-    let facts = format!(
-        "{}: {} training samples, {} of them labelled, {} for testing &middot; {seeds} &middot; {}",
-        escape(&data.name),
-        tables::count(data.train),
-        tables::count(data.labelled),
-        tables::count(data.test),
-        tables::duration(run.wall_s)
-    );
     format!(
-        "<header>\n<h1>{}</h1>\n<p class=\"facts\">{facts}</p>\n<p class=\"verdict {}\">{}</p>\n</header>\n",
-        escape(&run.name),
+        "<header>\n<h1>{}</h1>\n<p class=\"facts\">{}</p>\n<p class=\"verdict {}\">{}</p>\n</header>\n",
+        escape(&report.run.name),
+        escape(&told::summary(report)),
         tone(&report.verdict),
         sentence(&report.verdict.text)
     )
 }
 
-/// The colour of the verdict follows the interval, not the mean.
+/// The colour of the verdict follows what all students' intervals say, not the means.
 fn tone(verdict: &Verdict) -> &'static str {
-    match verdict.interval {
-        Some([low, _]) if low > 0.0 => "helped",
-        Some([_, high]) if high < 0.0 => "harmed",
-        _ => "open",
+    match verdict.finding {
+        super::Finding::Helped => "helped",
+        super::Finding::Harmed => "harmed",
+        super::Finding::Open => "open",
     }
 }
 
-/// Starts with a capital letter, ends with a full stop, and keeps numbers with their percent signs.
+/// Keeps numbers with their percent signs.
 fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let first: String = chars
-        .next()
-        .map(|c| c.to_uppercase().collect())
-        .unwrap_or_default();
-    escape(&format!("{first}{}.", chars.as_str().trim_end_matches('.'))).replace(" %", "&nbsp;%")
+    escape(&numbers::sentence(text)).replace(" %", "&nbsp;%")
 }
 
 /// Nothing at all where there is nothing to show.
@@ -105,12 +94,12 @@ fn results(report: &Report, cast: &Cast) -> String {
         charts::accuracy(report, cast),
         charts::gains(report, cast)
     );
-    format!("{}{}", figures(&charts), tables::results(report))
+    format!("{}{}", figures(&charts), tables::tables(told::results(report)))
 }
 
 /// Each student beside itself alone class by class, then the calibration of all models.
 fn details(report: &Report, reliability: &[(String, Vec<Bin>)], cast: &Cast) -> String {
-    let charts = by_class(report).map(|(student, alone)| {
+    let charts = told::by_class(report).map(|(student, alone)| {
         format!(
             "{}{}{}",
             classes::accuracy(student, alone, cast),
@@ -119,9 +108,7 @@ fn details(report: &Report, reliability: &[(String, Vec<Bin>)], cast: &Cast) -> 
         )
     });
     let charts: String = charts.chain([charts::reliability(reliability, cast)]).collect();
-    let tables: String = by_class(report)
-        .map(|(student, alone)| tables::classes(student, alone))
-        .collect();
+    let tables: String = told::classes(report).iter().map(folded).collect();
     format!("{}{tables}", figures(&charts))
 }
 
@@ -134,8 +121,30 @@ fn mistakes(report: &Report, cast: &Cast) -> String {
     )
 }
 
-/// The students that were measured by class, each with itself alone.
-fn by_class(report: &Report) -> impl Iterator<Item = (&Student, Option<&Student>)> {
-    let students = report.students.iter().filter(|s| !s.per_class.is_empty());
-    students.map(|s| (s, report.baseline_of(&s.name)))
+fn costs(report: &Report, cast: &Cast) -> String {
+    let charts = costs::charts(report, cast);
+    format!("{}{}", figures(&charts), tables::tables(told::costs(report)))
+}
+
+fn optional(told: Option<told::Facts>) -> String {
+    told.map(|told| facts(&told)).unwrap_or_default()
+}
+
+fn samples(report: &Report) -> String {
+    let said = told::soundness(report).map(|(sound, said)| {
+        let class = if sound { "good" } else { "bad" };
+        format!("<p class=\"{class}\">{said}</p>\n")
+    });
+    said.unwrap_or_default() + &optional(told::ledger(report))
+}
+
+fn origin(report: &Report) -> String {
+    let job = match report.run.job.as_str() {
+        "" => String::new(),
+        job => format!(
+            "<details>\n<summary>The job</summary>\n<pre>{}</pre>\n</details>\n",
+            escape(job)
+        ),
+    };
+    facts(&told::origin(report)) + &job
 }

@@ -11,8 +11,10 @@ pub mod curves;
 pub mod html;
 pub mod markdown;
 pub mod metrics;
+mod numbers;
 pub mod stats;
 mod svg;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod verdict;
@@ -144,6 +146,9 @@ pub struct Teacher {
     /// Between seeds; 0 of a fixed teacher, which is the same model under every seed.
     pub churn: Option<f64>,
     pub cost: Option<Cost>,
+    /// BLAKE3 of the exported weights, seed by seed; none in older reports.
+    #[serde(default)]
+    pub weights_blake3: Vec<String>,
     /// Versions activated, summed over seeds.
     pub versions: u64,
     /// Distinct versions that students trained on, summed over seeds.
@@ -183,6 +188,9 @@ pub struct Student {
     pub churn: Option<f64>,
     /// Null of a baseline, which costs what its student does.
     pub cost: Option<Cost>,
+    /// BLAKE3 of the exported weights, seed by seed; none in older reports.
+    #[serde(default)]
+    pub weights_blake3: Vec<String>,
     /// Where its replicas' time went, over all seeds; null of what was not measured.
     pub time: Option<Time>,
     /// The smaller models that end at an exit; none of a model without exits.
@@ -371,6 +379,22 @@ pub struct Verdict {
     pub difference: Option<f64>,
     /// Its 95 % interval; null of a single seed.
     pub interval: Option<[f64; 2]>,
+    /// What the intervals of all students say alike.
+    #[serde(default)]
+    pub finding: Finding,
+}
+
+/// What an interval says of a teacher.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finding {
+    /// It lies above zero.
+    Helped,
+    /// It lies below zero.
+    Harmed,
+    /// It holds zero, or there is none.
+    #[default]
+    Open,
 }
 
 impl From<Vec<f64>> for Metric {

@@ -41,6 +41,7 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         validation_accuracy: Some(metric(|a| a * 0.99)),
         churn: (accuracies.len() > 1).then_some(0.08),
         cost: Some(cost(parameters)),
+        weights_blake3: digests(accuracies),
         time: Time::of([50.0, 2.0, 20.0, 8.0, 15.0, 5.0]),
         exits: vec![ExitRow {
             at: 1,
@@ -56,6 +57,12 @@ pub(super) fn student(name: &str, parameters: u64, accuracies: &[f64]) -> Studen
         }),
         per_class: (0..10).map(row).collect(),
     }
+}
+
+/// Of weights that differ from seed to seed as their accuracy does.
+fn digests(accuracies: &[f64]) -> Vec<String> {
+    let of = |a: &f64| blake3::hash(&a.to_le_bytes()).to_hex().to_string();
+    accuracies.iter().map(of).collect()
 }
 
 fn cost(parameters: u64) -> Cost {
@@ -87,6 +94,7 @@ pub(super) fn teacher(name: &str, parameters: u64, accuracies: &[f64]) -> Teache
             .into(),
         churn: (accuracies.len() > 1).then_some(0.03),
         cost: Some(cost(parameters)),
+        weights_blake3: digests(accuracies),
         versions: 40,
         versions_trained_on: 38,
     }
@@ -226,6 +234,51 @@ fn a_report_follows_its_schema_and_reads_back() {
         assert!(errors.is_empty(), "{errors:#?}");
         assert_eq!(serde_json::from_value::<Report>(json).unwrap(), report);
     }
+}
+
+#[test]
+fn a_report_of_an_older_version_is_read() {
+    let mut json = serde_json::to_value(report(2)).unwrap();
+    for model in ["/teachers/0", "/students/0", "/baselines/0"] {
+        let model = json.pointer_mut(model).unwrap().as_object_mut().unwrap();
+        assert!(model.remove("weights_blake3").is_some());
+    }
+    assert!(
+        json["verdict"]
+            .as_object_mut()
+            .unwrap()
+            .remove("finding")
+            .is_some()
+    );
+    let read: Report = serde_json::from_value(json).unwrap();
+    assert_eq!(read.students[0].weights_blake3, Vec::<String>::new());
+    assert_eq!(read.verdict.finding, Finding::Open);
+    let origin = tables::origin(&read);
+    assert!(origin.pairs.iter().all(|(name, _)| !name.contains("weights")));
+    assert_eq!(origin.note, "");
+}
+
+#[test]
+fn the_origin_has_the_digest_of_every_exported_model() {
+    let row = |report: &Report, name: &str| {
+        let origin = tables::origin(report);
+        assert!(origin.note.contains("BLAKE3"));
+        let found = origin.pairs.into_iter().find(|(n, _)| n == name);
+        found.and_then(|(_, value)| value)
+    };
+    let mut report = report(2);
+    let digests = report.students[0].weights_blake3.clone();
+    let expected = format!("one for each seed\n1: `{}`\n2: `{}`", digests[0], digests[1]);
+    assert_eq!(row(&report, "Digest of small's weights"), Some(expected));
+    // A fixed teacher is the same under every seed.
+    report.teachers[0].weights_blake3 = vec!["ab".repeat(32); 2];
+    let expected = format!("`{}`", "ab".repeat(32));
+    assert_eq!(row(&report, "Digest of wide's weights"), Some(expected));
+    // A student that teaches its peers is one model.
+    report.teachers[0].name = "small".into();
+    let origin = tables::origin(&report);
+    let rows = origin.pairs.iter().filter(|(name, _)| name.contains("weights"));
+    assert_eq!(rows.count(), 1);
 }
 
 #[test]

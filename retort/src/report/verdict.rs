@@ -2,9 +2,9 @@
 //!
 //! The difference is paired by seed, student minus the same student alone, so that what both share
 //! (initial weights, labels, order) drops out. It is called help or harm only if the 95 % interval
-//! leaves out zero.
+//! leaves out zero; so is a student said to pass its teacher.
 
-use super::{Student, Teacher, Verdict, baseline_of, stats};
+use super::{Finding, Student, Teacher, Verdict, baseline_of, stats};
 
 /// Paired by seed: student minus baseline.
 struct Gain {
@@ -14,7 +14,7 @@ struct Gain {
 }
 
 impl Verdict {
-    /// Judges every student; the numbers are those of the first that has a baseline.
+    /// Judges every student; the numbers are those of the first that has a baseline, the finding is common to all.
     pub fn new(teachers: &[Teacher], students: &[Student], baselines: &[Student]) -> Self {
         if students.is_empty() {
             return Self::without_numbers(
@@ -36,10 +36,12 @@ impl Verdict {
                 format!("{}; {}", gain.sentence(student, alone), keeps(student, teachers))
             })
             .collect();
+        let findings: Vec<Finding> = pairs.iter().map(|(_, _, gain)| gain.finding()).collect();
         Self {
             text: sentences.join(". "),
             difference: Some(first.difference),
             interval: first.interval,
+            finding: common(&findings),
         }
     }
 
@@ -48,7 +50,16 @@ impl Verdict {
             text: text.to_owned(),
             difference: None,
             interval: None,
+            finding: Finding::Open,
         }
+    }
+}
+
+/// What all say; open where they disagree.
+fn common(findings: &[Finding]) -> Finding {
+    match findings {
+        [first, rest @ ..] if rest.iter().all(|f| f == first) => *first,
+        _ => Finding::Open,
     }
 }
 
@@ -69,6 +80,15 @@ fn pair<'a>(student: &'a Student, baselines: &'a [Student]) -> Option<(&'a Stude
 }
 
 impl Gain {
+    /// By the interval, not the mean.
+    fn finding(&self) -> Finding {
+        match self.interval {
+            Some([low, _]) if low > 0.0 => Finding::Helped,
+            Some([_, high]) if high < 0.0 => Finding::Harmed,
+            _ => Finding::Open,
+        }
+    }
+
     fn sentence(&self, student: &Student, alone: &Student) -> String {
         let name = &student.name;
         let (with, without) = (
@@ -88,15 +108,15 @@ impl Gain {
             points(high),
             self.seeds
         );
-        let finding = if low > 0.0 {
-            "the teacher helped"
-        } else if high < 0.0 {
-            "the teacher did harm"
-        } else {
-            return format!(
-                "no difference could be shown: {name} reaches {with} with its teacher and {without} alone, \
-                 {difference} points ({spread})"
-            );
+        let finding = match self.finding() {
+            Finding::Helped => "the teacher helped",
+            Finding::Harmed => "the teacher did harm",
+            Finding::Open => {
+                return format!(
+                    "no difference could be shown: {name} reaches {with} with its teacher and {without} alone, \
+                     {difference} points ({spread})"
+                );
+            }
         };
         format!(
             "{finding}: {name} reaches {with} where it reaches {without} alone, a difference of {difference} points ({spread})"
@@ -104,7 +124,8 @@ impl Gain {
     }
 }
 
-/// How the student stands against the most accurate teacher; a student that teaches is none of its own.
+/// How the student stands against the most accurate teacher; a student that teaches is none of its own. It passes the
+/// teacher only if the interval of the differences lies above zero.
 fn keeps(student: &Student, teachers: &[Teacher]) -> String {
     let teachers: Vec<&Teacher> = teachers.iter().filter(|t| t.name != student.name).collect();
     let best = teachers
@@ -120,7 +141,8 @@ fn keeps(student: &Student, teachers: &[Teacher]) -> String {
     };
     let size = 100.0 * student.parameters as f64 / teacher.parameters as f64;
     let (own, taught) = (student.test_accuracy.mean, teacher.test_accuracy.mean);
-    if own > taught {
+    let ahead = student.test_accuracy.minus(&teacher.test_accuracy);
+    if stats::interval_95(&ahead.values).is_some_and(|[low, _]| low > 0.0) {
         return format!(
             "it passes {owner} own {} at {} % of its parameters",
             percent(taught),
@@ -253,11 +275,14 @@ mod tests {
 
     #[test]
     fn a_student_may_pass_its_teacher_and_the_best_of_several_is_named() {
-        let teachers = [teacher("weak", 10, &[0.5]), teacher("strong", 40, &[0.7])];
+        let teachers = [
+            teacher("weak", 10, &[0.5, 0.5, 0.5]),
+            teacher("strong", 40, &[0.70, 0.71, 0.69]),
+        ];
         let v = Verdict::new(
             &teachers,
-            &[student("small", 8, &[0.8])],
-            &[student("small@alone", 8, &[0.6])],
+            &[student("small", 8, &[0.80, 0.80, 0.81])],
+            &[student("small@alone", 8, &[0.6, 0.6, 0.6])],
         );
         assert!(
             v.text
@@ -268,12 +293,45 @@ mod tests {
     }
 
     #[test]
+    fn a_student_passes_its_teacher_by_the_interval_not_by_the_mean() {
+        let against = |student_by_seed: &[f64], teacher_by_seed: &[f64]| {
+            let alone = vec![0.6; student_by_seed.len()];
+            let v = Verdict::new(
+                &[teacher("wide", 100, teacher_by_seed)],
+                &[student("small", 10, student_by_seed)],
+                &[student("small@alone", 10, &alone)],
+            );
+            v.text
+        };
+        for (student, teacher, end) in [
+            (
+                &[0.85, 0.86][..],
+                &[0.80, 0.90][..],
+                "it keeps 100.9 % ± 7.6 of the teacher's accuracy at 10 % of its parameters",
+            ),
+            (
+                &[0.95],
+                &[0.90],
+                "it keeps 105.6 % of the teacher's accuracy at 10 % of its parameters",
+            ),
+            (
+                &[0.85, 0.95],
+                &[0.80, 0.90],
+                "it passes the teacher's own 85.0 % at 10 % of its parameters",
+            ),
+        ] {
+            let text = against(student, teacher);
+            assert!(text.ends_with(end), "{text}");
+        }
+    }
+
+    #[test]
     fn a_student_that_teaches_its_peer_is_held_against_the_peer() {
-        let teachers = [teacher("a", 10, &[0.9]), teacher("b", 20, &[0.8])];
+        let teachers = [teacher("a", 10, &[0.9, 0.9]), teacher("b", 20, &[0.8, 0.8])];
         let v = Verdict::new(
             &teachers,
-            &[student("a", 10, &[0.9])],
-            &[student("a@alone", 10, &[0.6])],
+            &[student("a", 10, &[0.9, 0.9])],
+            &[student("a@alone", 10, &[0.6, 0.6])],
         );
         assert!(
             v.text
@@ -298,5 +356,21 @@ mod tests {
             v.text
         );
         assert!(v.difference.unwrap() < 0.0);
+    }
+
+    #[test]
+    fn the_finding_is_open_unless_all_students_agree() {
+        let of = |a: f64, b: f64| {
+            let students = [student("a", 1, &[a, a]), student("b", 1, &[b, b])];
+            let alone = [
+                student("a@alone", 1, &[0.6, 0.6]),
+                student("b@alone", 1, &[0.6, 0.6]),
+            ];
+            Verdict::new(&[teacher("wide", 10, &[0.9, 0.9])], &students, &alone).finding
+        };
+        assert_eq!(of(0.7, 0.8), Finding::Helped);
+        assert_eq!(of(0.5, 0.4), Finding::Harmed);
+        assert_eq!(of(0.7, 0.5), Finding::Open, "one was helped, one was harmed");
+        assert_eq!(of(0.7, 0.6), Finding::Open, "of one nothing is known");
     }
 }

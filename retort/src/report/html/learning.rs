@@ -8,6 +8,8 @@ use super::charts::{Cast, figure};
 
 /// Points that a line is thinned to; more than this a chart cannot show.
 const RESOLUTION: u64 = 120;
+/// An axis that reaches so far has its marks at whole numbers only.
+const WHOLE: f64 = 4.0;
 
 /// Everything measured while training.
 pub(super) fn charts(curves: &Curves, cast: &Cast) -> String {
@@ -69,23 +71,26 @@ pub(super) fn charts(curves: &Curves, cast: &Cast) -> String {
             Unit::Plain,
             |p| p.staleness,
         ),
-        Plot {
-            stepped: true,
-            ..Plot::new(
-                "Replicas",
-                "Those that brought something to the merge.",
-                Unit::Plain,
-                |p| (p.replicas > 0).then(|| f64::from(p.replicas)),
-            )
-        },
         Plot::new("Throughput", "Samples trained on per second.", Unit::Plain, |p| {
             p.samples_per_s
         }),
     ];
-    plots
-        .iter()
-        .filter_map(|plot| plot.render(curves, cast))
-        .collect()
+    let plots = plots.into_iter().chain(replicas(curves));
+    plots.filter_map(|plot| plot.render(curves, cast)).collect()
+}
+
+/// Nothing where each group had one throughout.
+fn replicas(curves: &Curves) -> Option<Plot> {
+    let mut points = curves.groups.iter().flat_map(|c| &c.points);
+    points.any(|p| p.replicas > 1).then(|| Plot {
+        stepped: true,
+        ..Plot::new(
+            "Replicas",
+            "Those that brought something to the merge.",
+            Unit::Plain,
+            |p| (p.replicas > 0).then(|| f64::from(p.replicas)),
+        )
+    })
 }
 
 /// One line chart of [`charts`].
@@ -94,6 +99,7 @@ struct Plot {
     note: &'static str,
     unit: Unit,
     value: fn(&Point) -> Option<f64>,
+    /// A count or a version: whole, and what it is until the next point.
     stepped: bool,
 }
 
@@ -140,7 +146,7 @@ impl Plot {
             x_label: "step",
             y_unit: self.unit,
             x_range: Some((0.0, last)),
-            y_range: None,
+            y_range: self.stepped.then(|| (0.0, highest(&lines).max(WHOLE))),
             height: 230.0,
             diagonal: false,
             lines,
@@ -214,6 +220,11 @@ impl Plot {
     }
 }
 
+fn highest(lines: &[Line]) -> f64 {
+    let values = lines.iter().flat_map(|l| &l.points).map(|p| p.1);
+    values.fold(0.0, f64::max)
+}
+
 /// The mean over seeds, where every seed has a value.
 fn mean(seeds: &[BTreeMap<u64, (f64, f64)>]) -> Vec<(f64, f64)> {
     let Some(first) = seeds.first() else {
@@ -237,4 +248,53 @@ fn centre(points: &[(f64, f64)]) -> (f64, f64) {
         .iter()
         .fold((0.0, 0.0), |sum, p| (sum.0 + p.0, sum.1 + p.1));
     (x / points.len() as f64, y / points.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::report;
+
+    /// The chart of replicas of a group with so many at each step.
+    fn drawn(replicas: &[u32]) -> Option<String> {
+        let point = |(step, replicas): (u64, &u32)| Point {
+            step,
+            replicas: *replicas,
+            ..Point::default()
+        };
+        let curves = Curves {
+            groups: vec![GroupCurve {
+                run: "seed 1".into(),
+                group: "small".into(),
+                kind: "student".into(),
+                points: (0..).zip(replicas).map(point).collect(),
+            }],
+        };
+        let charts = charts(&curves, &Cast::new(&report(1), &curves));
+        let chart = charts.split("<title>Replicas</title>").nth(1)?;
+        Some(chart.split("</svg>").next()?.to_owned())
+    }
+
+    #[test]
+    fn one_replica_throughout_is_no_chart() {
+        assert_eq!(drawn(&[1, 1, 1]), None);
+        assert!(drawn(&[1, 2, 1]).is_some());
+    }
+
+    #[test]
+    fn counts_have_whole_numbers_on_their_axis() {
+        for most in [2, 3, 5, 7] {
+            let chart = drawn(&[1, most, 1]).unwrap();
+            let floor = chart.split("class=\"tick middle\"").next().unwrap();
+            let marks: Vec<&str> = floor
+                .split("</text>")
+                .filter_map(|part| part.rsplit('>').next())
+                .filter(|mark| !mark.starts_with('<'))
+                .collect();
+            assert!(marks.len() > 2, "{chart}");
+            for mark in marks {
+                assert!(mark.parse::<u32>().is_ok(), "{mark} of {most}: {chart}");
+            }
+        }
+    }
 }
