@@ -18,6 +18,7 @@ use crate::check::Checked;
 use crate::coordinator::Coordinator;
 use crate::cost;
 use crate::failure::{Failure, patiently};
+use crate::follow::{Ended, Measuring};
 use crate::report::metrics::{Evaluation, Logits};
 use crate::report::{self, Metric, Report, html, markdown};
 
@@ -63,20 +64,25 @@ pub(crate) fn text_bytes(dataset: &Dataset) -> Option<u64> {
 pub(crate) async fn gather(
     coordinator: &Coordinator,
     checked: &Checked,
-    status: pb::RunStatus,
+    ended: Ended,
 ) -> Result<Finished, Failure> {
+    let Ended { status, shown } = ended;
+    let measuring = Measuring::new(shown);
     let channel = patiently(|| async { Ok(coordinator.reach().await?) }).await?;
     let test = samples(&checked.dataset, Part::Test);
     let mut models = Vec::new();
     for group in checked.job.groups() {
+        measuring.say(&group.name);
         let export = patiently(|| fetch(channel.clone(), &status.run, &group.name)).await?;
         models.push(measure(checked, (group.name, Some(group.kind)), export, &test)?);
     }
     for average in averages(checked) {
+        measuring.say(&average);
         let export = patiently(|| fetch(channel.clone(), &status.run, &average)).await?;
         models.push(measure(checked, (average, None), export, &test)?);
     }
     for (name, export) in &checked.fixed {
+        measuring.say(name);
         // A teacher may be a model on a server, which may be away.
         let measured = patiently(|| async {
             let export = export.clone();
@@ -210,7 +216,10 @@ pub(crate) fn finish(
     (out, wall_s): (&Path, f64),
     json: bool,
 ) -> Result<(), Failure> {
+    let measuring = Measuring::new(true);
+    measuring.say("what the models cost");
     let (report, audit) = write_reports(checked, &finished, (out, wall_s))?;
+    drop(measuring);
     say(&report, out, json.then(|| report.to_json()).as_deref());
     sound(checked, &report, &audit)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -14,11 +15,28 @@ use crate::failure::{Failure, patiently};
 const LINE_EVERY: Duration = Duration::from_secs(2);
 /// Pause before a broken stream is opened again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// Between two pictures of a spinner.
+const TICK: Duration = Duration::from_millis(120);
 
 /// Says where a browser finds the run.
 #[expect(clippy::print_stderr, reason = "for the user")]
 pub(crate) fn say_where(dashboard: &str) {
     eprintln!("dashboard: {dashboard}");
+}
+
+/// The last status of a run that has ended.
+pub(crate) struct Ended {
+    pub(crate) status: pb::RunStatus,
+    /// Whether progress is shown: what comes after the run is then shown as well.
+    pub(crate) shown: bool,
+}
+
+impl Deref for Ended {
+    type Target = pb::RunStatus;
+
+    fn deref(&self) -> &pb::RunStatus {
+        &self.status
+    }
 }
 
 /// Follows a run to its end, shown under a title if there is one. A failed run is an error; its last status
@@ -27,7 +45,7 @@ pub(crate) async fn to_end(
     coordinator: &Coordinator,
     run: &str,
     title: Option<&str>,
-) -> Result<pb::RunStatus, Failure> {
+) -> Result<Ended, Failure> {
     let mut shown = title.map(Display::new);
     watch(coordinator, states_of(run), |status| {
         if let Some(shown) = &mut shown {
@@ -41,7 +59,10 @@ pub(crate) async fn to_end(
     }
     match status.state.as_str() {
         "failed" => Err(anyhow::anyhow!("run {run} failed: {}", status.reason).into()),
-        _ => Ok(status),
+        _ => Ok(Ended {
+            status,
+            shown: title.is_some(),
+        }),
     }
 }
 
@@ -121,7 +142,7 @@ impl Display {
             let bars = MultiProgress::new();
             let header = bars.add(ProgressBar::new_spinner());
             header.set_message(title.to_owned());
-            header.enable_steady_tick(Duration::from_millis(120));
+            header.enable_steady_tick(TICK);
             Self::Bars {
                 bars,
                 title: header,
@@ -187,6 +208,31 @@ impl Display {
     }
 }
 
+/// A line that says what is measured, for as long as it takes; on a terminal only, and gone afterwards.
+pub(crate) struct Measuring(ProgressBar);
+
+impl Measuring {
+    pub(crate) fn new(shown: bool) -> Self {
+        if !shown || !std::io::stderr().is_terminal() {
+            return Self(ProgressBar::hidden());
+        }
+        let line = ProgressBar::new_spinner();
+        // By a thread of its own: a measurement leaves no time for anything else.
+        line.enable_steady_tick(TICK);
+        Self(line)
+    }
+
+    pub(crate) fn say(&self, what: &str) {
+        self.0.set_message(format!("measuring {what}"));
+    }
+}
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// `about 40 s left`; no finer than it is known.
 pub(crate) fn left(seconds: f64) -> String {
     match seconds {
@@ -241,7 +287,8 @@ fn describe(status: &pb::RunStatus, group: &pb::GroupStatus) -> String {
         parts.push(format!("version {active} serves"));
     }
     if let Some(seconds) = group.remaining_s {
-        parts.push(left(seconds));
+        // Of several, each is a run of its own.
+        parts.push(format!("{} of seed {}", left(seconds), status.seed));
     }
     if !group.waiting_for.is_empty() && group.phase == "training" {
         parts.push(format!("waiting for {}", group.waiting_for));
@@ -252,6 +299,28 @@ fn describe(status: &pb::RunStatus, group: &pb::GroupStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_time_left_is_that_of_a_seed() {
+        let group = pb::GroupStatus {
+            remaining_s: Some(44.0),
+            ..Default::default()
+        };
+        let status = pb::RunStatus {
+            seed: 3,
+            ..Default::default()
+        };
+        let told = describe(&status, &group);
+        assert!(told.ends_with("about 40 s left of seed 3"), "{told}");
+    }
+
+    #[test]
+    fn what_is_measured_is_said_where_progress_is_shown() {
+        let measuring = Measuring::new(false);
+        assert!(measuring.0.is_hidden());
+        measuring.say("small");
+        assert_eq!(measuring.0.message(), "measuring small");
+    }
 
     #[test]
     fn the_time_left_is_told_no_finer_than_it_is_known() {

@@ -5,6 +5,8 @@ use std::fmt;
 use ratatui::crossterm::event::KeyCode;
 use retort_proto::pb;
 
+use crate::status;
+
 /// An order to the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verb {
@@ -35,15 +37,17 @@ pub(super) enum Curves {
     HeldOutLoss,
     HardLoss,
     Kl,
+    GradientShare,
     Staleness,
 }
 
 impl Curves {
-    const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Accuracy,
         Self::HeldOutLoss,
         Self::HardLoss,
         Self::Kl,
+        Self::GradientShare,
         Self::Staleness,
     ];
 
@@ -58,6 +62,7 @@ impl Curves {
             Self::HeldOutLoss => "held-out loss, nats",
             Self::HardLoss => "hard loss, nats",
             Self::Kl => "KL from the teachers, nats",
+            Self::GradientShare => "teacher's share of the gradient, %",
             Self::Staleness => "versions behind the newest",
         }
     }
@@ -69,6 +74,7 @@ impl Curves {
             Self::HeldOutLoss => point.held_out_loss,
             Self::HardLoss => point.hard_loss,
             Self::Kl => point.kl,
+            Self::GradientShare => point.gradient_share.map(|share| 100.0 * share),
             Self::Staleness => point.staleness,
         }
     }
@@ -85,7 +91,7 @@ pub(super) struct Member {
     /// Samples leased by a worker, queued at a server.
     pub(super) holds: u64,
     pub(super) silent_ms: u64,
-    /// What else is to be said of it.
+    /// What slows it, or why it does not serve.
     pub(super) note: String,
 }
 
@@ -138,10 +144,7 @@ impl Board {
                 samples_per_s: w.samples_per_s,
                 holds: w.leased,
                 silent_ms: w.silent_ms,
-                note: match w.leased {
-                    0 => group.waiting_for.clone(),
-                    _ => String::new(),
-                },
+                note: slowed(group, w),
             })
         });
         let servers = state.teachers.iter().flat_map(|teacher| {
@@ -203,6 +206,15 @@ impl Board {
     }
 }
 
+/// What most of a worker's time was lost to, and who waits for whom.
+fn slowed(group: &pb::GroupStatus, worker: &pb::WorkerStatus) -> String {
+    let waits = (worker.leased == 0).then(|| group.waiting_for.clone());
+    let late = worker.waited_for.then(|| "the others wait for it".to_owned());
+    let told = [status::stall(worker), late, waits].into_iter().flatten();
+    let told: Vec<String> = told.filter(|part| !part.is_empty()).collect();
+    told.join("; ")
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -215,6 +227,7 @@ pub(super) mod tests {
             samples_per_s: 1234.5,
             leased,
             silent_ms: 40,
+            spent: vec![3.0, 0.0, 6.0, 0.5, 0.5, 0.0],
             ..Default::default()
         };
         let curve = (0..20).map(|i| pb::CurvePoint {
@@ -262,6 +275,10 @@ pub(super) mod tests {
                 servers: vec![pb::ServerStatus {
                     worker: "t0".into(),
                     device: "flex".into(),
+                    samples_per_s: 2500.0,
+                    queued_samples: 500,
+                    queue_wait_s: Some(0.2),
+                    counters: [("hits".to_owned(), 3), ("misses".to_owned(), 1)].into(),
                     drained: "answers with NaN".into(),
                     ..Default::default()
                 }],
@@ -312,10 +329,35 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn who_holds_nothing_says_what_it_waits_for() {
+    fn a_member_says_what_slows_it() {
         let mut board = Board::default();
-        board.show(running());
+        let mut state = running();
+        state.groups[1].workers[1].waited_for = true;
+        state.groups[0].workers[0].spent.clear();
+        board.show(state);
         let notes: Vec<String> = board.members().into_iter().map(|m| m.note).collect();
-        assert_eq!(notes, ["", "a newer version", "", "answers with NaN"]);
+        assert_eq!(
+            notes,
+            [
+                "",
+                "teacher 60 %; a newer version",
+                "teacher 60 %; the others wait for it",
+                "answers with NaN"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_teachers_share_of_the_gradient_is_among_the_curves() {
+        let point = pb::CurvePoint {
+            gradient_share: Some(0.25),
+            ..Default::default()
+        };
+        let shown: Vec<Curves> = Curves::ALL
+            .into_iter()
+            .filter(|curves| curves.value(&point).is_some())
+            .collect();
+        assert_eq!(shown, [Curves::GradientShare]);
+        assert_eq!(Curves::GradientShare.value(&point), Some(25.0));
     }
 }
