@@ -3,7 +3,7 @@
 //! A process that dies is started again with back-off and told apart from one that was asked to
 //! leave. Each child holds the other end of a pipe, so that it notices when the supervisor is gone.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,7 +26,8 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const START_POLL: Duration = Duration::from_millis(5);
 /// A child that lived this long starts its back-off anew.
 const STABLE: Duration = Duration::from_secs(10);
-/// A coordinator that dies this often right after its start will not do better.
+/// A coordinator that dies this often right after its start will not do better, nor will another process that dies so often
+/// before it ever listens.
 const SHORT_LIVES: u32 = 12;
 /// Files in which a child says what it listens on, gRPC and HTTP.
 const ADDRESS: &str = "address";
@@ -88,7 +89,7 @@ struct Shared {
 }
 
 impl Fleet {
-    /// Starts the coordinator, then everything else.
+    /// Starts the coordinator, then everything else, and waits until all listen.
     pub(crate) async fn start(plan: Plan) -> anyhow::Result<Self> {
         for folder in ["logs", "run"] {
             let folder = plan.out.join(folder);
@@ -117,20 +118,37 @@ impl Fleet {
             tasks,
             shared,
         };
-        for i in 1..=fleet.shared.plan.teacher_servers {
-            fleet.supervise(Role::TeacherServer, format!("teacher-server-{i}"));
-        }
-        for i in 1..=fleet.shared.plan.student_workers {
-            fleet.supervise(Role::StudentWorker, format!("student-worker-{i}"));
+        if let Err(e) = fleet.start_others().await {
+            // What does not start is the failure to report.
+            let _ = fleet.stop().await;
+            return Err(e);
         }
         Ok(fleet)
     }
 
-    fn supervise(&self, role: Role, name: String) {
-        let child = Supervised::new(self.shared.clone(), role, name);
-        let (coordinator, token) = (self.coordinator.address.clone(), self.tasks.token().clone());
-        self.tasks
-            .spawn("supervise", OnError::Log, child.keep(None, coordinator, token));
+    /// Starts teacher servers and student workers at once, and supervises each as soon as it listens.
+    async fn start_others(&self) -> anyhow::Result<()> {
+        let plan = &self.shared.plan;
+        let coordinator = &self.coordinator.address;
+        let mut started = Vec::new();
+        for (role, count) in [
+            (Role::TeacherServer, plan.teacher_servers),
+            (Role::StudentWorker, plan.student_workers),
+        ] {
+            for i in 1..=count {
+                let name = format!("{}-{i}", role.name());
+                let process = Supervised::new(self.shared.clone(), role, name);
+                let child = process.spawn(coordinator)?;
+                started.push((process, child));
+            }
+        }
+        for (mut process, child) in started {
+            let child = process.up(child, coordinator, SHORT_LIVES).await?;
+            let token = self.tasks.token().clone();
+            let kept = process.keep(Some(child), coordinator.clone(), token);
+            self.tasks.spawn("supervise", OnError::Log, kept);
+        }
+        Ok(())
     }
 
     /// Asks every process to leave, and waits for it.
@@ -199,7 +217,7 @@ impl Supervised {
 
     fn spawn(&self, coordinator: &str) -> anyhow::Result<Child> {
         let plan = &self.shared.plan;
-        let log = plan.out.join("logs").join(format!("{}.log", self.name));
+        let log = self.log();
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -272,9 +290,14 @@ impl Supervised {
                 tokio::time::sleep(START_POLL).await;
             }
         };
-        let address = tokio::time::timeout(START_LIMIT, wait)
-            .await
-            .with_context(|| format!("{} does not listen", self.name))??;
+        let address = tokio::time::timeout(START_LIMIT, wait).await.with_context(|| {
+            let log = self.log();
+            format!(
+                "{} does not listen within {START_LIMIT:?}: see {}",
+                self.name,
+                log.display()
+            )
+        })??;
         self.address = Some(address.clone());
         if self.role == Role::Coordinator {
             let path = self.announced(HTTP);
@@ -291,7 +314,33 @@ impl Supervised {
     }
 
     fn log(&self) -> PathBuf {
-        Path::new("logs").join(format!("{}.log", self.name))
+        let logs = self.shared.plan.out.join("logs");
+        logs.join(format!("{}.log", self.name))
+    }
+
+    /// Waits until a new child listens, and starts it again where it dies before. After so many lives that is an error:
+    /// it will never be well.
+    async fn up(&mut self, mut child: Child, coordinator: &str, lives: u32) -> anyhow::Result<Child> {
+        let mut backoff = Backoff::new(self.name.len() as u64);
+        let mut life = 1;
+        loop {
+            let Err(e) = self.listening(&mut child).await else {
+                return Ok(child);
+            };
+            if child.try_wait()?.is_none() {
+                // Slow: it may listen yet.
+                warn!("{e:#}");
+                return Ok(child);
+            }
+            if life >= lives {
+                return Err(e.context(format!("{} died {lives} times before it listened", self.name)));
+            }
+            warn!("{e:#}");
+            tokio::time::sleep(backoff.next_delay()).await;
+            info!("starting {} again", self.name);
+            child = self.spawn(coordinator)?;
+            life += 1;
+        }
     }
 
     /// Starts the child again and again until the fleet stops, or (the coordinator) until it has died
@@ -359,5 +408,44 @@ impl Supervised {
                 true
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_never_listens_is_given_up_on_and_its_log_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        for part in ["logs", "run"] {
+            std::fs::create_dir(folder.path().join(part)).unwrap();
+        }
+        let plan = Plan {
+            out: folder.path().to_owned(),
+            teacher_servers: 0,
+            student_workers: 1,
+            log_format: Format::Text,
+        };
+        let shared = Arc::new(Shared {
+            plan,
+            processes: Mutex::default(),
+        });
+        let mut worker = Supervised::new(shared, Role::StudentWorker, "student-worker-1".into());
+        // The program is that of these tests, which refuses a role's flags.
+        let coordinator = "http://127.0.0.1:1";
+        let child = worker.spawn(coordinator).unwrap();
+        let given_up = worker.up(child, coordinator, 2).await.unwrap_err();
+        let (text, log) = (format!("{given_up:#}"), worker.log());
+        assert!(
+            text.contains("student-worker-1 died 2 times before it listened"),
+            "{text}"
+        );
+        assert!(text.contains(&format!("see {}", log.display())), "{text}");
+        assert!(
+            log.starts_with(folder.path()) && log.is_file(),
+            "{}",
+            log.display()
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! What a job allows and hardly anybody means: said by `retort check`, refused by nobody.
 
 use retort_data::{Dataset, Part};
-use retort_job::{Group, GroupKind, Job, Loss};
+use retort_job::{Gate, Group, GroupKind, Job, Loss, Model, Source, Teacher};
+use retort_models::{Device, Net, Preprocessing, Spec};
 use retort_teacher_server::classifier;
 
 use super::Checked;
@@ -37,8 +38,13 @@ pub(super) fn of(checked: &Checked) -> Vec<String> {
         .iter()
         .filter_map(|(name, _)| measure(checked, name))
         .collect();
-    let simplest = nearest_mean(&checked.dataset).filter(|_| !measured.is_empty());
-    advice(&checked.job, checked.dataset.classes(), (&measured, simplest))
+    let (job, data) = (&checked.job, &checked.dataset);
+    let simplest = nearest_mean(data).filter(|_| !measured.is_empty());
+    let all_labelled = data.labelled().len() == data.train_len() as usize;
+    let mut told = advice(job, data.classes(), (&measured, simplest));
+    told.extend(smaller(job, |model| parameters(data, model)));
+    told.extend(open_gate(job).filter(|_| all_labelled));
+    told
 }
 
 fn students(job: &Job) -> impl Iterator<Item = Group> {
@@ -117,6 +123,66 @@ fn advice(job: &Job, classes: usize, (measured, simplest): (&[Measured], Option<
         }
     }
     told
+}
+
+/// Teachers that are trained here.
+fn trained(job: &Job) -> impl Iterator<Item = &Teacher> {
+    let teachers = job.teachers.iter();
+    teachers.filter(|t| matches!(t.source, Source::Trained { .. }))
+}
+
+/// Trained teachers with fewer parameters than one of their students; `size` counts a model's.
+fn smaller(job: &Job, size: impl Fn(&Model) -> Option<usize>) -> Vec<String> {
+    let mut told = Vec::new();
+    for teacher in trained(job) {
+        let taught = students(job).filter(|g| g.teachers.iter().any(|t| t.name == teacher.name));
+        let taught: Vec<Group> = taught.collect();
+        let Some(model) = teacher.model.as_ref().filter(|_| !taught.is_empty()) else {
+            continue;
+        };
+        let Some(own) = size(model) else { continue };
+        for student in taught {
+            if let Some(of_student) = size(&student.model).filter(|n| *n > own) {
+                told.push(format!(
+                    "{} has fewer parameters than its student {} ({own} against {of_student}): nothing gets smaller",
+                    teacher.name, student.name
+                ));
+            }
+        }
+    }
+    told
+}
+
+/// What a network of the model has for this data; `None`: it is no network of ours.
+fn parameters(data: &Dataset, model: &Model) -> Option<usize> {
+    let spec = Spec {
+        model: model.clone(),
+        input: data.shape(),
+        classes: data.classes(),
+        // Has no parameters, and to measure it takes all samples.
+        preprocessing: Preprocessing::none(data.shape().channels),
+        tokens: data.tokens().cloned(),
+        rows: data.rows(),
+        projection: None,
+    };
+    let net = Net::new(&spec, 0, &Device::flex()).ok()?;
+    Some(net.parameters())
+}
+
+/// A gate that the job leaves open although a trained teacher begins as a beginner and alpha does not rise; where all
+/// samples have labels, these would say more than it does.
+fn open_gate(job: &Job) -> Option<String> {
+    if job.distillation.gate != Some(Gate::None) {
+        return None;
+    }
+    let beginner = |g: &Group| trained(job).find(|t| g.teachers.iter().any(|m| m.name == t.name));
+    let mut at_once = students(job).filter(|g| g.alpha.at(0.0) >= LITTLE);
+    let (student, teacher) = at_once.find_map(|g| Some((g.name.clone(), beginner(&g)?)))?;
+    Some(format!(
+        "distillation.gate is \"none\" and every sample has a label: {student} learns from {} from the first step on, when that \
+         knows nothing; \"lead\", which holds where the key is unset, or an alpha that rises lets the labels speak first",
+        teacher.name
+    ))
 }
 
 /// `None`: there is nothing to measure it on, or it is on a server of somebody else's.
@@ -273,18 +339,82 @@ alpha = 0.9
         }
     }
 
-    #[test]
-    fn a_student_that_is_its_teacher_is_pointed_out() {
+    /// The job with a trained teacher of so many units; its student has 8.
+    fn trained_job(units: usize, settings: &[&str]) -> Job {
+        let source = format!(
+            "model = {{ architecture = \"mlp\", hidden = [{units}] }}\nsource = {{ kind = \"trained\", learning_rate = 0.01 }}"
+        );
         let job = JOB.replace(
             "source = { kind = \"checkpoint\", path = \"somewhere\" }",
-            "model = { architecture = \"mlp\", hidden = [8] }\nsource = { kind = \"trained\", learning_rate = 0.01 }",
+            &source,
         );
-        let job = retort_job::parse(&job, Path::new("job.toml"), &[]).unwrap();
-        let told = advice(&job, 10, (&[], None));
+        let settings: Vec<String> = settings.iter().map(|s| (*s).to_owned()).collect();
+        retort_job::parse(&job, Path::new("job.toml"), &settings).unwrap()
+    }
+
+    #[test]
+    fn a_student_that_is_its_teacher_is_pointed_out() {
+        let told = advice(&trained_job(8, &[]), 10, (&[], None));
         assert!(
             told.len() == 1 && told[0].contains("t and its student s are the same model"),
             "{told:?}"
         );
+    }
+
+    #[test]
+    fn a_trained_teacher_that_is_smaller_than_its_student_is_pointed_out() {
+        let job = trained_job(4, &[]);
+        let data = retort_data::load(&job.dataset, Path::new("."), 1).unwrap();
+        let told = |job: &Job| smaller(job, |model| parameters(&data, model));
+        // 64 inputs, 10 classes: 75 numbers for each unit and 10 biases.
+        assert_eq!(
+            told(&job),
+            ["t has fewer parameters than its student s (310 against 610): nothing gets smaller"]
+        );
+        for units in [8, 16] {
+            assert_eq!(told(&trained_job(units, &[])), Vec::<String>::new(), "{units}");
+        }
+    }
+
+    #[test]
+    fn an_open_gate_is_pointed_out_where_a_beginner_teaches_at_once() {
+        let told = open_gate(&trained_job(16, &["distillation.gate=none"])).unwrap();
+        assert!(told.contains("s learns from t from the first step on"), "{told}");
+        for settings in [
+            &["distillation.gate=lead"][..],
+            &[],
+            &[
+                "distillation.gate=none",
+                "distillation.alpha={ from = 0.0, to = 0.9, over = 0.5 }",
+            ],
+        ] {
+            assert_eq!(open_gate(&trained_job(16, settings)), None, "{settings:?}");
+        }
+        let fixed =
+            retort_job::parse(JOB, Path::new("job.toml"), &["distillation.gate=none".to_owned()]).unwrap();
+        assert_eq!(open_gate(&fixed), None, "a fixed teacher is no beginner");
+    }
+
+    #[test]
+    fn gates_are_pointed_out_where_all_samples_have_labels_only() {
+        for (settings, said) in [
+            (&["distillation.gate=none"][..], true),
+            (&["distillation.gate=none", "dataset.labelled=100"], false),
+        ] {
+            let job = trained_job(16, settings);
+            let checked = Checked {
+                dataset: retort_data::load(&job.dataset, Path::new("."), 1).unwrap(),
+                job,
+                base: ".".into(),
+                fixed: Vec::new(),
+            };
+            let told = of(&checked);
+            assert_eq!(
+                told.iter().any(|t| t.contains("distillation.gate")),
+                said,
+                "{told:?}"
+            );
+        }
     }
 
     #[test]

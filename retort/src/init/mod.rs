@@ -196,6 +196,8 @@ fn ask<R: BufRead, T>(
 mod tests {
     use std::fs;
 
+    use retort_job::Gate;
+
     use super::*;
 
     fn args(data: Option<&str>, teacher: Option<Kind>) -> Args {
@@ -251,6 +253,20 @@ mod tests {
                     assert!(!job.students.is_empty() && !job.teachers.is_empty());
                 }
             }
+        }
+    }
+
+    #[test]
+    fn few_labels_leave_the_gate_open() {
+        let folder = tempfile::tempdir().unwrap();
+        for (labelled, gate) in [(None, Gate::Lead), (Some(100), Gate::None)] {
+            let given = Args {
+                labelled,
+                ..args(Some("digits"), Some(Kind::Online))
+            };
+            let made = answers::<&[u8]>(given, folder.path(), None).unwrap();
+            let job = retort_job::parse(&template::job(&made), Path::new("job.toml"), &[]).unwrap();
+            assert_eq!(job.distillation.gate, Some(gate), "{labelled:?}");
         }
     }
 

@@ -118,6 +118,12 @@ teachers = [{{ name = "{teacher}" }}]
 "#
         )
     };
+    // The lead on held-out samples is small where labels are few, and would mute the teacher (docs/tuning.md).
+    let gate = if answers.labelled.is_some() {
+        "none"
+    } else {
+        "lead"
+    };
     match answers.kind {
         Kind::Online => (
             format!(
@@ -129,7 +135,7 @@ source = {{ kind = "trained", learning_rate = 0.002, publish_every = 50 }}   # l
 {}"#,
                 a_student("small", "wide")
             ),
-            distillation(4.0, "0.9", "lead"),
+            distillation(4.0, "0.9", gate),
         ),
         Kind::Offline => {
             let path = answers.checkpoint.as_ref().map(|p| p.display().to_string());
