@@ -9,6 +9,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHON=${PYTHON:-python3}
+# A missed bound is the last exit code, not the end.
+missed=0
 bench() { cargo bench --locked -p retort-tests --bench pytorch "$@"; }
 if ! (source bench/pytorch/libtorch.sh); then
     bench -- "$@"
@@ -16,8 +18,9 @@ if ! (source bench/pytorch/libtorch.sh); then
 fi
 case " $* " in
     *" --device "* | *" --part steps "* | *" --part phases "* | *" --part epochs "*) ;;
-    *" --quick "*) bench -- --quick --part service ;;
-    *) bench -- --part service ;;
+    *" --quick "*) bench -- --quick --part service || missed=1 ;;
+    *) bench -- --part service || missed=1 ;;
 esac
 source bench/pytorch/libtorch.sh
-bench --features libtorch -- "$@"
+bench --features libtorch -- "$@" || missed=1
+exit $missed

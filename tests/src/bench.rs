@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "the table is what a bench is for")]
 
+use anyhow::ensure;
 use serde_json::{Map, Value, json};
 
 /// Whether the bench was called with `--quick`; it takes nothing else.
@@ -30,6 +31,7 @@ struct Row {
 #[derive(Default)]
 pub struct Table {
     figures: Map<String, Value>,
+    missed: usize,
 }
 
 impl Table {
@@ -62,6 +64,7 @@ impl Table {
 
     /// A figure with its bound.
     pub fn check(&mut self, (name, value): (String, String), bound: &'static str, holds: bool) {
+        self.missed += usize::from(!holds);
         self.row(&Row {
             name,
             value,
@@ -76,7 +79,13 @@ impl Table {
     }
 
     /// The last line: all that was kept.
-    pub fn result(&self, bench: &str) {
+    ///
+    /// # Errors
+    ///
+    /// Bounds were missed, so that the bench ends with 1.
+    pub fn result(&self, bench: &str) -> anyhow::Result<()> {
         println!("\nRESULT {}", json!({ "bench": bench, "figures": self.figures }));
+        ensure!(self.missed == 0, "{bench}: bounds MISSED: {}", self.missed);
+        Ok(())
     }
 }

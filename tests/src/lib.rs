@@ -12,7 +12,7 @@ pub mod online;
 pub mod proxy;
 pub mod standing;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -96,6 +96,19 @@ impl Harness {
         text(&output.stdout)
     }
 
+    /// Runs a command that must end with 2, and with every part in its message.
+    pub fn refused(&self, args: &[&str], parts: &[&str]) {
+        let output = self.call(args);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+        for part in parts {
+            assert!(
+                message.contains(part),
+                "{args:?}: {part:?} is missing in: {message}"
+            );
+        }
+    }
+
     /// Starts a command and leaves it running.
     pub fn start(&self, args: &[&str]) -> Running {
         self.start_with(args, &[])
@@ -150,6 +163,14 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Says what a test that ends without a check had needed, past the capture of output, which hides what a passing test prints.
+/// With `RETORT_NO_SKIP=1` the test fails instead.
+pub fn skipped(why: &str) {
+    let must = std::env::var_os("RETORT_NO_SKIP").is_some_and(|value| value == "1");
+    assert!(!must, "RETORT_NO_SKIP=1, and {why}");
+    writeln!(std::io::stderr(), "SKIPPED: {why}").expect("stderr");
 }
 
 /// Waits until `condition` gives a value, at most `limit`.

@@ -47,6 +47,14 @@ lease = "2s"
 heartbeat = "100ms"
 "#;
 
+/// A job as [`ONLINE`], with a fixed teacher instead of one that learns; `place`: `path = "FOLDER"`, and more keys of its source.
+pub fn with_fixed_teacher(job: &str, place: &str) -> String {
+    const TRAINED: &str = r#"model = { architecture = "mlp", hidden = [64] }
+source = { kind = "trained", learning_rate = 0.005, publish_every = 10 }"#;
+    assert!(job.contains(TRAINED), "no teacher to put another one for: {job}");
+    job.replace(TRAINED, &format!("source = {{ kind = \"checkpoint\", {place} }}"))
+}
+
 /// A path as an argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")

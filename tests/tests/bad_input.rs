@@ -35,15 +35,7 @@ fn refused(harness: &Harness, job: &str, settings: &[&str], parts: &[&str]) {
         if command == "run" {
             args.extend(["--out", "out"]);
         }
-        let output = harness.call(&args);
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(2), "{command} {settings:?}: {text}");
-        for part in parts {
-            assert!(
-                text.contains(part),
-                "{command} {settings:?}: {part:?} is missing in: {text}"
-            );
-        }
+        harness.refused(&args, parts);
         assert!(
             !harness.path("out").exists(),
             "{command} {settings:?} started something"

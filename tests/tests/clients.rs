@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use retort_tests::online::{LIMIT, ONLINE, text, under_way};
 use retort_tests::standing::Standing;
-use retort_tests::{Harness, Running, processes};
+use retort_tests::{Harness, Running, processes, skipped};
 use serde_json::Value;
 
 /// A Python that has `examples/clients/requirements.txt`.
@@ -15,14 +15,13 @@ struct Python {
 }
 
 impl Python {
-    #[expect(clippy::print_stdout, reason = "a skipped test says so")]
     fn find() -> Option<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let named = std::env::var_os("RETORT_PYTHON").map(PathBuf::from);
         let made = root.join("retort-runs/clients/bin/python");
         let program = named.or_else(|| made.is_file().then_some(made));
         if program.is_none() {
-            println!("SKIPPED: no Python with examples/clients/requirements.txt (RETORT_PYTHON)");
+            skipped("no Python with examples/clients/requirements.txt (RETORT_PYTHON)");
         }
         Some(Self {
             program: program?,

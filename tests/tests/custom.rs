@@ -3,19 +3,6 @@
 use retort_tests::Harness;
 use retort_tests::online::{ONLINE, text};
 
-/// The command ends with 2, and its message has every part.
-fn refused(h: &Harness, args: &[&str], parts: &[&str]) {
-    let output = h.call(args);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
-    for part in parts {
-        assert!(
-            message.contains(part),
-            "{args:?}: {part:?} is missing in: {message}"
-        );
-    }
-}
-
 #[test]
 fn models_and_data_of_another_program_are_refused() {
     let h = Harness::new(env!("CARGO_BIN_EXE_retort-harness"));
@@ -31,12 +18,8 @@ fn models_and_data_of_another_program_are_refused() {
     let program = "run the program that brings it";
     for command in [&["check"][..], &["run", "--out", "out"]] {
         let args = |file| [command, &[text(file)]].concat();
-        refused(
-            &h,
-            &args(&foreign_model),
-            &["students.0.model", "\"sines\"", program],
-        );
-        refused(&h, &args(&foreign_data), &["custom.name = \"rings\"", program]);
+        h.refused(&args(&foreign_model), &["students.0.model", "\"sines\"", program]);
+        h.refused(&args(&foreign_data), &["custom.name = \"rings\"", program]);
     }
     assert!(!h.path("out").exists(), "nothing was started");
 
@@ -50,8 +33,7 @@ fn models_and_data_of_another_program_are_refused() {
     std::fs::write(h.path("small/model.json"), card.to_string()).unwrap();
     std::fs::write(h.path("small/model.safetensors"), "").unwrap();
     let point = h.job("point.txt", "0.1 0.2");
-    refused(
-        &h,
+    h.refused(
         &["predict", "small", text(&point)],
         &["small/model.json", "\"sines\"", program],
     );

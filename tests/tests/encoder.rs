@@ -83,19 +83,6 @@ fn data(h: &Harness) {
     std::fs::write(folder.join("test.jsonl"), lines(200, 260)).unwrap();
 }
 
-/// The command ends with 2, and its message has every part.
-fn refused(h: &Harness, args: &[&str], parts: &[&str]) {
-    let output = h.call(args);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
-    for part in parts {
-        assert!(
-            message.contains(part),
-            "{args:?}: {part:?} is missing in: {message}"
-        );
-    }
-}
-
 fn run(h: &Harness, job: &Path, out: &str) -> Value {
     let report = h.ok(&["run", text(job), "--out", out, "--json"]);
     let report: Value = serde_json::from_str(&report).unwrap();
@@ -114,10 +101,10 @@ fn a_build_without_the_feature_says_what_to_build() {
     let h = harness();
     let job = job(&h, TOKENIZER, BAG);
     let parts = ["text.tokens", "bert/tokenizer.json", "--features tokenizers"];
-    refused(&h, &["check", text(&job)], &parts);
-    refused(&h, &["run", text(&job), "--out", "out"], &parts);
+    h.refused(&["check", text(&job)], &parts);
+    h.refused(&["run", text(&job), "--out", "out"], &parts);
     let import = ["import", "bert", "--job", text(&job), "--out", "teacher"];
-    refused(&h, &import, &parts);
+    h.refused(&import, &parts);
     assert!(!h.path("out").exists() && !h.path("teacher").exists());
 }
 
@@ -160,12 +147,11 @@ mod with_the_feature {
         let tokenizer = h.path("checkpoint/tokenizer.json");
         std::fs::write(&tokenizer, "{}").unwrap();
         let parts = ["tokens.blake3", "the hash of tokenizer.json"];
-        refused(&h, &["predict", "checkpoint", text(&question)], &parts);
+        h.refused(&["predict", "checkpoint", text(&question)], &parts);
         std::fs::remove_file(&tokenizer).unwrap();
         let parts = ["read checkpoint/tokenizer.json"];
-        refused(&h, &["predict", "checkpoint", text(&question)], &parts);
-        refused(
-            &h,
+        h.refused(&["predict", "checkpoint", text(&question)], &parts);
+        h.refused(
             &["check", text(&job)],
             &["text.tokens: read ", "bert/tokenizer.json"],
         );
@@ -177,8 +163,7 @@ mod with_the_feature {
         let job = job(&h, TOKENIZER, BAG);
         let job = text(&job);
         let import = ["import", "bert", "--job", job, "--out", "teacher"];
-        refused(
-            &h,
+        h.refused(
             &["import", "bert", "--out", "teacher"],
             &["--job", "without a classifier"],
         );
@@ -202,19 +187,18 @@ mod with_the_feature {
                 &["text.tokens", "expected 00, another tokenizer's file"],
             ),
         ] {
-            refused(&h, &set(setting), parts);
+            h.refused(&set(setting), parts);
         }
         let config = h.path("bert/config.json");
         let plain = std::fs::read_to_string(&config).unwrap();
         let larger = plain.replace("\"vocab_size\": 12", "\"vocab_size\": 30522");
         std::fs::write(&config, larger).unwrap();
-        refused(
-            &h,
+        h.refused(
             &import,
             &["bert: config.json: vocab_size is 30522, expected 12, the tokens of its tokenizer"],
         );
         std::fs::remove_file(&config).unwrap();
-        refused(&h, &import, &["bert/config.json"]);
+        h.refused(&import, &["bert/config.json"]);
         assert!(!h.path("teacher").exists(), "nothing was written");
 
         // Another order of classes is another teacher.
@@ -222,22 +206,22 @@ mod with_the_feature {
         h.ok(&import);
         let labels = h.path("data/classes.txt");
         std::fs::write(&labels, "positive\nnegative\n").unwrap();
-        refused(&h, &["check", job], &["class 0 is \"negative\"", "\"positive\""]);
+        h.refused(&["check", job], &["class 0 is \"negative\"", "\"positive\""]);
     }
 }
 
 /// The encoder that `examples/data/minilm.sh` brings in; `None`, loudly, where it was not run.
 #[cfg(feature = "tokenizers")]
-#[expect(clippy::print_stderr, reason = "what was not tested must be seen")]
 fn minilm() -> Option<PathBuf> {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../retort-runs/data/minilm/teacher");
     if data.is_dir() {
         return Some(data);
     }
-    eprintln!(
-        "SKIPPED: no MiniLM: run examples/data/minilm.sh {}",
-        data.with_file_name("").display()
-    );
+    let folder = data.with_file_name("");
+    retort_tests::skipped(&format!(
+        "no MiniLM: run examples/data/minilm.sh {}",
+        folder.display()
+    ));
     None
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use retort_models::{Classifier, Device};
 use retort_tests::kserve::{Compute, Kserve, Model};
-use retort_tests::online::{LIMIT, ONLINE, exactly_once, long, text, under_way};
+use retort_tests::online::{LIMIT, ONLINE, exactly_once, long, text, under_way, with_fixed_teacher};
 use retort_tests::{Harness, eventually, json, processes};
 use serde_json::Value;
 
@@ -60,29 +60,13 @@ fn exported(folder: &Path) -> Compute {
 
 /// A job with the teacher in the folder `digits` instead of one that learns.
 fn taught(h: &Harness, job: &str) -> PathBuf {
-    let trained = "model = { architecture = \"mlp\", hidden = [64] }\nsource = { kind = \"trained\", learning_rate = 0.005, publish_every = 10 }";
-    let fixed = "source = { kind = \"checkpoint\", path = \"digits\" }";
-    assert!(job.contains(trained));
-    h.job("taught.toml", &job.replace(trained, fixed))
+    h.job("taught.toml", &with_fixed_teacher(job, "path = \"digits\""))
 }
 
 fn import(h: &Harness, server: &Kserve) -> String {
     h.job("digits.toml", CARD);
     let place = format!("{}/digits", server.endpoint);
     h.ok(&["import", &place, "--out", "digits"])
-}
-
-/// The command ends with 2, and its message has every part.
-fn refused(h: &Harness, args: &[&str], parts: &[&str]) {
-    let output = h.call(args);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
-    for part in parts {
-        assert!(
-            message.contains(part),
-            "{args:?}: {part:?} is missing in: {message}"
-        );
-    }
 }
 
 fn status(h: &Harness, out: &Path) -> Option<Value> {
@@ -158,8 +142,7 @@ fn students_wait_while_the_server_is_away_and_go_on() {
     let measured: Value = serde_json::from_str(&measured).unwrap();
     assert_eq!(measured["test_accuracy"], ours["test_accuracy"]["mean"]);
     server.stop();
-    refused(
-        &h,
+    h.refused(
         &["evaluate", "out/teachers/wide"],
         &["digits at http://127.0.0.1"],
     );
@@ -195,7 +178,7 @@ fn an_import_is_refused_with_what_was_expected() {
         let server = Kserve::start(model).unwrap();
         let place = format!("{}/{name}", server.endpoint);
         let args = ["import", &place, "--card", "digits.toml", "--out", "digits"];
-        refused(&h, &args, parts);
+        h.refused(&args, parts);
     };
     let fine = || model(stripes());
     refuse(fine(), "letters", &["letters is not ready", "does not have it"]);
@@ -254,22 +237,17 @@ fn an_import_is_refused_with_what_was_expected() {
         assert!(CARD.contains(from), "{from}");
         h.job("card.toml", &CARD.replace(from, to));
         let args = ["import", &place, "--card", "card.toml", "--out", "digits"];
-        refused(&h, &args, parts);
+        h.refused(&args, parts);
     }
     let endpoint = server.endpoint.clone();
     drop(server);
     let args = ["import", &place, "--card", "digits.toml", "--out", "digits"];
-    refused(
-        &h,
-        &args,
-        &[&endpoint, "is a server of the Open Inference Protocol"],
-    );
+    h.refused(&args, &[&endpoint, "is a server of the Open Inference Protocol"]);
     for (place, part) in [
         ("https://127.0.0.1:1/digits", "nothing is encrypted"),
         ("http://127.0.0.1:1", "http://HOST:PORT/NAME"),
     ] {
-        refused(
-            &h,
+        h.refused(
             &["import", place, "--card", "digits.toml", "--out", "digits"],
             &[part],
         );
@@ -285,17 +263,16 @@ fn a_job_is_refused_where_the_server_is_away_or_has_changed() {
     let file = taught(&h, ONLINE);
     let key = "teachers.0.source.path";
     h.ok(&["check", text(&file)]);
-    refused(
-        &h,
+    h.refused(
         &["check", text(&file), "--set", "teachers.0.device=wgpu"],
         &["teachers.0.device", "on a server where that is"],
     );
     server.stop();
-    refused(&h, &["check", text(&file)], &[key, &server.endpoint]);
+    h.refused(&["check", text(&file)], &[key, &server.endpoint]);
     let refuse = |server: &mut Kserve, model: Model, parts: &[&str]| {
         server.serve(model).unwrap();
         for command in [&["check"][..], &["run", "--out", "out"]] {
-            refused(&h, &[command, &[text(&file)]].concat(), parts);
+            h.refused(&[command, &[text(&file)]].concat(), parts);
         }
     };
     let newer = Model {

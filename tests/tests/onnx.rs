@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use retort_tests::Harness;
-use retort_tests::online::{ONLINE, text};
+use retort_tests::online::{ONLINE, text, with_fixed_teacher};
 
 fn harness() -> Harness {
     Harness::new(env!("CARGO_BIN_EXE_retort-harness"))
@@ -18,22 +18,8 @@ fn asset(name: &str) -> PathBuf {
 
 /// The online job with the teacher in the folder `digits` instead of one that learns.
 fn job(h: &Harness, more: &str) -> PathBuf {
-    let trained = "model = { architecture = \"mlp\", hidden = [64] }\nsource = { kind = \"trained\", learning_rate = 0.005, publish_every = 10 }";
-    let fixed = format!("source = {{ kind = \"checkpoint\", path = \"digits\"{more} }}");
-    h.job("taught.toml", &ONLINE.replace(trained, &fixed))
-}
-
-/// The command ends with 2, and its message has every part.
-fn refused(h: &Harness, args: &[&str], parts: &[&str]) {
-    let output = h.call(args);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
-    for part in parts {
-        assert!(
-            message.contains(part),
-            "{args:?}: {part:?} is missing in: {message}"
-        );
-    }
+    let place = format!("path = \"digits\"{more}");
+    h.job("taught.toml", &with_fixed_teacher(ONLINE, &place))
 }
 
 #[cfg(not(feature = "onnx"))]
@@ -55,14 +41,13 @@ fn a_build_without_the_feature_says_what_to_build() {
     let feature = "--features onnx";
     for command in [&["check"][..], &["run", "--out", "out"]] {
         let args = [command, &[text(&file)]].concat();
-        refused(&h, &args, &["teachers.0.source.path", feature]);
+        h.refused(&args, &["teachers.0.source.path", feature]);
     }
     assert!(!h.path("out").exists(), "nothing was started");
     let image = h.job("image.pgm", "P2\n1 1\n255\n9\n");
-    refused(&h, &["predict", "digits", text(&image)], &[feature]);
+    h.refused(&["predict", "digits", text(&image)], &[feature]);
     let model = asset("digits.onnx");
-    refused(
-        &h,
+    h.refused(
         &["import", text(&model), "--out", "other"],
         &["digits.onnx", feature],
     );
@@ -123,7 +108,7 @@ mod with_the_feature {
         let measured = h.ok(&["evaluate", text(&copy), "--json"]);
         let measured: Value = serde_json::from_str(&measured).unwrap();
         assert_eq!(measured["test_accuracy"], teacher["test_accuracy"]["mean"]);
-        refused(&h, &["evaluate", "digits"], &["--job"]);
+        h.refused(&["evaluate", "digits"], &["--job"]);
         let compared = ["evaluate", "out/students/small", "--teacher", "digits", "--json"];
         let compared: Value = serde_json::from_str(&h.ok(&compared)).unwrap();
         assert_eq!(
@@ -212,7 +197,7 @@ mod with_the_feature {
             assert!(card.contains(from), "{from}");
             let toml = h.job("card.toml", &card.replace(from, to));
             let args = ["import", text(&model), "--card", text(&toml), "--out", "digits"];
-            refused(&h, &args, parts);
+            h.refused(&args, parts);
         }
         let text_file = h.job("plain.onnx", "not a model");
         let toml = h.job("card.toml", &card);
@@ -224,7 +209,7 @@ mod with_the_feature {
             "--out",
             "digits",
         ];
-        refused(&h, &args, &["plain.onnx", "not a readable ONNX file"]);
+        h.refused(&args, &["plain.onnx", "not a readable ONNX file"]);
         assert!(!h.path("digits").exists(), "nothing was written");
     }
 
@@ -238,17 +223,17 @@ mod with_the_feature {
             ("teachers.0.device=wgpu", &["teachers.0.device", "processor"][..]),
             ("dataset.name=mnist1d", &["teachers.0.source.path", "1x1x40"]),
         ] {
-            refused(&h, &["check", file, "--set", setting], parts);
+            h.refused(&["check", file, "--set", setting], parts);
         }
         let features = "\n[distillation.features]\nloss = \"hint\"\nstudent_layer = \"hidden1\"\nteacher_layer = \"hidden\"\n";
         let job = std::fs::read_to_string(file).unwrap() + features;
         let layers = h.job("layers.toml", &job);
-        refused(&h, &["check", text(&layers)], &["teacher_layer", "ONNX"]);
+        h.refused(&["check", text(&layers)], &["teacher_layer", "ONNX"]);
         let card = h.path("digits/model.json");
         let mut other = json(&card);
         other["class_names"][3] = "three".into();
         std::fs::write(&card, other.to_string()).unwrap();
-        refused(&h, &["check", file], &["class 3 is \"three\"", "\"3\""]);
+        h.refused(&["check", file], &["class 3 is \"three\"", "\"3\""]);
     }
 
     /// By the library that `RETORT_ONNXRUNTIME` names. Without one there is nothing to test, which is said.
@@ -257,7 +242,7 @@ mod with_the_feature {
     fn the_users_library_answers_like_tract() {
         const LIBRARY: &str = "ORT_DYLIB_PATH";
         let Ok(library) = std::env::var("RETORT_ONNXRUNTIME") else {
-            eprintln!("SKIPPED: RETORT_ONNXRUNTIME names no shared library of ONNX Runtime");
+            retort_tests::skipped("RETORT_ONNXRUNTIME names no shared library of ONNX Runtime");
             return;
         };
         let mut h = harness();
@@ -283,14 +268,12 @@ mod with_the_feature {
         let mut inner = json(&card);
         inner["model"]["onnx"]["output"] = "logits".into();
         std::fs::write(&card, inner.to_string()).unwrap();
-        refused(
-            &h,
+        h.refused(
             &["check", text(&file)],
             &["output is \"logits\"", "tract does", LIBRARY],
         );
         h.set(LIBRARY, "/nowhere/libonnxruntime.so");
-        refused(
-            &h,
+        h.refused(
             &["check", text(&file)],
             &["ORT_DYLIB_PATH = /nowhere/libonnxruntime.so", "ONNX Runtime 1."],
         );

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use retort_tests::online::{LIMIT, ONLINE, exactly_once, long, text, under_way};
+use retort_tests::online::{LIMIT, ONLINE, exactly_once, long, text, under_way, with_fixed_teacher};
 use retort_tests::{Harness, children, eventually, json, processes, signal};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -92,10 +92,7 @@ fn a_teacher_trained_alone_teaches_offline() {
     assert!(report["teachers"][0]["versions"].as_u64().unwrap() >= 6);
     let accuracy = report["teachers"][0]["test_accuracy"]["mean"].clone();
 
-    let offline = ONLINE.replace(
-        "model = { architecture = \"mlp\", hidden = [64] }\nsource = { kind = \"trained\", learning_rate = 0.005, publish_every = 10 }",
-        "source = { kind = \"checkpoint\", path = \"teacher/teachers/wide\" }",
-    );
+    let offline = with_fixed_teacher(ONLINE, "path = \"teacher/teachers/wide\"");
     let (offline_folder, report) = run(&h, &offline, "offline", &[]);
     schema_holds(&report);
     exactly_once(&h, &offline_folder, &report, 1297 * 6);

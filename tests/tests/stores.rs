@@ -66,29 +66,16 @@ fn job(h: &Harness) -> PathBuf {
     h.job("jobs/job.toml", JOB)
 }
 
-/// The command ends with 2, and its message has every part.
-fn refused(h: &Harness, args: &[&str], parts: &[&str]) {
-    let output = h.call(args);
-    let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
-    for part in parts {
-        assert!(
-            message.contains(part),
-            "{args:?}: {part:?} is missing in: {message}"
-        );
-    }
-}
-
 #[cfg(not(feature = "object-store"))]
 #[test]
 fn a_build_without_the_feature_says_what_to_build() {
     let h = harness();
     let file = job(&h);
     let parts = ["job.toml", "path", "s3://shelf/texts", "--features object-store"];
-    refused(&h, &["check", text(&file)], &parts);
-    refused(&h, &["run", text(&file), "--out", "out"], &parts);
+    h.refused(&["check", text(&file)], &parts);
+    h.refused(&["run", text(&file), "--out", "out"], &parts);
     let only_more = ["check", text(&file), "--set", "dataset.path=\"jobs\""];
-    refused(&h, &only_more, &["unlabelled", "s3://shelf/more.txt"]);
+    h.refused(&only_more, &["unlabelled", "s3://shelf/more.txt"]);
     assert!(!h.path("out").exists(), "nothing was started");
 }
 
@@ -97,7 +84,7 @@ mod with_the_feature {
     use std::fmt::Write;
     use std::time::{Duration, Instant};
 
-    use retort_tests::online::{ONLINE, exactly_once};
+    use retort_tests::online::{ONLINE, exactly_once, with_fixed_teacher};
     use serde_json::Value;
 
     use super::s3::S3;
@@ -151,16 +138,12 @@ mod with_the_feature {
             "AWS_ACCESS_KEY_ID",
             "AWS_SECRET_ACCESS_KEY",
         ];
-        refused(&h, &["check", text(&file)], &parts);
-        refused(&h, &["run", text(&file), "--out", "out"], &parts);
+        h.refused(&["check", text(&file)], &parts);
+        h.refused(&["run", text(&file), "--out", "out"], &parts);
         assert!(!h.path("out").exists(), "nothing was started");
         reach(&mut h, "http://127.0.0.1:1");
         h.set("AWS_ALLOW_HTTP", "false");
-        refused(
-            &h,
-            &["check", text(&file)],
-            &["AWS_ALLOW_HTTP", "http://127.0.0.1:1"],
-        );
+        h.refused(&["check", text(&file)], &["AWS_ALLOW_HTTP", "http://127.0.0.1:1"]);
         assert!(began.elapsed() < SOON);
     }
 
@@ -169,8 +152,7 @@ mod with_the_feature {
         let mut h = harness();
         reach(&mut h, "http://127.0.0.1:1");
         let began = Instant::now();
-        refused(
-            &h,
+        h.refused(
             &["check", text(&job(&h))],
             &["s3://shelf/texts", "does not answer", "127.0.0.1:1"],
         );
@@ -194,7 +176,7 @@ mod with_the_feature {
             ("s3://", ["s3://", "s3://bucket/"]),
         ] {
             let setting = format!("dataset.path={path:?}");
-            refused(&h, &["check", text(&file), "--set", &setting], &parts);
+            h.refused(&["check", text(&file), "--set", &setting], &parts);
         }
     }
 
@@ -242,11 +224,8 @@ mod with_the_feature {
         let teacher = ONLINE.split("[[students]]").next().unwrap();
         h.job("teacher.toml", teacher);
         h.ok(&["run", "teacher.toml", "--out", "teacher", "--json"]);
-        let offline = ONLINE.replace(
-            "model = { architecture = \"mlp\", hidden = [64] }\nsource = { kind = \"trained\", learning_rate = 0.005, publish_every = 10 }",
-            "source = { kind = \"checkpoint\", path = \"teacher/teachers/wide\", store = \"s3://shelf/soft\" }",
-        );
-        assert_ne!(offline, ONLINE);
+        let place = "path = \"teacher/teachers/wide\", store = \"s3://shelf/soft\"";
+        let offline = with_fixed_teacher(ONLINE, place);
         h.job("offline.toml", &offline);
         // Another machine has another cache.
         let mut told = Vec::new();

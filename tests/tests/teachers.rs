@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use retort_tests::online::{LIMIT, ONLINE, exactly_once, long, text};
+use retort_tests::online::{LIMIT, ONLINE, exactly_once, long, text, with_fixed_teacher};
 use retort_tests::standing::Standing;
 use retort_tests::{Harness, Running, Throttle, eventually};
 use serde_json::Value;
@@ -139,10 +139,7 @@ fn teacher(h: &Harness) -> std::path::PathBuf {
 }
 
 fn offline(more: &str) -> String {
-    ONLINE.replace(
-        "model = { architecture = \"mlp\", hidden = [64] }\nsource = { kind = \"trained\", learning_rate = 0.005, publish_every = 10 }",
-        &format!("source = {{ kind = \"checkpoint\", path = \"teacher/teachers/wide\"{more} }}"),
-    )
+    with_fixed_teacher(ONLINE, &format!("path = \"teacher/teachers/wide\"{more}"))
 }
 
 fn run(h: &Harness, job: &str, name: &str) -> Value {

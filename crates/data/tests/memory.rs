@@ -6,6 +6,8 @@ use std::path::Path;
 
 use retort_data::{DatasetConfig, Format, Part, Size};
 
+mod skip;
+
 const IMAGES: u32 = 100_000;
 const SIDE: u32 = 28;
 /// Of samples. The set has 78 MB of them.
@@ -41,7 +43,7 @@ fn write(folder: &Path, part: &str, images: u32) {
 #[test]
 fn reading_and_training_hold_no_more_than_the_bound() {
     let Some(before) = status("VmRSS:") else {
-        println!("SKIPPED: no /proc/self/status on this system");
+        skip::skipped("no /proc/self/status on this system");
         return;
     };
     let folder = tempfile::TempDir::new().expect("folder");

@@ -1,10 +1,11 @@
 //! Real sounds: the spoken digits of `examples/data/speech-digits.sh`, where espeak-ng is installed.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
 use retort_data::{Audio, Dataset, DatasetConfig, Format, Part};
+
+mod skip;
 
 fn rows(set: &Dataset, part: Part) -> Vec<(u32, Vec<f32>)> {
     let part = set.split(part);
@@ -23,12 +24,7 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn digits_of_voices_never_heard_are_near_those_of_others() {
     if Command::new("espeak-ng").arg("--version").output().is_err() {
-        // Past the capture of output, which hides what a passing test prints.
-        writeln!(
-            std::io::stderr(),
-            "SKIPPED: no spoken digits, for espeak-ng is not installed"
-        )
-        .expect("write");
+        skip::skipped("no spoken digits, for espeak-ng is not installed");
         return;
     }
     let out = tempfile::TempDir::new().expect("folder");

@@ -35,6 +35,5 @@ fn main() -> anyhow::Result<()> {
     workers::run(&mut table, quick)?;
     memory::run(&mut table, quick)?;
     balance::run(&mut table);
-    table.result("control-plane");
-    Ok(())
+    table.result("control-plane")
 }

@@ -71,8 +71,7 @@ fn main() -> anyhow::Result<()> {
             service::run(&mut table, &options)?;
         }
     }
-    table.result("pytorch");
-    Ok(())
+    table.result("pytorch")
 }
 
 fn options() -> anyhow::Result<Options> {

@@ -45,8 +45,7 @@ fn main() -> anyhow::Result<()> {
         transport,
     };
     scaling::run(&mut table, measured, quick)?;
-    table.result("reduce");
-    Ok(())
+    table.result("reduce")
 }
 
 fn seconds<T>(run: impl FnOnce() -> T) -> f64 {

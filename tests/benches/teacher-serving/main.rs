@@ -21,6 +21,5 @@ fn main() -> anyhow::Result<()> {
     groups::run(&mut table)?;
     overload::run(&mut table, quick)?;
     student::run(&mut table, quick)?;
-    table.result("teacher-serving");
-    Ok(())
+    table.result("teacher-serving")
 }

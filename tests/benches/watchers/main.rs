@@ -4,10 +4,10 @@
 
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use retort::report::stats::interval_95;
 use retort_client::Dialer;
 use retort_proto::pb;
@@ -24,13 +24,17 @@ const CLIENTS: usize = 500;
 /// Of them, those that read a state in [`SLOW`].
 const SLOW_CLIENTS: usize = 50;
 const SLOW: Duration = Duration::from_secs(5);
+/// States that each of the others asks for, a second.
+const PER_S: f64 = 1.0;
 /// What a slow client's side takes before it is read.
 const SLOW_WINDOW: u32 = 65_535;
 /// Of a curve in a state, about.
-const POINTS: usize = 256;
+const POINTS: usize = 128;
 /// Cores by number.
 const TRAINING: &str = "0";
 const REST: &str = "1";
+/// All watchers must have a first state by then.
+const OPENING: Duration = Duration::from_secs(60);
 /// After watchers came or went, before anything is counted.
 const SETTLE: Duration = Duration::from_secs(1);
 
@@ -65,7 +69,7 @@ fn main() -> anyhow::Result<()> {
         ("a whole state a second each", "whole", false),
     ] {
         let request = pb::WatchRunRequest {
-            max_per_s: 1.0,
+            max_per_s: PER_S,
             brief,
             ..Default::default()
         };
@@ -74,8 +78,7 @@ fn main() -> anyhow::Result<()> {
         ));
         bench.compare(&mut table, (key, &request), pairs, Duration::from_secs(while_))?;
     }
-    table.result("watchers");
-    Ok(())
+    table.result("watchers")
 }
 
 /// The online job for ever, with networks of an everyday size: a coordinator that has nothing but rounds to do all day would
@@ -128,29 +131,22 @@ impl Bench {
         while_: Duration,
     ) -> anyhow::Result<()> {
         let before = memory_mb(self.pid)?;
-        let (mut ratios, mut costs, mut read, mut most) = (Vec::new(), Vec::new(), 0, before);
+        let (mut ratios, mut costs, mut most) = (Vec::new(), Vec::new(), before);
+        let (mut read, mut seconds) = (0, 0.0);
         for pair in 0..pairs {
-            let with = |bench: &Self| {
-                let watching = bench.watch(request);
-                std::thread::sleep(SETTLE);
-                let measured = bench.measure(while_);
-                let memory = memory_mb(bench.pid);
-                drop(watching);
-                std::thread::sleep(SETTLE);
-                Ok::<_, anyhow::Error>((measured?, memory?))
-            };
             let ((watched, memory), alone);
             if pair % 2 == 0 {
-                (watched, memory) = with(self)?;
+                (watched, memory) = self.watched(request, while_)?;
                 alone = self.measure(while_)?;
             } else {
                 alone = self.measure(while_)?;
-                (watched, memory) = with(self)?;
+                (watched, memory) = self.watched(request, while_)?;
             }
             ratios.push(watched.rate / alone.rate);
             let extra = (watched.cpu - alone.cpu) * watched.seconds;
             costs.push(1e3 * extra / watched.states.max(1) as f64);
             read += watched.states;
+            seconds += watched.seconds;
             most = most.max(memory);
         }
         let (mean, half) = interval(&ratios);
@@ -168,8 +164,17 @@ impl Bench {
             "coordinator's processor per 1,000 states read, s",
             format!("{cost:.3} ({:.3}..{:.3})", cost - spread, cost + spread),
         );
-        let seconds = pairs as f64 * while_.as_secs_f64();
-        table.note("states read a second", format!("{:.0}", read as f64 / seconds));
+        // A watcher that hears nothing slows nobody.
+        let asked = PER_S * (CLIENTS - SLOW_CLIENTS) as f64 + SLOW_CLIENTS as f64 / SLOW.as_secs_f64();
+        let rate = read as f64 / seconds;
+        table.check(
+            (
+                format!("states read a second, of {asked:.0} that are asked for"),
+                format!("{rate:.0}"),
+            ),
+            ">= 0.9 of them",
+            rate >= 0.9 * asked,
+        );
         table.check(
             (
                 "coordinator's memory, MB: before, most while watched".into(),
@@ -181,8 +186,21 @@ impl Bench {
         table.keep(&format!("ratio_{key}"), mean);
         table.keep(&format!("ratio_{key}_half"), half);
         table.keep(&format!("cpu_s_per_1000_{key}"), cost);
+        table.keep(&format!("states_per_s_{key}"), rate);
         table.keep(&format!("memory_mb_{key}"), vec![before, most]);
         Ok(())
+    }
+
+    /// What happens while all watch, and the coordinator's memory at the end, in MB.
+    fn watched(&self, request: &pb::WatchRunRequest, while_: Duration) -> anyhow::Result<(While, f64)> {
+        let mut watching = self.watch(request)?;
+        std::thread::sleep(SETTLE);
+        let measured = self.measure(while_)?;
+        let memory = memory_mb(self.pid)?;
+        none_ended(&mut watching)?;
+        drop(watching);
+        std::thread::sleep(SETTLE);
+        Ok((measured, memory))
     }
 
     fn status(&self) -> anyhow::Result<pb::RunStatus> {
@@ -224,12 +242,30 @@ impl Bench {
         })
     }
 
-    /// Opens all watchers; they go when it is dropped.
-    fn watch(&self, request: &pb::WatchRunRequest) -> JoinSet<anyhow::Result<()>> {
+    /// Opens all watchers, each of which has read a state; they go when it is dropped.
+    fn watch(&self, request: &pb::WatchRunRequest) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let mut clients = self.clients(request, &opened);
+        eventually("a state for every watcher", OPENING, || {
+            match none_ended(&mut clients) {
+                Ok(()) => (opened.load(Ordering::Relaxed) == CLIENTS).then_some(Ok(())),
+                Err(e) => Some(Err(e)),
+            }
+        })??;
+        Ok(clients)
+    }
+
+    /// Each says in `opened` that it has read its first state. An error ends it.
+    fn clients(
+        &self,
+        request: &pb::WatchRunRequest,
+        opened: &Arc<AtomicUsize>,
+    ) -> JoinSet<anyhow::Result<()>> {
         let _in = self.runtime.enter();
         let mut clients = JoinSet::new();
         for client in 0..CLIENTS {
             let (address, states, request) = (self.coordinator.clone(), self.states.clone(), request.clone());
+            let opened = opened.clone();
             clients.spawn(async move {
                 let slow = client < SLOW_CLIENTS;
                 let mut endpoint = Endpoint::from_shared(address)?;
@@ -240,8 +276,10 @@ impl Bench {
                 }
                 let mut status = pb::status_client::StatusClient::new(endpoint.connect().await?);
                 let mut stream = status.watch_run(request).await?.into_inner();
+                let mut first = true;
                 while stream.message().await?.is_some() {
                     states.fetch_add(1, Ordering::Relaxed);
+                    opened.fetch_add(usize::from(std::mem::take(&mut first)), Ordering::Relaxed);
                     if slow {
                         tokio::time::sleep(SLOW).await;
                     }
@@ -250,6 +288,17 @@ impl Bench {
             });
         }
         clients
+    }
+}
+
+/// The run lasts longer than any of them watches.
+fn none_ended(clients: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    match clients.try_join_next() {
+        None => Ok(()),
+        Some(ended) => {
+            ended?.context("a watcher")?;
+            bail!("a watcher's stream ended")
+        }
     }
 }
 
