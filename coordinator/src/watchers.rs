@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream;
+use retort_coordinator_core::run::Kind;
 use retort_proto::pb;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
@@ -21,8 +22,8 @@ use crate::status;
 const MAX_WATCHERS: usize = 1_000;
 
 /// Points of a curve, about.
-const POINTS: usize = 256;
-/// Events of a brief state.
+const POINTS: usize = 128;
+/// Events of a brief state, and events of versions of any.
 const EVENTS: usize = 16;
 
 /// A run at one time.
@@ -45,6 +46,18 @@ impl Snapshot {
             thin(&mut group.curve);
             gather(&mut group.teacher_use);
         }
+        let of_version = |e: &pb::Event| e.kind == Kind::Version.name();
+        let mut old = status
+            .events
+            .iter()
+            .filter(|e| of_version(e))
+            .count()
+            .saturating_sub(EVENTS);
+        status.events.retain(|event| {
+            let kept = old == 0 || !of_version(event);
+            old -= usize::from(!kept);
+            kept
+        });
         let mut brief = status.clone();
         for group in &mut brief.groups {
             group.curve.clear();
@@ -62,14 +75,18 @@ impl Snapshot {
     }
 }
 
-/// Leaves about [`POINTS`] points: evenly spread ones, those with an evaluation, and the last.
+/// Leaves about [`POINTS`] points: evenly spread ones, half of them with an evaluation if there are so many, and the last.
 fn thin(curve: &mut Vec<pb::CurvePoint>) {
-    let stride = curve.len().div_ceil(POINTS).max(1);
-    let last = curve.len().saturating_sub(1);
-    let mut at = 0;
+    let evaluated = |point: &pb::CurvePoint| usize::from(point.held_out_loss.is_some());
+    let mut counts = [0; 2];
+    curve.iter().for_each(|point| counts[evaluated(point)] += 1);
+    let [rare, last] = [counts[1].min(POINTS / 2), curve.len().saturating_sub(1)];
+    let strides = [counts[0].div_ceil(POINTS - rare), counts[1].div_ceil(POINTS / 2)];
+    let (mut seen, mut at) = ([0; 2], 0);
     curve.retain(|point| {
-        let kept = at % stride == 0 || at == last || point.held_out_loss.is_some();
-        at += 1;
+        let kind = evaluated(point);
+        let kept = seen[kind] % strides[kind] == 0 || at == last;
+        (seen[kind], at) = (seen[kind] + 1, at + 1);
         kept
     });
 }

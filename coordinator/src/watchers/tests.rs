@@ -165,6 +165,16 @@ fn a_long_curve_is_thinned_and_keeps_evaluations_and_its_end() {
     thin(&mut short);
     assert_eq!(short.len(), 10);
     thin(&mut Vec::new());
+    // As many evaluations as a curve keeps, and as many points besides.
+    let often = |step| pb::CurvePoint {
+        held_out_loss: (step % 3 == 0).then_some(0.5),
+        ..point(step)
+    };
+    let mut long: Vec<_> = (0..1_500).map(often).collect();
+    thin(&mut long);
+    let evaluated = long.iter().filter(|p| p.held_out_loss.is_some()).count();
+    assert!(long.len() <= POINTS + 1, "{}", long.len());
+    assert!(evaluated > POINTS / 3, "{evaluated}");
 }
 
 #[test]
@@ -178,6 +188,7 @@ fn a_brief_state_has_no_curves_and_the_newest_events() {
         events: (0..100)
             .map(|i| pb::Event {
                 at_s: f64::from(i),
+                kind: if i < 50 { "version" } else { "order" }.into(),
                 ..Default::default()
             })
             .collect(),
@@ -189,7 +200,7 @@ fn a_brief_state_has_no_curves_and_the_newest_events() {
             snapshot.status.groups[0].curve.len(),
             snapshot.status.events.len()
         ),
-        (3, 100)
+        (3, EVENTS + 50)
     );
     assert_eq!(
         (snapshot.brief.groups[0].curve.len(), snapshot.brief.events.len()),
