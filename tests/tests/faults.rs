@@ -219,7 +219,6 @@ fn a_sample_that_kills_its_reader_is_found_and_quarantined() {
 
 /// Row 20: a step that panics (a tensor library out of memory, say) costs the replica its session, not the run.
 #[test]
-#[ignore = "extended: a dozen lost sessions with back-off"]
 fn a_sample_whose_step_panics_is_found_and_quarantined() {
     let h = harness();
     let file = h.job("job.toml", &ONLINE.replace("epochs = 6", "epochs = 2"));
